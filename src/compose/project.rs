@@ -1,0 +1,386 @@
+//! The typed result of loading: what a pod is made of, every default applied, every path absolute.
+//!
+//! It serialises to the form that `sampan config --format json` prints and that a pod keeps in its folder.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a value stands in the user's files, for messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// File as the user named it.
+    pub file: String,
+    /// Line, counted from 1; 0 when there is none.
+    pub line: usize,
+}
+
+/// A compose project.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Project {
+    /// Project name: `[a-z0-9][a-z0-9_-]*`.
+    pub name: String,
+    /// Folder that relative paths were resolved against.
+    pub working_dir: PathBuf,
+    /// Files it was loaded from, in merge order, absolute.
+    pub files: Vec<PathBuf>,
+    /// Services by name; only those enabled by the profiles.
+    pub services: BTreeMap<String, Service>,
+    /// Networks that at least one service uses, in the order of attachment to the pod (file order of `networks:`;
+    /// `default` where a service names none and has no `network_mode`).
+    pub networks: Vec<Network>,
+    /// Named volumes that are used, by key.
+    pub volumes: BTreeMap<String, Volume>,
+    /// `x-sampan` at the top.
+    pub pod: PodOptions,
+}
+
+/// `x-sampan:` on the project: what compose has no word for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodOptions {
+    /// `limits:` — holds for the sum of all services.
+    pub limits: Limits,
+}
+
+/// Resource limits; `None` leaves the kernel's default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// CPUs' worth of time (`cpus`, `deploy.resources.limits.cpus`).
+    pub cpus: Option<f64>,
+    /// Relative weight as Docker's `cpu_shares` (2..=262144).
+    pub cpu_shares: Option<u64>,
+    /// CPU list such as `0-1,3`.
+    pub cpuset: Option<String>,
+    /// Bytes (`mem_limit`, `deploy.resources.limits.memory`).
+    pub memory: Option<u64>,
+    /// Bytes kept for the cgroup when memory is short (`mem_reservation`, `deploy.resources.reservations.memory`).
+    pub memory_reservation: Option<u64>,
+    /// Bytes of memory plus swap (`memswap_limit`); -1 unlimited.
+    pub memory_swap: Option<i64>,
+    /// Number of tasks (`pids_limit`, `deploy.resources.limits.pids`).
+    pub pids: Option<i64>,
+    /// `blkio_config`.
+    pub blkio: Option<Blkio>,
+}
+
+/// `blkio_config`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Blkio {
+    /// 10..=1000.
+    pub weight: Option<u16>,
+    /// Bytes per second by device path.
+    pub read_bps: Vec<(PathBuf, u64)>,
+    /// Bytes per second by device path.
+    pub write_bps: Vec<(PathBuf, u64)>,
+    /// Operations per second by device path.
+    pub read_iops: Vec<(PathBuf, u64)>,
+    /// Operations per second by device path.
+    pub write_iops: Vec<(PathBuf, u64)>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Key below `services:`.
+    pub name: String,
+    /// Where the service begins.
+    pub origin: Origin,
+    /// Image reference as written.
+    pub image: String,
+    /// `pull_policy`.
+    pub pull_policy: PullPolicy,
+    /// Replaces the image's entrypoint; `Some([])` clears it. The short form was split as a shell would.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's command.
+    pub command: Option<Vec<String>>,
+    /// `env_file` then `environment`, interpolated; a key without value that the surroundings lack is absent.
+    pub environment: BTreeMap<String, String>,
+    /// Absolute path in the container.
+    pub working_dir: Option<String>,
+    /// `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    /// `group_add`, names or numbers.
+    pub group_add: Vec<String>,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// `domainname`.
+    pub domainname: Option<String>,
+    /// `container_name`.
+    pub container_name: Option<String>,
+    /// What must be so before this one starts, by service name.
+    pub depends_on: BTreeMap<String, Dependency>,
+    /// `None`: the image's own counts; `Some(Healthcheck::disabled)`: none.
+    pub healthcheck: Option<Healthcheck>,
+    /// Published ports, ranges expanded.
+    pub ports: Vec<Port>,
+    /// Exposed ports (`80`, `80/udp`).
+    pub expose: Vec<String>,
+    /// Networks by key with this service's settings.
+    pub networks: BTreeMap<String, ServiceNetwork>,
+    /// Names that other services may use for this one (`links`, aliases are in `networks`).
+    pub extra_hosts: Vec<(String, String)>,
+    /// `dns`.
+    pub dns: Vec<String>,
+    /// `dns_search`.
+    pub dns_search: Vec<String>,
+    /// `dns_opt`.
+    pub dns_opt: Vec<String>,
+    /// Mounts in order.
+    pub volumes: Vec<Mount>,
+    /// `restart`.
+    pub restart: Restart,
+    /// Signal name or number as written (`SIGTERM`).
+    pub stop_signal: Option<String>,
+    /// `stop_grace_period`; 10 s when not given.
+    pub stop_grace_period: Duration,
+    /// Names as written, `CAP_` optional, `ALL` possible.
+    pub cap_add: Vec<String>,
+    /// As `cap_add`.
+    pub cap_drop: Vec<String>,
+    /// `privileged`.
+    pub privileged: bool,
+    /// `security_opt`, as written; only those understood pass validation.
+    pub security_opt: Vec<String>,
+    /// `read_only`.
+    pub read_only: bool,
+    /// `init`: run a small PID 1 that reaps.
+    pub init: bool,
+    /// `tty`.
+    pub tty: bool,
+    /// `stdin_open`.
+    pub stdin_open: bool,
+    /// Resource limits by name (`nofile`): soft, hard; -1 unlimited.
+    pub ulimits: BTreeMap<String, (i64, i64)>,
+    /// `sysctls`.
+    pub sysctls: BTreeMap<String, String>,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `devices`: host path, container path, cgroup permissions.
+    pub devices: Vec<(PathBuf, PathBuf, String)>,
+    /// `shm_size` in bytes.
+    pub shm_size: Option<u64>,
+    /// `oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// Limits of the service's own cgroup.
+    pub limits: Limits,
+    /// `profiles`.
+    pub profiles: Vec<String>,
+}
+
+/// `pull_policy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullPolicy {
+    /// Pull when the store does not have it.
+    #[default]
+    Missing,
+    /// Pull every time.
+    Always,
+    /// Never pull.
+    Never,
+}
+
+/// One entry of `depends_on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// What must hold.
+    pub condition: Condition,
+    /// `required`: false lets a missing or failing dependency pass.
+    pub required: bool,
+    /// `restart`: restart this service after the dependency was restarted.
+    pub restart: bool,
+}
+
+/// `depends_on.*.condition`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Its process runs.
+    ServiceStarted,
+    /// Its health check passed.
+    ServiceHealthy,
+    /// It ended with 0.
+    ServiceCompletedSuccessfully,
+}
+
+/// `healthcheck`; times default as in Docker (30 s, 30 s, 0 s, 5 s, 3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healthcheck {
+    /// `disable: true` or `test: ["NONE"]`.
+    pub disabled: bool,
+    /// What to run; `None` takes the image's.
+    pub test: Option<HealthTest>,
+    /// Time between the end of one probe and the start of the next.
+    pub interval: Option<Duration>,
+    /// Longest time a probe may take.
+    pub timeout: Option<Duration>,
+    /// Failures in this first time do not count.
+    pub start_period: Option<Duration>,
+    /// Interval while the start period lasts.
+    pub start_interval: Option<Duration>,
+    /// Failures in a row that make it unhealthy.
+    pub retries: Option<u32>,
+}
+
+/// `healthcheck.test`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthTest {
+    /// `["CMD", …]`.
+    Exec(Vec<String>),
+    /// `["CMD-SHELL", text]` or a plain string, run by the container's `/bin/sh -c`.
+    Shell(String),
+}
+
+/// One published port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Where it is written.
+    pub origin: Origin,
+    /// Address on the host; `None` is every address.
+    pub host_ip: Option<std::net::IpAddr>,
+    /// Port on the host; `None` lets Sampan choose one.
+    pub published: Option<u16>,
+    /// Port in the pod.
+    pub target: u16,
+    /// `tcp`, `udp`, `sctp`.
+    pub protocol: String,
+}
+
+/// `networks.*` of a service.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceNetwork {
+    /// Further names of this service.
+    pub aliases: Vec<String>,
+    /// Fixed address.
+    pub ipv4_address: Option<std::net::Ipv4Addr>,
+    /// Fixed address.
+    pub ipv6_address: Option<std::net::Ipv6Addr>,
+    /// Fixed link address.
+    pub mac_address: Option<String>,
+    /// Name inside the pod.
+    pub interface_name: Option<String>,
+    /// Highest one has the default route.
+    pub gw_priority: Option<i64>,
+}
+
+/// A network of the project.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// Key below `networks:`.
+    pub key: String,
+    /// Where it is written.
+    pub origin: Origin,
+    /// `name:`, or `<project>_<key>`; for an external one the name of the CNI network list.
+    pub name: String,
+    /// `external: true`.
+    pub external: bool,
+    /// `driver`, default `bridge`.
+    pub driver: String,
+    /// `driver_opts`.
+    pub driver_opts: BTreeMap<String, String>,
+    /// `internal`: no default route, nothing masqueraded.
+    pub internal: bool,
+    /// `enable_ipv6`.
+    pub enable_ipv6: bool,
+    /// `ipam.config`.
+    pub ipam: Vec<IpamPool>,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+    /// The pod's settings on it: merged over the services that name it (a contradiction is an error).
+    pub attachment: ServiceNetwork,
+}
+
+/// One entry of `ipam.config`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamPool {
+    /// Subnet.
+    pub subnet: ipnet::IpNet,
+    /// Part of the subnet that addresses are taken from.
+    pub ip_range: Option<ipnet::IpNet>,
+    /// Gateway; the first address of the subnet when not given.
+    pub gateway: Option<std::net::IpAddr>,
+}
+
+/// A named volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Key below `volumes:`.
+    pub key: String,
+    /// `name:`, or `<project>_<key>`.
+    pub name: String,
+    /// Must exist already, is never removed.
+    pub external: bool,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One mount of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where it is written.
+    pub origin: Origin,
+    /// Absolute path in the container.
+    pub target: String,
+    /// What is mounted.
+    pub source: MountSource,
+    /// `ro`.
+    pub read_only: bool,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountSource {
+    /// A folder or file of the host.
+    Bind {
+        /// Absolute path.
+        path: PathBuf,
+        /// Make a folder when it is missing (short syntax, `create_host_path`).
+        create: bool,
+        /// `rprivate`, `rshared`, `rslave`, … as written.
+        propagation: Option<String>,
+        /// Recursive bind (`recursive: disabled` turns it off).
+        recursive: bool,
+    },
+    /// A volume by its key in [`Project::volumes`].
+    Volume {
+        /// Key.
+        key: String,
+        /// `nocopy`: do not fill a new volume from the image.
+        nocopy: bool,
+        /// `subpath`.
+        subpath: Option<String>,
+    },
+    /// A volume without a name, made for this container and removed with it.
+    Anonymous,
+    /// Memory.
+    Tmpfs {
+        /// Bytes.
+        size: Option<u64>,
+        /// Permission bits.
+        mode: Option<u32>,
+        /// Further options as written (`uid=…`).
+        options: Vec<String>,
+    },
+}
+
+/// `restart`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// Never.
+    #[default]
+    No,
+    /// Whatever the exit code.
+    Always,
+    /// As `Always`, unless a person stopped it.
+    UnlessStopped,
+    /// When the exit code is not 0, at most so often.
+    OnFailure {
+        /// `None`: without end.
+        max: Option<u32>,
+    },
+}

@@ -1,0 +1,24 @@
+//! Sampan: OCI containers and compose-defined pods without a daemon.
+//!
+//! Data flows down; a module imports only from lines below its own.
+//!
+//! ```text
+//! cli                       arguments, output, exit codes: nothing else prints
+//! pod                       a compose project as one pod: keeper, supervisor, control socket
+//! compose · network · image · container
+//!                           compose is pure; container runs `create` in a single-threaded process
+//! init · rootfs · seccomp   the child stage: runs inside the new namespaces
+//! cgroup · sys              the kernel: cgroup files, system calls, the only `unsafe`
+//! ```
+
+pub mod cgroup;
+pub mod cli;
+pub mod compose;
+pub mod container;
+pub mod image;
+pub mod init;
+pub mod network;
+pub mod pod;
+pub mod rootfs;
+pub mod seccomp;
+pub mod sys;

@@ -1,0 +1,7 @@
+//! The `sampan` program: hands over to the command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sampan::cli::main()
+}

@@ -1,0 +1,3 @@
+//! System calls: every `unsafe` block of the program is below this module.
+
+pub mod file;
