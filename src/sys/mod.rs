@@ -1,3 +1,15 @@
 //! System calls: every `unsafe` block of the program is below this module.
+//!
+//! | feature | since Linux | without it |
+//! |---|---|---|
+//! | `clone3`, `openat2`, new mount calls, `mount_setattr` | 5.12 | not supported: Linux 5.15 is the floor |
+//! | overlay `lowerdir+` by `fsconfig` | 6.5 | `mount(2)` with short relative layer paths ([`crate::rootfs`]) |
+//! | `PIDFD_GET_INFO` with exit status | 6.15 | [`pidfd::exit_status`] gives `None` |
+//! | `CLONE_INTO_CGROUP` | 5.7, cgroup v2 | attached before the first message ([`crate::container`]) |
+//!
+//! *Invariants:* every wrapper returns `io::Result` or an owned descriptor, retries `EINTR` where that is safe, and opens
+//! close-on-exec. Nothing here decides anything.
 
 pub mod file;
+pub mod pidfd;
+pub mod process;

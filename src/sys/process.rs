@@ -1,0 +1,167 @@
+//! Facts about processes, read from `/proc`, and the calls that end the life of one program and begin another's.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::io;
+
+/// When process `pid` was started, in clock ticks since boot: field 22 of `/proc/PID/stat`. With the pid it names a process
+/// uniquely (proc_pid_stat(5)). `NotFound` when there is none.
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let (_, start) = stat(pid)?;
+    Ok(start)
+}
+
+/// Whether process `pid` runs: `false` for a zombie. `NotFound` when there is none.
+pub fn is_running(pid: i32) -> io::Result<bool> {
+    let (state, _) = stat(pid)?;
+    Ok(!matches!(state, b'Z' | b'X' | b'x'))
+}
+
+/// State letter and start time.
+fn stat(pid: i32) -> io::Result<(u8, u64)> {
+    let text = match fs::read(format!("/proc/{pid}/stat")) {
+        // the process ended between open and read
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        other => other?,
+    };
+    parse_stat(&text).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("/proc/{pid}/stat has no start time"),
+        )
+    })
+}
+
+/// Fields 3 and 22. The name (field 2) may hold spaces, brackets and any other byte, so counting starts after the last ')'.
+fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// Whether the calling process has one thread, which clone and setns(2) ask for.
+pub fn is_single_threaded() -> io::Result<bool> {
+    Ok(fs::read_dir("/proc/self/task")?.count() == 1)
+}
+
+/// Replaces the program (execve(2)); comes back only with the error.
+pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter()
+            .map(|text| text.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null pointer and point to C strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends the process at once, without exit handlers: for a cloned child.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) has no precondition.
+    unsafe { libc::_exit(code) }
+}
+
+/// Signals as a fresh program expects them: default dispositions, nothing blocked. Rust ignores SIGPIPE, callers block or ignore more,
+/// and both are inherited through execve (signal(7) "Signal mask and pending signals").
+pub fn reset_signals() {
+    // SAFETY: zeroed sigset_t and sigaction are valid (SIG_DFL is 0); numbers that may not be changed answer EINVAL, which is harmless.
+    unsafe {
+        let action: libc::sigaction = std::mem::zeroed();
+        for signal in 1..=64 {
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// A new anonymous session keyring (keyctl(2) KEYCTL_JOIN_SESSION_KEYRING), so that the caller's keys are out of reach.
+/// A kernel without keys is success.
+pub fn new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0usize) };
+    match io::Error::last_os_error() {
+        _ if done >= 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Loads a classic BPF filter of (code, jt, jf, k) instructions with `SECCOMP_FILTER_FLAG_*` bits `flags` (seccomp(2)).
+pub fn load_seccomp(instructions: &[(u16, u8, u8, u32)], flags: u64) -> io::Result<()> {
+    let mut filter: Vec<libc::sock_filter> = instructions
+        .iter()
+        .map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k })
+        .collect();
+    let len = u16::try_from(filter.len())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter is too long"))?;
+    let program = libc::sock_fprog {
+        len,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: `program` describes `filter`, and both outlive the call, which copies them.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        -1 => Err(io::Error::last_os_error()),
+        // SECCOMP_FILTER_FLAG_TSYNC answers the thread that could not follow
+        thread => Err(io::Error::other(format!(
+            "thread {thread} cannot take the filter"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_stat() {
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        for (name, want) in [
+            ("(cat)", Some((b'S', 4711))),
+            ("(a b)", Some((b'S', 4711))),
+            ("() S 1 (x)) )", Some((b'S', 4711))),
+            ("no bracket", None),
+        ] {
+            assert_eq!(
+                parse_stat(format!("12 {name} {tail}").as_bytes()),
+                want,
+                "{name}"
+            );
+        }
+        assert_eq!(parse_stat(b"12 (cat) S 1 2"), None);
+        assert_eq!(
+            parse_stat(b"12 (\xff\xfe) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 7"),
+            Some((b'Z', 7))
+        );
+    }
+
+    #[test]
+    fn knows_itself() {
+        let own = std::process::id() as i32;
+        assert!(start_time(own).unwrap() > 0);
+        assert!(is_running(own).unwrap());
+        assert_eq!(
+            start_time(i32::MAX).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}
