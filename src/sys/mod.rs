@@ -10,6 +10,11 @@
 //! *Invariants:* every wrapper returns `io::Result` or an owned descriptor, retries `EINTR` where that is safe, and opens
 //! close-on-exec. Nothing here decides anything.
 
+pub mod clone;
+pub mod fd;
 pub mod file;
+pub mod mount;
 pub mod pidfd;
 pub mod process;
+pub mod seal;
+pub mod socket;

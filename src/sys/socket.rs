@@ -1,0 +1,101 @@
+//! Messages between two of our processes, with descriptors.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+/// Longest message of a pair, in bytes.
+pub const MESSAGE_MAX: usize = 64 * 1024;
+
+/// A pair of sockets that keep message boundaries.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Connects to a listening stream socket.
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Sends one message, with one descriptor when given. EPIPE instead of a signal when the other end is gone.
+pub fn send(socket: &impl AsFd, message: &[u8], fd: Option<&OwnedFd>) -> io::Result<()> {
+    let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    rustix::io::retry_on_intr(|| {
+        let bytes = [IoSlice::new(message)];
+        rustix::net::sendmsg(socket, &bytes, &mut control, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// Receives one message and the descriptor that came with it. Empty when the other end is closed.
+pub fn receive(socket: &impl AsFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let mut message = vec![0; MESSAGE_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        let mut bytes = [IoSliceMut::new(&mut message)];
+        rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message is too long",
+        ));
+    }
+    message.truncate(received.bytes);
+    let mut fd = None;
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = part {
+            fd = fds.last();
+        }
+    }
+    Ok((message, fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn carries_messages_and_descriptors() {
+        let (a, b) = pair().unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        send(&a, b"one", None).unwrap();
+        send(&a, b"two", Some(&writer)).unwrap();
+        drop((a, writer));
+        assert!(matches!(receive(&b).unwrap(), (text, None) if text == b"one"));
+        let (text, fd) = receive(&b).unwrap();
+        assert_eq!(text, b"two");
+        rustix::io::write(fd.unwrap(), b"x").unwrap();
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&reader, &mut byte).unwrap(), 1);
+        assert!(matches!(receive(&b).unwrap(), (text, None) if text.is_empty()));
+        assert_eq!(
+            send(&b, b"x", None).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+    }
+}
