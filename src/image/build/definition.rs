@@ -294,6 +294,10 @@ fn check(d: &Definition) -> Result<(), String> {
             d.title
         ));
     }
+    if let Some(name) = &d.name {
+        name.parse::<oci_spec::distribution::Reference>()
+            .map_err(|e| format!("name: {name:?} is not an image reference: {e}"))?;
+    }
     for (key, names) in [("packages", &d.packages), ("omit", &d.omit)] {
         for (i, name) in names.iter().enumerate() {
             check_package(name).map_err(|e| format!("{key}[{i}]: {e}"))?;
@@ -507,6 +511,10 @@ mod tests {
             (
                 "[[directories]]\npath = \"/x\"\nmode = 10000",
                 "images/x/image.toml: directories[0]: mode 10000 is above 0o7777 (octal numbers begin with 0o)",
+            ),
+            (
+                "name = \"Redis:7\"",
+                "images/x/image.toml: name: \"Redis:7\" is not an image reference: ",
             ),
             (
                 "exposed_ports = [\"http\"]",

@@ -253,6 +253,8 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn layer(&mut self, definition: &Definition, layout: &Path) -> Result<Layer, Error> {
+        self.omit.extend_from_slice(&definition.omit);
+        self.filter.extend(&definition.exclude, &definition.include);
         if !definition.packages.is_empty() {
             self.add_packages(definition)?;
         }
@@ -275,8 +277,6 @@ impl Build<'_> {
             file: file.clone(),
             message,
         };
-        self.omit.extend_from_slice(&definition.omit);
-        self.filter.extend(&definition.exclude, &definition.include);
         if let Some(both) = definition.packages.iter().find(|p| self.omit.contains(p)) {
             return Err(invalid(format!("packages: {both} is in omit too")));
         }

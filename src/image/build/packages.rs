@@ -187,6 +187,7 @@ impl Apt {
             "Dir::Cache::pkgcache=".into(),
             "Dir::Cache::srcpkgcache=".into(),
             format!("APT::Architecture={}", self.architecture),
+            format!("APT::Architectures={}", self.architecture),
             // only what is needed: Depends and Pre-Depends
             "APT::Install-Recommends=false".into(),
         ] {
@@ -317,7 +318,7 @@ pub fn status_entry(deb: &Path) -> Result<String, Error> {
     Ok(entry)
 }
 
-/// Gives `read` the package's file archive; errors of dpkg-deb come before those of `read`.
+/// Gives `read` the package's file archive.
 pub fn open_files<T>(
     deb: &Path,
     scratch: &Scratch,
@@ -343,16 +344,20 @@ pub fn open_files<T>(
     let status = child
         .wait()
         .map_err(|e| Error::io("wait for dpkg-deb".into(), e))?;
-    if !status.success() && (result.is_ok() || status.code().is_some()) {
-        let said = fs::read_to_string(&messages).unwrap_or_default();
-        let said = error_lines(&said);
-        let why = result.err().map(|e| format!("; {e}")).unwrap_or_default();
-        return Err(Error::Tool {
-            what: format!("dpkg-deb --fsys-tarfile {}", deb.display()),
-            message: format!("{status}: {said}{why}"),
-        });
+    match result {
+        // a stream that ends early is dpkg-deb's failure, any other error is ours (and dpkg-deb fails because of it)
+        Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => {
+            Err(Error::io(format!("read {}", deb.display()), e))
+        }
+        _ if !status.success() => {
+            let said = fs::read_to_string(&messages).unwrap_or_default();
+            Err(Error::Tool {
+                what: format!("dpkg-deb --fsys-tarfile {}", deb.display()),
+                message: format!("{status}: {}", error_lines(&said)),
+            })
+        }
+        result => result.map_err(|e| Error::io(format!("read {}", deb.display()), e)),
     }
-    result.map_err(|e| Error::io(format!("read {}", deb.display()), e))
 }
 
 #[cfg(test)]

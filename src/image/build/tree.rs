@@ -171,7 +171,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Forgets a path and everything below it, if it was written in this layer.
+    /// Forgets a path that has nothing below it, if it was written in this layer.
     pub fn forget(&mut self, path: &[u8]) {
         if self.places.get(path).is_some_and(|p| p.layer == self.layer) {
             self.places.remove(path);
