@@ -310,6 +310,10 @@ fn errors_say_what_and_where() {
             "/images/bad/image.toml: base: there is no definition nothing (looked for /images/bad/../nothing/image.toml)",
         ),
         (
+            "users = [{ name = \"root\", uid = 1, gid = 1 }]",
+            "/images/bad/image.toml: users: there is a user root already",
+        ),
+        (
             "base = \"bad\"",
             "/images/bad/image.toml: base: bad is built on itself",
         ),

@@ -381,3 +381,149 @@ fn digest_text(hash: Sha256) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(kind: Kind, mode: u32) -> Node {
+        Node {
+            kind,
+            uid: 3_000_000,
+            gid: 42,
+            mtime: Some(1_700_000_000),
+            ..Node::directory(mode)
+        }
+    }
+
+    /// One of every kind, names beyond ustar's 100 bytes, and a hard link whose first path sorts last.
+    fn sample(spool: &mut Spool) -> Tree {
+        let mut tree = Tree::default();
+        let long = "d".repeat(120);
+        let content = spool.append(&mut &b"content"[..]).unwrap();
+        let mut file = node(content, 0o4755);
+        file.xattrs = vec![(b"security.capability".to_vec(), b"\x01\n\x00".to_vec())];
+        let file = tree.add(file);
+        let from = Source::Package("p");
+        tree.put(b"./z", file, from).unwrap();
+        tree.put(b"./a", file, from).unwrap();
+        let target = format!("/{long}").into_bytes();
+        for (path, kind, mode) in [
+            ("tmp", Kind::Directory, 0o1777),
+            ("link", Kind::Symlink(target), 0o777),
+            ("null", Kind::CharacterDevice(1, 3), 0o666),
+            ("disk", Kind::BlockDevice(8, 0), 0o660),
+            ("pipe", Kind::Fifo, 0o600),
+            (
+                &format!("{long}/empty"),
+                Kind::File {
+                    offset: 0,
+                    length: 0,
+                },
+                0o644,
+            ),
+        ] {
+            let id = tree.add(node(kind, mode));
+            tree.put(path.as_bytes(), id, from).unwrap();
+        }
+        tree
+    }
+
+    /// Every entry with its metadata and content.
+    fn listing(tree: &Tree, spool: &Spool) -> Vec<String> {
+        let describe = |entry: &Entry<'_>| {
+            let id = match entry {
+                Entry::Node(_, id) | Entry::HardLink(_, _, id) => *id,
+            };
+            let n = tree.node(id);
+            let mut content = Vec::new();
+            let kind = match n.kind {
+                Kind::File { offset, length } => {
+                    spool.copy_to(offset, length, &mut content).unwrap();
+                    format!("file {content:?}")
+                }
+                ref kind => format!("{kind:?}"),
+            };
+            let place = match entry {
+                Entry::Node(path, _) => super::super::tree::show(path),
+                Entry::HardLink(path, first, _) => format!("{path:?} = {first:?}"),
+            };
+            format!(
+                "{place} {kind} {:o} {} {} {:?}",
+                n.mode, n.uid, n.gid, n.xattrs
+            )
+        };
+        tree.entries().iter().map(describe).collect()
+    }
+
+    fn read(data: &[u8], folder: &Path) -> io::Result<(Tree, Spool)> {
+        let mut tree = Tree::default();
+        let mut spool = Spool::new(folder)?;
+        read_package(&mut &data[..], "p", &mut tree, &mut spool, &|_| true)?;
+        Ok((tree, spool))
+    }
+
+    fn archive_of(folder: &Path) -> (Vec<u8>, Vec<String>) {
+        let mut spool = Spool::new(folder).unwrap();
+        let tree = sample(&mut spool);
+        let path = folder.join("layer");
+        let layer = write_layer(&tree, &spool, 7, &path).unwrap();
+        let blob = fs::read(&path).unwrap();
+        assert_eq!(layer.digest, digest(&blob));
+        assert_eq!(layer.size, blob.len() as u64);
+        let mut data = Vec::new();
+        flate2::read::GzDecoder::new(&blob[..])
+            .read_to_end(&mut data)
+            .unwrap();
+        assert_eq!(layer.diff_id, digest(&data));
+        (data, listing(&tree, &spool))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, expected) = archive_of(folder.path());
+        let (tree, spool) = read(&data, folder.path()).unwrap();
+        assert_eq!(listing(&tree, &spool), expected);
+        assert_eq!(expected.len(), 9);
+        assert!(expected.iter().any(|e| e == "[122] = [97] file [99, 111, 110, 116, 101, 110, 116] 4755 3000000 42 [([115, 101, 99, 117, 114, 105, 116, 121, 46, 99, 97, 112, 97, 98, 105, 108, 105, 116, 121], [1, 10, 0])]"), "{expected:#?}");
+        // folders nobody named have the layer's time
+        assert_eq!(tree.get("d".repeat(120).as_bytes()).unwrap().mtime, Some(7));
+    }
+
+    #[test]
+    fn damaged_archives_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, _) = archive_of(folder.path());
+        for cut in [1, 511, 512, 700, 1024, data.len() - 1024] {
+            let error = read(&data[..cut], folder.path())
+                .map(|_| ())
+                .expect_err("cut");
+            assert_eq!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof,
+                "cut at {cut}: {error}"
+            );
+        }
+        let mut wrong = data.clone();
+        wrong[0] ^= 1;
+        let error = read(&wrong, folder.path())
+            .map(|_| ())
+            .expect_err("checksum");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        let mut link = EntryBuilder::new_ustar();
+        link.path(b"x")
+            .entry_type(EntryType::Link)
+            .link_name(b"nowhere");
+        let data = link
+            .mode(0)
+            .and_then(|l| l.uid(0))
+            .and_then(|l| l.gid(0))
+            .and_then(|l| l.mtime(0))
+            .and_then(|l| l.size(0))
+            .unwrap()
+            .finish_bytes();
+        let error = read(&data, folder.path()).map(|_| ()).expect_err("link");
+        assert_eq!(error.to_string(), "x: hard link to nothing");
+    }
+}

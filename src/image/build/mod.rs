@@ -354,7 +354,16 @@ impl Build<'_> {
                     .map_err(|e| invalid(format!("symlinks: {e}")))?;
             }
         }
-        self.users.extend_from_slice(&definition.users);
+        for user in &definition.users {
+            let taken = |u: &User| u.name == user.name;
+            if matches!(user.name.as_str(), "root" | "nobody") || self.users.iter().any(taken) {
+                return Err(invalid(format!(
+                    "users: there is a user {} already",
+                    user.name
+                )));
+            }
+            self.users.push(user.clone());
+        }
         if !definition.users.is_empty() || !definition.packages.is_empty() {
             let (passwd, group) = accounts(&self.users);
             self.write("etc/passwd", &passwd, definition)?;
