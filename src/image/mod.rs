@@ -1,5 +1,7 @@
 //! The image store: content-addressed blobs, unpacked layers, references, leases.
 
+pub mod build;
+
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
