@@ -1,15 +1,37 @@
 //! The runtime side of CNI: configuration, plugin invocation, attachments with cached results.
+//!
+//! ```text
+//! conf          network lists from the configuration folders
+//! attach        ADD, CHECK, DEL along the chains of all interfaces; the cache that DEL works from
+//! invoke        one plugin, once              result      what ADD answered
+//! default_route which network has it: one per family
+//! netns         pinned namespaces             netlink     the few kernel messages this module sends itself
+//! ```
+//!
+//! *Invariants:* whatever was begun can be undone from what is on disk; nothing here resolves names or talks to any
+//! network; plugin output and files are bounded and never trusted.
+//! Links, addresses and firewall rules are the plugins' business, which networks a pod has is [`crate::pod`]'s.
+
+mod attach;
+mod conf;
+mod default_route;
+mod error;
+mod invoke;
+mod netlink;
+pub mod netns;
+mod result;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Why a network operation failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
+pub use attach::{add, add_all, check, del, del_all, gc, status};
+pub use default_route::{Candidate, keep_one_default, preference, without_default};
+pub use error::{Error, PluginFailure};
+pub use invoke::Command;
+pub use result::Attached;
 
 /// Where configuration and plugins are found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,18 +40,6 @@ pub struct Cni {
     pub conf_dirs: Vec<PathBuf>,
     /// `CNI_PATH` (`/opt/cni/bin`, `/usr/lib/cni`).
     pub plugin_dirs: Vec<PathBuf>,
-}
-
-impl Cni {
-    /// Finds and reads the network list `name`; read afresh at each call.
-    pub fn load(&self, _name: &str) -> Result<NetworkList, Error> {
-        todo!()
-    }
-
-    /// Every readable network list, by name; unreadable files come as errors with the file's name.
-    pub fn list(&self) -> Result<(Vec<NetworkList>, Vec<Error>), Error> {
-        todo!()
-    }
 }
 
 /// A network list with where it came from.
@@ -77,40 +87,4 @@ pub struct Attachment {
     pub aliases: Vec<String>,
     /// `CNI_ARGS` pairs.
     pub args: Vec<(String, String)>,
-}
-
-/// What the last plugin of a chain answered to ADD, in the form of CNI 1.x.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attached {
-    /// The result as printed.
-    pub result: Value,
-    /// Addresses with prefix of the pod's interface.
-    pub addresses: Vec<ipnet::IpNet>,
-    /// Default gateways offered.
-    pub gateways: Vec<IpAddr>,
-    /// `dns.nameservers`.
-    pub nameservers: Vec<String>,
-    /// `dns.search`.
-    pub search: Vec<String>,
-}
-
-/// ADD along the chain. Before the first plugin runs, `cache` holds the attachment, after the last its result too,
-/// so that [`del`] works from `cache` alone, whatever happened in between. On failure what was added is deleted again.
-pub fn add(
-    _cni: &Cni,
-    _netns: &Path,
-    _attachment: &Attachment,
-    _cache: &Path,
-) -> Result<Attached, Error> {
-    todo!()
-}
-
-/// CHECK along the chain with the cached result.
-pub fn check(_cni: &Cni, _netns: &Path, _cache: &Path) -> Result<(), Error> {
-    todo!()
-}
-
-/// DEL along the chain in reverse, from `cache`, which is removed when every plugin answered; `netns` may be gone. Missing cache is success.
-pub fn del(_cni: &Cni, _netns: Option<&Path>, _cache: &Path) -> Result<(), Error> {
-    todo!()
 }

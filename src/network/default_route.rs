@@ -1,0 +1,184 @@
+//! Which network has the pod's default route: one per family, whatever the plugins did.
+//!
+//! *Invariants:* the decision is pure; what is kept is a route that a plugin made, nothing is added here; routes other
+//! than the main table's default ones are not touched.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::netlink::{DefaultRoute, Socket};
+use super::{Error, NetworkList, netns};
+
+/// What decides about an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name inside the pod.
+    pub ifname: String,
+    /// `gw_priority`; 0 when not given.
+    pub priority: i64,
+    /// `internal` networks never have the default route.
+    pub internal: bool,
+}
+
+/// The interfaces that may have the default route, the best first: by priority, then in the order of attachment. The
+/// first one that offers a route of a family has that family's.
+pub fn preference(candidates: &[Candidate]) -> Vec<String> {
+    let mut able: Vec<_> = candidates.iter().filter(|c| !c.internal).collect();
+    // stable: equals stay in order
+    able.sort_by_key(|c| std::cmp::Reverse(c.priority));
+    able.into_iter().map(|c| c.ifname.clone()).collect()
+}
+
+/// After the ADDs: leaves in the pod's namespace one default route per family, that of the first interface of
+/// `preferred` which has one, and deletes all others.
+pub fn keep_one_default(netns: &Path, preferred: &[String]) -> Result<(), Error> {
+    let at = |what: &str| Error::io(format!("{what} in {}", netns.display()));
+    let mut socket = netns::inside(netns, || Socket::open().map_err(at("open a route socket")))?;
+    let links: HashMap<u32, String> = socket
+        .links()
+        .map_err(at("list interfaces"))?
+        .into_iter()
+        .collect();
+    let routes = socket.default_routes().map_err(at("list routes"))?;
+    let errors = superfluous(&routes, &links, preferred)
+        .into_iter()
+        .filter_map(|route| {
+            let names: Vec<_> = route.links.iter().filter_map(|l| links.get(l)).collect();
+            let what = format!("delete the default route of {names:?}");
+            socket.delete_route(route).map_err(at(&what)).err()
+        });
+    Error::all(errors.collect())
+}
+
+/// Takes the default routes out of a list whose network was not chosen, so that its plugins don't make them at all:
+/// `isDefaultGateway`, and the routes to `0.0.0.0/0` and `::/0` of `ipam`. What a plugin does on its own account is
+/// left to [`keep_one_default`].
+pub fn without_default(list: &NetworkList) -> NetworkList {
+    let mut list = list.clone();
+    let plugins = list.config.get_mut("plugins").and_then(Value::as_array_mut);
+    for plugin in plugins.into_iter().flatten() {
+        if let Some(plugin) = plugin.as_object_mut() {
+            plugin.remove("isDefaultGateway");
+        }
+        let routes = plugin
+            .get_mut("ipam")
+            .and_then(|ipam| ipam.get_mut("routes"))
+            .and_then(Value::as_array_mut);
+        if let Some(routes) = routes {
+            routes.retain(|route| {
+                let dst = route.get("dst").and_then(Value::as_str);
+                !matches!(dst, Some("0.0.0.0/0" | "::/0"))
+            });
+        }
+    }
+    list
+}
+
+/// All routes but the one of each family that is kept.
+fn superfluous<'a>(
+    routes: &'a [DefaultRoute],
+    links: &HashMap<u32, String>,
+    preferred: &[String],
+) -> Vec<&'a DefaultRoute> {
+    // a multipath route through several networks is nobody's
+    let rank = |route: &DefaultRoute| match route.links[..] {
+        [link] => {
+            let name = links.get(&link)?;
+            preferred.iter().position(|p| p == name)
+        }
+        _ => None,
+    };
+    let mut kept: HashMap<u8, ((usize, u32), usize)> = HashMap::new();
+    for (i, route) in routes.iter().enumerate() {
+        let Some(rank) = rank(route) else { continue };
+        let order = (rank, route.metric);
+        let best = kept.entry(route.family).or_insert((order, i));
+        if order < best.0 {
+            *best = (order, i);
+        }
+    }
+    let kept: Vec<_> = kept.values().map(|(_, i)| *i).collect();
+    let all = routes.iter().enumerate();
+    all.filter(|(i, _)| !kept.contains(i))
+        .map(|(_, r)| r)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn preferences() {
+        let candidate = |(ifname, priority, internal): &(&str, i64, bool)| Candidate {
+            ifname: ifname.to_string(),
+            priority: *priority,
+            internal: *internal,
+        };
+        // name, priority, internal of each; the order
+        type Row = (
+            &'static [(&'static str, i64, bool)],
+            &'static [&'static str],
+        );
+        let table: &[Row] = &[
+            (&[], &[]),
+            (&[("a", 0, false), ("b", 0, false)], &["a", "b"]),
+            (&[("a", 0, false), ("b", 5, false)], &["b", "a"]),
+            (
+                &[("a", -1, false), ("b", 0, false), ("c", 0, false)],
+                &["b", "c", "a"],
+            ),
+            (&[("a", 9, true), ("b", 0, false)], &["b"]),
+        ];
+        for (candidates, expected) in table {
+            let candidates: Vec<_> = candidates.iter().map(candidate).collect();
+            assert_eq!(preference(&candidates), *expected, "{candidates:?}");
+        }
+    }
+
+    #[test]
+    fn one_route_per_family_is_kept() {
+        let links = HashMap::from([(2, "eth0".to_string()), (3, "eth1".to_string())]);
+        // family, links, metric of each; preferred; indices of what goes
+        type Routes = &'static [(u8, &'static [u32], u32)];
+        type Row = (Routes, &'static [&'static str], &'static [usize]);
+        let table: &[Row] = &[
+            (&[(2, &[2], 0), (2, &[3], 0)], &["eth1", "eth0"], &[0]),
+            // the preferred one offers IPv4 only
+            (
+                &[(2, &[2], 0), (2, &[3], 0), (10, &[2], 1024)],
+                &["eth1", "eth0"],
+                &[0],
+            ),
+            (&[(2, &[2], 9), (2, &[2], 1)], &["eth0"], &[0]),
+            (&[(2, &[2, 3], 0), (2, &[3], 0)], &["eth0", "eth1"], &[0]),
+            (&[(2, &[2], 0), (10, &[7], 0)], &[], &[0, 1]),
+        ];
+        for (routes, preferred, expected) in table {
+            let routes: Vec<_> = routes
+                .iter()
+                .map(|(family, links, metric)| DefaultRoute::sample(*family, links, *metric))
+                .collect();
+            let preferred: Vec<_> = preferred.iter().map(|p| p.to_string()).collect();
+            let got = superfluous(&routes, &links, &preferred);
+            let expected: Vec<_> = expected.iter().map(|i| &routes[*i]).collect();
+            assert_eq!(got, expected, "{routes:?}");
+        }
+    }
+
+    #[test]
+    fn lists_without_default() {
+        let list = |plugin: Value| NetworkList {
+            name: "n".into(),
+            source: "f".into(),
+            config: json!({"plugins": [plugin, {"type": "portmap"}]}),
+        };
+        let before = json!({"type": "bridge", "isDefaultGateway": true, "ipam": {"routes":
+            [{"dst": "0.0.0.0/0"}, {"dst": "10.0.0.0/8"}, {"dst": "::/0", "gw": "fd00::1"}]}});
+        let after = json!({"type": "bridge", "ipam": {"routes": [{"dst": "10.0.0.0/8"}]}});
+        assert_eq!(without_default(&list(before)), list(after));
+    }
+}

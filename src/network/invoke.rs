@@ -1,0 +1,554 @@
+//! Runs one plugin once: finds it, hands it the environment of CNI §2 and its configuration, understands its answer.
+//!
+//! *Invariants:* a program of the name in the plugin folders comes before the one built in; a plugin has [`LIMIT`] and
+//! may print [`MAX_OUTPUT`] bytes, otherwise its process group is killed; when this returns, the program has ended.
+//! Processes that a plugin leaves behind on purpose stay. Chains and caches are [`super::attach`]'s.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use serde_json::Value;
+
+use super::error::PluginFailure;
+
+/// Time that a plugin has.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Bytes that a plugin may print.
+const MAX_OUTPUT: usize = 1 << 20;
+/// Bytes of a plugin's output that go into a message.
+const MAX_QUOTE: usize = 2048;
+/// For plugins that run programs such as `iptables`, when we have no `PATH` ourselves.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a plugin is told to do (`CNI_COMMAND`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Connect.
+    Add,
+    /// Verify.
+    Check,
+    /// Disconnect.
+    Del,
+    /// Remove what belongs to no attachment any more.
+    Gc,
+    /// Say whether ADD would work.
+    Status,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Command::Add => "ADD",
+            Command::Check => "CHECK",
+            Command::Del => "DEL",
+            Command::Gc => "GC",
+            Command::Status => "STATUS",
+        })
+    }
+}
+
+/// Everything that a plugin is called with except its configuration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub command: Command,
+    pub container_id: &'a str,
+    /// Empty for DEL when the namespace is gone.
+    pub netns: Option<&'a Path>,
+    pub ifname: &'a str,
+    pub args: &'a [(String, String)],
+    pub plugin_dirs: &'a [PathBuf],
+}
+
+/// Where a plugin is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Plugin {
+    Program(PathBuf),
+    BuiltIn,
+}
+
+/// Finds the plugin `kind` (CNI §4 "Plugin binaries are searched for in CNI_PATH").
+pub(super) fn find(kind: &str, dirs: &[PathBuf]) -> Result<Plugin, PluginFailure> {
+    dirs.iter()
+        .map(|dir| dir.join(kind))
+        .find(|path| path.is_file())
+        .map(Plugin::Program)
+        .or_else(|| built_in::NAMES.contains(&kind).then_some(Plugin::BuiltIn))
+        .ok_or_else(|| PluginFailure::Missing(dirs.to_vec()))
+}
+
+/// Runs the plugin with `config`; gives what it printed, if that is JSON. Only ADD has to print.
+pub(super) fn run(kind: &str, call: &Call<'_>, config: Value) -> Result<Value, PluginFailure> {
+    let answer = match find(kind, call.plugin_dirs)? {
+        Plugin::BuiltIn => built_in::run(kind, call, config)?,
+        Plugin::Program(path) => {
+            let output = execute(
+                &path,
+                &environment(call),
+                config.to_string().as_bytes(),
+                LIMIT,
+            )?;
+            understand(call.command, &output)?
+        }
+    };
+    if call.command == Command::Add && !answer.is_object() {
+        return Err(PluginFailure::BadResult("printed no result".into()));
+    }
+    Ok(answer)
+}
+
+/// The plugins of the library that is linked into this program.
+mod built_in {
+    use super::{Call, PluginFailure, Value};
+
+    pub(super) const NAMES: &[&str] = &[];
+
+    pub(super) fn run(kind: &str, call: &Call<'_>, config: Value) -> Result<Value, PluginFailure> {
+        let _ = (kind, config);
+        Err(PluginFailure::Missing(call.plugin_dirs.to_vec()))
+    }
+}
+
+/// The variables of CNI §2 "Parameters".
+fn environment(call: &Call<'_>) -> BTreeMap<&'static str, OsString> {
+    let args: Vec<_> = call.args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let dirs: Vec<_> = call.plugin_dirs.iter().map(|d| d.as_os_str()).collect();
+    let mut path = Vec::new();
+    for (i, dir) in dirs.iter().enumerate() {
+        if i > 0 {
+            path.push(b':');
+        }
+        path.extend_from_slice(dir.as_encoded_bytes());
+    }
+    BTreeMap::from([
+        ("CNI_COMMAND", call.command.to_string().into()),
+        ("CNI_CONTAINERID", call.container_id.into()),
+        (
+            "CNI_NETNS",
+            call.netns.map(|p| p.as_os_str().into()).unwrap_or_default(),
+        ),
+        ("CNI_IFNAME", call.ifname.into()),
+        ("CNI_ARGS", args.join(";").into()),
+        ("CNI_PATH", OsString::from_vec(path)),
+    ])
+}
+
+/// What a program left when it ended.
+#[derive(Debug)]
+struct Output {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    /// At most [`MAX_QUOTE`] bytes from its end.
+    stderr: Vec<u8>,
+}
+
+/// The plugin's answer, or which of the ways to fail it took.
+fn understand(command: Command, output: &Output) -> Result<Value, PluginFailure> {
+    let json = serde_json::from_slice::<Value>(&output.stdout);
+    let blank = output.stdout.iter().all(u8::is_ascii_whitespace);
+    if output.status.success() {
+        return match (command, json) {
+            (_, Ok(value)) => Ok(value),
+            (Command::Add, Err(_)) if blank => {
+                Err(PluginFailure::BadResult("printed no result".into()))
+            }
+            (Command::Add, Err(e)) => Err(PluginFailure::BadResult(format!(
+                "printed no JSON ({e}): `{}`",
+                head(&output.stdout)
+            ))),
+            // the other commands' output means nothing
+            (_, Err(_)) => Ok(Value::Null),
+        };
+    }
+    if let Some(reported) = json.ok().as_ref().and_then(reported) {
+        return Err(reported);
+    }
+    let status = describe(output.status);
+    let stderr = tail(&output.stderr);
+    Err(match (blank, stderr.is_empty()) {
+        (true, true) => PluginFailure::Silent { status },
+        (true, false) => PluginFailure::Stderr { status, stderr },
+        (false, _) => PluginFailure::Garbage {
+            status,
+            stdout: head(&output.stdout),
+            stderr,
+        },
+    })
+}
+
+/// An error in CNI's form (CNI §5 "Error"); `msg` is the least.
+fn reported(value: &Value) -> Option<PluginFailure> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    Some(PluginFailure::Reported {
+        code: value.get("code").and_then(Value::as_u64)?,
+        msg: head(text("msg")?.as_bytes()),
+        details: head(text("details").unwrap_or_default().as_bytes()),
+    })
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown status".into(),
+    }
+}
+
+fn head(bytes: &[u8]) -> String {
+    quote(bytes.get(..MAX_QUOTE).unwrap_or(bytes))
+}
+
+fn tail(bytes: &[u8]) -> String {
+    quote(&bytes[bytes.len().saturating_sub(MAX_QUOTE)..])
+}
+
+/// Readable on one line.
+fn quote(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// Runs `program` in a process group of its own, feeding and reading it at once.
+fn execute(
+    program: &Path,
+    environment: &BTreeMap<&'static str, OsString>,
+    input: &[u8],
+    limit: Duration,
+) -> Result<Output, PluginFailure> {
+    let mut command = std::process::Command::new(program);
+    command
+        .envs(environment)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    if std::env::var_os("PATH").is_none() {
+        command.env("PATH", DEFAULT_PATH);
+    }
+    let start = |e: io::Error| PluginFailure::Start(format!("{}: {e}", program.display()));
+    let mut child = command.spawn().map_err(start)?;
+    let mut exchange = Exchange::new(&mut child, input);
+    let ended = exchange.until_exit(&child, Instant::now() + limit);
+    if ended.is_err() {
+        // the group is ours until its leader is waited for; already gone is fine
+        let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    }
+    let status = child.wait().map_err(start)?;
+    ended.map_err(|e| match e {
+        Cut::Time => PluginFailure::Timeout(limit.as_secs()),
+        Cut::Size => PluginFailure::TooMuch(MAX_OUTPUT),
+        Cut::System(e) => start(e),
+    })?;
+    Ok(Output {
+        status,
+        stdout: exchange.stdout.bytes,
+        stderr: exchange.stderr.bytes,
+    })
+}
+
+/// Why a program was not heard to its end.
+enum Cut {
+    Time,
+    Size,
+    System(io::Error),
+}
+
+impl From<Errno> for Cut {
+    fn from(e: Errno) -> Cut {
+        Cut::System(e.into())
+    }
+}
+
+/// The three pipes of a running program.
+struct Exchange<'a> {
+    stdin: Option<std::process::ChildStdin>,
+    input: &'a [u8],
+    stdout: Pipe<std::process::ChildStdout>,
+    stderr: Pipe<std::process::ChildStderr>,
+}
+
+struct Pipe<P> {
+    end: Option<P>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(child: &mut Child, input: &'a [u8]) -> Exchange<'a> {
+        Exchange {
+            stdin: child.stdin.take(),
+            input,
+            stdout: Pipe {
+                end: child.stdout.take(),
+                bytes: Vec::new(),
+            },
+            stderr: Pipe {
+                end: child.stderr.take(),
+                bytes: Vec::new(),
+            },
+        }
+    }
+
+    /// Until the program itself has ended: a process it left behind may hold the pipes for ever.
+    fn until_exit(&mut self, child: &Child, deadline: Instant) -> Result<(), Cut> {
+        let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+        nonblocking(self.stdin.as_ref())?;
+        nonblocking(self.stdout.end.as_ref())?;
+        nonblocking(self.stderr.end.as_ref())?;
+        loop {
+            let exited = self.wait(&pidfd, deadline)?;
+            self.write()?;
+            self.stdout.read()?;
+            if self.stdout.bytes.len() > MAX_OUTPUT {
+                return Err(Cut::Size);
+            }
+            self.stderr.read()?;
+            let excess = self.stderr.bytes.len().saturating_sub(MAX_QUOTE);
+            self.stderr.bytes.drain(..excess);
+            if exited {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for anything to do; true when the program has ended.
+    fn wait(&self, pidfd: &impl AsFd, deadline: Instant) -> Result<bool, Cut> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Cut::Time);
+        }
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+        if let Some(end) = &self.stdin {
+            fds.push(PollFd::new(end, PollFlags::OUT));
+        }
+        if let Some(end) = &self.stdout.end {
+            fds.push(PollFd::new(end, PollFlags::IN));
+        }
+        if let Some(end) = &self.stderr.end {
+            fds.push(PollFd::new(end, PollFlags::IN));
+        }
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        Ok(fds.first().is_some_and(|f| !f.revents().is_empty()))
+    }
+
+    /// Writes what fits; a program that doesn't read its configuration is judged by its answer.
+    fn write(&mut self) -> Result<(), Errno> {
+        while let Some(end) = &self.stdin {
+            match rustix::io::write(end, self.input) {
+                Ok(n) => self.input = self.input.get(n..).unwrap_or_default(),
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(Errno::PIPE) => self.input = &[],
+                Err(e) => return Err(e),
+            }
+            if self.input.is_empty() {
+                // the reader waits for the end of its input
+                self.stdin = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<P: AsFd> Pipe<P> {
+    /// Takes what is there, a little over [`MAX_OUTPUT`] at most.
+    fn read(&mut self) -> Result<(), Errno> {
+        let mut buffer = [0; 16 << 10];
+        while let Some(end) = &self.end {
+            match rustix::io::read(end, &mut buffer) {
+                Ok(0) => self.end = None,
+                Ok(n) => self.bytes.extend_from_slice(&buffer[..n]),
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e),
+            }
+            if self.bytes.len() > MAX_OUTPUT {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn nonblocking(end: Option<&impl AsFd>) -> Result<(), Errno> {
+    match end {
+        Some(end) => rustix::io::ioctl_fionbio(end, true),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn call(command: Command) -> Call<'static> {
+        Call {
+            command,
+            container_id: "c",
+            netns: None,
+            ifname: "eth0",
+            args: &[],
+            plugin_dirs: &[],
+        }
+    }
+
+    /// Runs a shell script as a plugin.
+    fn script(text: &str, command: Command, limit: Duration) -> Result<Value, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let input = format!(r#"{{"pad":"{}"}}"#, "x".repeat(200_000));
+        execute(&path, &environment(&call(command)), input.as_bytes(), limit)
+            .and_then(|output| understand(command, &output))
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn environment_of_a_call() {
+        let dirs = [PathBuf::from("/a"), PathBuf::from("/b c")];
+        let args = [("K".to_string(), "V".to_string()), ("A".into(), "B".into())];
+        let call = Call {
+            netns: Some(Path::new("/run/n")),
+            args: &args,
+            plugin_dirs: &dirs,
+            ..call(Command::Add)
+        };
+        let expected = [
+            ("CNI_ARGS", "K=V;A=B"),
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", "/run/n"),
+            ("CNI_PATH", "/a:/b c"),
+        ];
+        let got = environment(&call);
+        assert_eq!(got.len(), expected.len());
+        for (key, value) in expected {
+            assert_eq!(got[key], value, "{key}");
+        }
+    }
+
+    #[test]
+    fn answers() {
+        let long = Duration::from_secs(30);
+        let table: &[(&str, Command, Result<&str, &str>)] = &[
+            (
+                "cat >/dev/null; echo '{\"a\":1}'",
+                Command::Add,
+                Ok(r#"{"a":1}"#),
+            ),
+            ("echo '{\"a\":1}'", Command::Add, Ok(r#"{"a":1}"#)),
+            ("true", Command::Del, Ok("null")),
+            ("echo nonsense", Command::Del, Ok("null")),
+            (
+                "true",
+                Command::Add,
+                Err("answered with success but printed no result"),
+            ),
+            (
+                "echo nonsense",
+                Command::Add,
+                Err(
+                    "answered with success but printed no JSON (expected ident at line 1 column 2): `nonsense`",
+                ),
+            ),
+            (
+                r#"echo '{"code":7,"msg":"bad","details":"mtu"}'; exit 1"#,
+                Command::Add,
+                Err("bad (code 7): mtu"),
+            ),
+            (
+                r#"echo '{"code":11,"msg":"later"}'; exit 1"#,
+                Command::Del,
+                Err("later (code 11)"),
+            ),
+            (
+                "exit 3",
+                Command::Add,
+                Err("failed with exit status 3 and printed nothing"),
+            ),
+            (
+                "kill -9 $$",
+                Command::Add,
+                Err("failed with signal 9 and printed nothing"),
+            ),
+            (
+                "echo oh >&2; exit 1",
+                Command::Add,
+                Err("failed with exit status 1: oh"),
+            ),
+            (
+                "echo oh >&2; echo '{}'; exit 1",
+                Command::Add,
+                Err("failed with exit status 1 and printed no CNI error but `{}`, stderr: oh"),
+            ),
+            (
+                "head -c 10000000 /dev/zero",
+                Command::Add,
+                Err("killed: printed more than 1048576 bytes"),
+            ),
+            (
+                "head -c 10000000 /dev/zero | tr '\\0' x >&2; echo '{}'",
+                Command::Add,
+                Ok("{}"),
+            ),
+            // what stays behind holds the pipes, and is not waited for
+            ("sleep 3 & echo '{}'", Command::Add, Ok("{}")),
+        ];
+        for (text, command, expected) in table {
+            let got = script(text, *command, long).map(|v| v.to_string());
+            let expected = expected.map(str::to_string).map_err(str::to_string);
+            assert_eq!(got, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_hangs_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let text = format!("sleep 3 & echo $! >{}; wait", pid.display());
+        let got = script(&text, Command::Add, Duration::from_secs(1));
+        assert_eq!(got, Err("killed: no answer within 1 s".to_string()));
+        let pid = std::fs::read_to_string(pid).unwrap();
+        // dead, or a zombie that its new parent has not seen yet
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        assert!(stat.is_err() || stat.is_ok_and(|s| s.contains(") Z")));
+    }
+
+    #[test]
+    fn what_can_not_be_started() {
+        let dirs = [PathBuf::from("/nonexistent")];
+        assert_eq!(find("x", &dirs), Err(PluginFailure::Missing(dirs.to_vec())));
+        let got = execute(
+            Path::new("/etc/passwd"),
+            &BTreeMap::new(),
+            b"",
+            Duration::from_secs(1),
+        );
+        assert_eq!(
+            got.unwrap_err().to_string(),
+            "can't be executed: /etc/passwd: Permission denied (os error 13)"
+        );
+    }
+}

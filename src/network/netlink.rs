@@ -1,0 +1,353 @@
+//! The little of rtnetlink(7) that a pod's namespace needs: bring loopback up, list and delete default routes.
+//!
+//! *Invariants:* every answer is read with bounds checks and matched by sequence number; nothing here looks at any
+//! namespace but the one that the socket was opened in. Links and addresses are the plugins' business.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with,
+};
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const IFLA_IFNAME: u16 = 3;
+const RTA_OIF: u16 = 4;
+const RTA_PRIORITY: u16 = 6;
+const RTA_MULTIPATH: u16 = 9;
+const RT_TABLE_MAIN: u8 = 254;
+const RTN_UNICAST: u8 = 1;
+const IFF_UP: u32 = 1;
+/// Lengths of struct nlmsghdr, rtmsg, rtnexthop, ifinfomsg.
+const HEADER: usize = 16;
+const RTMSG: usize = 12;
+const RTNEXTHOP: usize = 8;
+const IFINFOMSG: usize = 16;
+/// Largest answer: the kernel sizes dumps to what the reader offers, 32 KiB at most.
+const BUFFER: usize = 64 << 10;
+
+/// A route socket of the namespace it was opened in.
+pub(super) struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+}
+
+/// A default route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DefaultRoute {
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u8,
+    /// Interfaces it leads to; several for a multipath route of IPv4.
+    pub links: Vec<u32>,
+    /// Metric: the lowest is used.
+    pub metric: u32,
+    /// rtmsg and attributes as the kernel gave them: what to hand back to delete exactly this one.
+    message: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open() -> io::Result<Socket> {
+        let fd = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        // only the kernel is heard from now on
+        connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        Ok(Socket { fd, sequence: 0 })
+    }
+
+    /// Sets the interface of this index up.
+    pub fn set_up(&mut self, index: u32) -> io::Result<()> {
+        let mut message = vec![0; 4];
+        message.extend_from_slice(&index.to_ne_bytes());
+        message.extend_from_slice(&IFF_UP.to_ne_bytes());
+        message.extend_from_slice(&IFF_UP.to_ne_bytes());
+        self.request(RTM_NEWLINK, NLM_F_ACK, &message).map(drop)
+    }
+
+    /// Names of the interfaces by index.
+    pub fn links(&mut self) -> io::Result<Vec<(u32, String)>> {
+        let answers = self.request(RTM_GETLINK, NLM_F_DUMP, &[0; IFINFOMSG])?;
+        Ok(answers.iter().filter_map(|m| link(m)).collect())
+    }
+
+    /// The unicast default routes of the main table, both families.
+    pub fn default_routes(&mut self) -> io::Result<Vec<DefaultRoute>> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::INET, AddressFamily::INET6] {
+            let mut message = [0; RTMSG];
+            message[0] = family.as_raw() as u8;
+            let answers = match self.request(RTM_GETROUTE, NLM_F_DUMP, &message) {
+                // a kernel without IPv6
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => continue,
+                other => other?,
+            };
+            found.extend(answers.into_iter().flat_map(default_routes));
+        }
+        Ok(found)
+    }
+
+    /// Deletes a route; already gone is success.
+    pub fn delete_route(&mut self, route: &DefaultRoute) -> io::Result<()> {
+        match self.request(RTM_DELROUTE, NLM_F_ACK, &route.message) {
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Sends one request; gives the bodies of the answers.
+    fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = Vec::with_capacity(HEADER + body.len());
+        message.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
+        message.extend_from_slice(&kind.to_ne_bytes());
+        message.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        message.extend_from_slice(&self.sequence.to_ne_bytes());
+        message.extend_from_slice(&[0; 4]);
+        message.extend_from_slice(body);
+        send(&self.fd, &message, SendFlags::empty())?;
+        let mut answers = Vec::new();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let length = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
+                Ok((length, _)) => length,
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let datagram = buffer.get(..length).ok_or_else(cut)?;
+            if collect(datagram, self.sequence, &mut answers)? {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// Takes the messages of one datagram; true after the last one of the answer.
+fn collect(mut datagram: &[u8], sequence: u32, answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+    while !datagram.is_empty() {
+        let length = u32_at(datagram, 0).ok_or_else(cut)? as usize;
+        let kind = u16_at(datagram, 4).ok_or_else(cut)?;
+        let number = u32_at(datagram, 8).ok_or_else(cut)?;
+        let body = datagram.get(HEADER..length).ok_or_else(cut)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        if number != sequence {
+            continue;
+        }
+        match kind {
+            // also DONE carries an error number
+            NLMSG_ERROR | NLMSG_DONE => {
+                return match u32_at(body, 0).unwrap_or(0) as i32 {
+                    0 => Ok(true),
+                    errno => Err(io::Error::from_raw_os_error(errno.wrapping_neg())),
+                };
+            }
+            RTM_NEWROUTE | RTM_NEWLINK => answers.push(body.to_vec()),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+fn link(body: &[u8]) -> Option<(u32, String)> {
+    let index = u32_at(body, 4)?;
+    let (_, name) = attributes(body.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    let name = name.split(|b| *b == 0).next().unwrap_or_default();
+    Some((index, String::from_utf8_lossy(name).into_owned()))
+}
+
+/// A body of RTM_NEWROUTE as default routes; none when it is another kind of route. IPv6 shows routes of equal metric
+/// as the hops of one, but deletes them one by one, so they are taken apart; a multipath route of IPv4 is one thing.
+fn default_routes(body: Vec<u8>) -> Vec<DefaultRoute> {
+    // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+    let [family, 0, _, _, RT_TABLE_MAIN, _, _, RTN_UNICAST, ..] = body[..] else {
+        return Vec::new();
+    };
+    let (Some(rtmsg), Some(rest)) = (body.get(..RTMSG), body.get(RTMSG..)) else {
+        return Vec::new();
+    };
+    let mut links = Vec::new();
+    let mut metric = 0;
+    let mut hops = Vec::new();
+    // the message as it would be with one hop
+    let mut single = rtmsg.to_vec();
+    for (kind, value) in attributes(rest) {
+        match kind {
+            RTA_OIF => links.extend(u32_at(value, 0)),
+            RTA_PRIORITY => metric = u32_at(value, 0).unwrap_or(0),
+            _ => {}
+        }
+        if kind == RTA_MULTIPATH {
+            hops = next_hops(value);
+        } else {
+            push_attribute(&mut single, kind, value);
+        }
+    }
+    let route = |links, message| DefaultRoute {
+        family,
+        links,
+        metric,
+        message,
+    };
+    if hops.is_empty() || u16::from(family) != AddressFamily::INET6.as_raw() {
+        links.extend(hops.iter().map(|(link, _)| *link));
+        return vec![route(links, body)];
+    }
+    hops.into_iter()
+        .map(|(link, attributes)| {
+            let mut message = single.clone();
+            push_attribute(&mut message, RTA_OIF, &link.to_ne_bytes());
+            message.extend_from_slice(attributes);
+            route(vec![link], message)
+        })
+        .collect()
+}
+
+/// A list of struct rtnexthop (length, flags, hops, interface): interface and attributes of each.
+fn next_hops(mut list: &[u8]) -> Vec<(u32, &[u8])> {
+    let mut hops = Vec::new();
+    while let (Some(length), Some(link)) = (u16_at(list, 0), u32_at(list, 4)) {
+        let length = usize::from(length).max(RTNEXTHOP);
+        hops.push((link, list.get(RTNEXTHOP..length).unwrap_or(&[])));
+        list = list.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    hops
+}
+
+fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    // it came from a message of the kernel: shorter than 64 KiB
+    message.extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(value);
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+/// The attributes of a message: kind and value.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(rest, 0)?);
+        let kind = u16_at(rest, 2)?;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, value))
+    })
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let part = bytes.get(at..at + 2)?;
+    Some(u16::from_ne_bytes(part.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let part = bytes.get(at..at + 4)?;
+    Some(u32::from_ne_bytes(part.try_into().ok()?))
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "netlink answer cut short")
+}
+
+#[cfg(test)]
+impl DefaultRoute {
+    /// For tests of what is decided over routes.
+    pub fn sample(family: u8, links: &[u32], metric: u32) -> DefaultRoute {
+        DefaultRoute {
+            family,
+            links: links.to_vec(),
+            metric,
+            message: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        push_attribute(&mut message, kind, value);
+        message
+    }
+
+    fn route(family: u8, table: u8, prefix: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut body = vec![family, prefix, 0, 0, table, 3, 0, RTN_UNICAST, 0, 0, 0, 0];
+        body.extend(attributes.concat());
+        body
+    }
+
+    #[test]
+    fn routes() {
+        let oif = |n: u32| attribute(RTA_OIF, &n.to_ne_bytes());
+        let metric = || attribute(RTA_PRIORITY, &[9, 0, 0, 0]);
+        let gateway = |n: u8| attribute(5, &[n; 16]);
+        let hop = |n: u8| {
+            let mut hop = vec![28, 0, 0, 0, n, 0, 0, 0];
+            hop.extend(gateway(n));
+            hop
+        };
+        let hops = || attribute(RTA_MULTIPATH, &[hop(3), hop(4)].concat());
+        // body; links, metric and message of what it gives
+        type Row = (Vec<u8>, Vec<(Vec<u32>, u32, Vec<u8>)>);
+        let same = |body: Vec<u8>, links: Vec<u32>, metric: u32| -> Row {
+            (body.clone(), vec![(links, metric, body)])
+        };
+        let table: Vec<Row> = vec![
+            same(route(2, 254, 0, &[oif(3)]), vec![3], 0),
+            same(route(2, 254, 0, &[metric(), oif(3)]), vec![3], 9),
+            same(route(2, 254, 0, &[hops()]), vec![3, 4], 0),
+            (
+                route(10, 254, 0, &[hops(), metric()]),
+                vec![
+                    (
+                        vec![3],
+                        9,
+                        route(10, 254, 0, &[metric(), oif(3), gateway(3)]),
+                    ),
+                    (
+                        vec![4],
+                        9,
+                        route(10, 254, 0, &[metric(), oif(4), gateway(4)]),
+                    ),
+                ],
+            ),
+            (route(2, 254, 24, &[oif(3)]), vec![]),
+            (route(2, 7, 0, &[oif(3)]), vec![]),
+            (vec![2, 0], vec![]),
+            // an attribute that claims more than there is
+            same(route(2, 254, 0, &[vec![200, 0, 4, 0, 1]]), vec![], 0),
+        ];
+        for (body, expected) in table {
+            let got: Vec<_> = default_routes(body.clone())
+                .into_iter()
+                .map(|r| (r.links, r.metric, r.message))
+                .collect();
+            assert_eq!(got, expected, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn hostile_datagrams() {
+        for bytes in [
+            &[1, 2, 3][..],
+            &[0; 16],
+            &[255; 16],
+            &[15, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert!(collect(bytes, 1, &mut Vec::new()).is_err(), "{bytes:?}");
+        }
+    }
+}
