@@ -10,6 +10,7 @@
 //! *Invariants:* every wrapper returns `io::Result` or an owned descriptor, retries `EINTR` where that is safe, and opens
 //! close-on-exec. Nothing here decides anything.
 
+pub mod bpf;
 pub mod clone;
 pub mod fd;
 pub mod file;

@@ -1,0 +1,453 @@
+//! Operations on the unified hierarchy (Documentation/admin-guide/cgroup-v2.rst).
+//!
+//! *Invariants:* controllers are switched on from the top down and only for the way to the new cgroup.
+//! An ancestor that refuses is no error at creation, because what it has given already may be enough; a
+//! limit that then finds its controller missing is one, and says which ancestor refused and why.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill as send};
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxResources;
+
+use super::limits::{self, Absent, Setting};
+use super::own::SELF;
+use super::{Cgroup, Error, collect, devices, file};
+use crate::sys::bpf;
+
+/// How long members may take to go, or to freeze.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ancestors of `path` within the mount, the mount's root first.
+fn ancestors(path: &Path) -> Vec<PathBuf> {
+    let mut chain: Vec<PathBuf> = path
+        .ancestors()
+        .skip(1)
+        .skip_while(|folder| !folder.exists())
+        .take_while(|folder| folder.join("cgroup.controllers").exists())
+        .map(Path::to_path_buf)
+        .collect();
+    chain.reverse();
+    chain
+}
+
+pub(super) fn create(path: &Path) -> Result<(), Error> {
+    let existing = ancestors(path);
+    let Some(nearest) = existing.last().cloned() else {
+        return Err(Error::Hierarchy(format!(
+            "{} is not below a mount of type cgroup2",
+            path.display()
+        )));
+    };
+    for folder in &existing {
+        enable_available(folder)?;
+    }
+    let mut folder = nearest;
+    let below = path
+        .strip_prefix(&folder)
+        .map(Path::to_path_buf)
+        .unwrap_or_default();
+    let mut parts = below.components().peekable();
+    while let Some(part) = parts.next() {
+        folder.push(part);
+        make(&folder)?;
+        if parts.peek().is_some() {
+            enable_available(&folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes one folder; an existing one is success.
+pub(super) fn make(folder: &Path) -> Result<(), Error> {
+    match std::fs::create_dir(folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(Error::Create {
+            path: folder.to_path_buf(),
+            source,
+        }),
+    }
+}
+
+/// Switches on for the children of `folder` what it has; refusals are left to [`missing`].
+fn enable_available(folder: &Path) -> Result<(), Error> {
+    let enabled = file::words(&folder.join("cgroup.subtree_control"))?;
+    for controller in file::words(&folder.join("cgroup.controllers"))? {
+        if !enabled.contains(&controller) {
+            // one by one: a write with several is all or nothing
+            let _ = enable(folder, &controller)?;
+        }
+    }
+    Ok(())
+}
+
+/// Switches one controller on; the inner result is the kernel's answer.
+fn enable(folder: &Path, controller: &str) -> Result<io::Result<()>, Error> {
+    let control = folder.join("cgroup.subtree_control");
+    let switch = || file::write_io(&control, &format!("+{controller}"));
+    let first = switch();
+    let busy = matches!(&first, Err(error) if error.raw_os_error() == Some(libc::EBUSY));
+    if !busy || !alone_in(folder)? {
+        return Ok(first);
+    }
+    // "No Internal Process Constraint": nobody but us is in the way
+    let leaf = folder.join(SELF);
+    make(&leaf)?;
+    file::write(&leaf.join("cgroup.procs"), &std::process::id().to_string())?;
+    Ok(switch())
+}
+
+/// Is the calling process the only member?
+fn alone_in(folder: &Path) -> Result<bool, Error> {
+    let members = file::words(&folder.join("cgroup.procs"))?;
+    Ok(members == [std::process::id().to_string()])
+}
+
+pub(super) fn apply(path: &Path, resources: &LinuxResources) -> Result<(), Error> {
+    let cpu_max = file::read_optional(&path.join("cpu.max"))?;
+    let settings = limits::v2(resources, cpu_max.as_deref())?;
+    let controllers = file::read(&path.join("cgroup.controllers"))?;
+    for setting in &settings {
+        let here = setting.controller == "cgroup"
+            || controllers
+                .split(' ')
+                .any(|name| name == setting.controller);
+        if !here {
+            return Err(missing(path, setting)?);
+        }
+    }
+    check_before_update(resources, &path.join("memory.current"))?;
+    write_all(&settings, |_| path, file::write_io)?;
+    let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
+    if !rules.is_empty() {
+        apply_devices(path, &rules)?;
+    }
+    Ok(())
+}
+
+/// Why `setting` finds no controller in `path`.
+fn missing(path: &Path, setting: &Setting) -> Result<Error, Error> {
+    let controller = setting.controller.as_str();
+    let has = |folder: &Path, name: &str| -> Result<bool, Error> {
+        Ok(file::words(&folder.join(name))?
+            .iter()
+            .any(|word| word == controller))
+    };
+    let mut why = "the kernel does not have it, or has it on a version 1 mount".to_owned();
+    for folder in ancestors(path) {
+        if !has(&folder, "cgroup.controllers")? {
+            break;
+        }
+        why = format!("it went missing below {}", folder.display());
+        if has(&folder, "cgroup.subtree_control")? {
+            continue;
+        }
+        if let Err(error) = enable(&folder, controller)? {
+            let busy = error.raw_os_error() == Some(libc::EBUSY);
+            why = refusal(&folder, &error, busy)?;
+        }
+        break;
+    }
+    Ok(Error::Controller {
+        controller: controller.to_owned(),
+        what: format!("{} to {:?}", setting.file, setting.value),
+        why,
+    })
+}
+
+fn refusal(folder: &Path, error: &io::Error, busy: bool) -> Result<String, Error> {
+    let place = folder.join("cgroup.subtree_control");
+    if !busy {
+        return Ok(format!(
+            "{}: {error}; have it delegated, or name a cgroup that has it with --cgroup-parent",
+            place.display()
+        ));
+    }
+    let members = file::words(&folder.join("cgroup.procs"))?;
+    Ok(format!(
+        "{}: {error}, because processes {} are in that cgroup; move them into a cgroup below it, or name another parent with --cgroup-parent",
+        place.display(),
+        members.join(" ")
+    ))
+}
+
+/// config-linux.md, "Memory": `checkBeforeUpdate` refuses a limit below the present use.
+pub(super) fn check_before_update(resources: &LinuxResources, current: &Path) -> Result<(), Error> {
+    let Some(memory) = resources.memory() else {
+        return Ok(());
+    };
+    let Some(limit) = memory.limit().and_then(|limit| u64::try_from(limit).ok()) else {
+        return Ok(());
+    };
+    if memory.check_before_update() != Some(true) || limit == 0 {
+        return Ok(());
+    }
+    let used = file::read_optional(current)?.and_then(|text| text.parse::<u64>().ok());
+    match used {
+        Some(used) if used > limit => Err(Error::Invalid {
+            field: "memory.limit".to_owned(),
+            why: format!("{limit} is below the {used} bytes in use"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Writes every setting. Some values bound each other (limit and memsw, quota and burst), so the right
+/// order depends on what is there: what is refused at first is tried once more after the rest.
+pub(super) fn write_all<'a>(
+    settings: &[Setting],
+    folder: impl Fn(&Setting) -> &'a Path,
+    write: impl Fn(&Path, &str) -> io::Result<()>,
+) -> Result<(), Error> {
+    let one = |setting: &&Setting| write_one(setting, folder(setting), &write);
+    let refused: Vec<&Setting> = settings.iter().filter(|s| one(s).is_err()).collect();
+    collect(refused.iter().filter_map(|s| one(s).err()).collect())
+}
+
+fn write_one(
+    setting: &Setting,
+    folder: &Path,
+    write: &impl Fn(&Path, &str) -> io::Result<()>,
+) -> Result<(), Error> {
+    let path = folder.join(&setting.file);
+    let failed = |path: PathBuf, value: &str, source| Error::Write {
+        path,
+        value: value.to_owned(),
+        source,
+    };
+    match (write(&path, &setting.value), &setting.absent) {
+        (Ok(()), _) => Ok(()),
+        (Err(error), Absent::Ignore) if file::gone(&error) => Ok(()),
+        (Err(error), Absent::Instead(other, value))
+            if file::gone(&error) || error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+        {
+            let path = folder.join(other);
+            write(&path, value).map_err(|source| failed(path, value, source))
+        }
+        (Err(source), _) => Err(failed(path, &setting.value, source)),
+    }
+}
+
+/// Replaces the cgroup's own device program. Without privilege there is nothing to filter: mknod of a
+/// device is refused in a user namespace, and what was bind-mounted is guarded by its permission bits.
+pub(super) fn apply_devices(path: &Path, rules: &[devices::Rule]) -> Result<(), Error> {
+    let failed = |(call, source)| Error::Devices {
+        path: path.to_path_buf(),
+        call,
+        source,
+    };
+    let folder = std::fs::File::open(path).map_err(|source| failed(("open", source)))?;
+    match bpf::replace_device_program(&folder, &devices::program(rules)) {
+        Err((_, error))
+            if error.raw_os_error() == Some(libc::EPERM) && devices::unprivileged()? =>
+        {
+            Ok(())
+        }
+        result => result.map_err(failed),
+    }
+}
+
+pub(super) fn freeze(path: &Path, frozen: bool) -> Result<(), Error> {
+    let value = if frozen { "1" } else { "0" };
+    file::write(&path.join("cgroup.freeze"), value)?;
+    let wanted = format!("frozen {value}");
+    let events = path.join("cgroup.events");
+    let done = file::wait(PATIENCE, || {
+        Ok(file::read(&events)?.lines().any(|line| line == wanted))
+    })?;
+    if done {
+        return Ok(());
+    }
+    if frozen {
+        // half frozen is worse than running
+        file::write(&path.join("cgroup.freeze"), "0")?;
+    }
+    Err(Error::Freeze {
+        path: path.to_path_buf(),
+        wanted: if frozen { "frozen" } else { "thawed" },
+        seconds: PATIENCE.as_secs(),
+    })
+}
+
+pub(super) fn kill(cgroup: &Cgroup, path: &Path) -> Result<(), Error> {
+    match file::write_io(&path.join("cgroup.kill"), "1") {
+        Ok(()) => {
+            thaw(path)?;
+            await_empty(cgroup, PATIENCE)
+        }
+        // missing cgroup, or a kernel before 5.14
+        Err(error) if file::gone(&error) => kill_frozen(cgroup, path),
+        Err(source) => Err(Error::Write {
+            path: path.join("cgroup.kill"),
+            value: "1".to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Without cgroup.kill: stop, signal everyone, let go; again while someone got away.
+fn kill_frozen(cgroup: &Cgroup, path: &Path) -> Result<(), Error> {
+    kill_loop(
+        cgroup,
+        || {
+            let frozen = file::write_io(&path.join("cgroup.freeze"), "1");
+            match frozen {
+                Ok(()) => settle(|| {
+                    let events = file::read_optional(&path.join("cgroup.events"))?;
+                    Ok(events.is_none_or(|text| text.lines().any(|line| line == "frozen 1")))
+                }),
+                Err(_) => Ok(()),
+            }
+        },
+        || thaw(path),
+    )
+}
+
+/// Thaws here and below.
+fn thaw(path: &Path) -> Result<(), Error> {
+    for folder in file::walk(path)? {
+        match file::write_io(&folder.join("cgroup.freeze"), "0") {
+            Ok(()) => {}
+            Err(error) if file::gone(&error) => {}
+            Err(source) => {
+                return Err(Error::Write {
+                    path: folder.join("cgroup.freeze"),
+                    value: "0".to_owned(),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a freezer a moment; whoever is not frozen by then is signalled all the same.
+pub(super) fn settle(done: impl FnMut() -> Result<bool, Error>) -> Result<(), Error> {
+    file::wait(Duration::from_millis(100), done).map(|_| ())
+}
+
+/// Rounds of stop, signal, go on, until no member is left.
+pub(super) fn kill_loop(
+    cgroup: &Cgroup,
+    stop: impl Fn() -> Result<(), Error>,
+    go_on: impl Fn() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    // frozen from before, children too
+    go_on()?;
+    loop {
+        if cgroup.processes()?.is_empty() {
+            return Ok(());
+        }
+        let signalled = stop().and_then(|()| signal_all(cgroup));
+        // in any case: nobody stays frozen
+        go_on()?;
+        signalled?;
+        match await_empty(cgroup, Duration::from_millis(100)) {
+            Err(error @ Error::Survivors { .. }) if Instant::now() >= deadline => {
+                return Err(error);
+            }
+            Err(Error::Survivors { .. }) => {}
+            result => return result,
+        }
+    }
+}
+
+fn signal_all(cgroup: &Cgroup) -> Result<(), Error> {
+    // 0 is a process outside our pid namespace, and to kill(2) our own process group
+    for pid in cgroup.processes()?.into_iter().filter(|pid| *pid > 0) {
+        // ESRCH: gone already; EPERM: reported as survivor
+        let _ = send(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    Ok(())
+}
+
+pub(super) fn await_empty(cgroup: &Cgroup, limit: Duration) -> Result<(), Error> {
+    let mut pids = Vec::new();
+    let empty = file::wait(limit, || {
+        pids = cgroup.processes()?;
+        Ok(pids.is_empty())
+    })?;
+    if empty {
+        return Ok(());
+    }
+    Err(Error::Survivors {
+        path: cgroup.name(),
+        pids,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn setting(file: &str, value: &str, absent: Absent) -> Setting {
+        Setting {
+            controller: "memory".to_owned(),
+            file: file.to_owned(),
+            value: value.to_owned(),
+            absent,
+        }
+    }
+
+    /// A kernel with two values of which `limit` may not exceed `memsw`.
+    fn bounded(start: (u64, u64), settings: &[Setting]) -> (u64, u64, bool) {
+        let state = RefCell::new(BTreeMap::from([("limit", start.0), ("memsw", start.1)]));
+        let result = write_all(
+            settings,
+            |_| Path::new("/cg"),
+            |path, value| {
+                let name = path.file_name().unwrap().to_str().unwrap();
+                let value: u64 = value.parse().unwrap();
+                let mut state = state.borrow_mut();
+                let fits = match name {
+                    "limit" => value <= state["memsw"],
+                    "memsw" => value >= state["limit"],
+                    _ => return Err(io::Error::from_raw_os_error(libc::ENOENT)),
+                };
+                if !fits {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+                state.insert(if name == "limit" { "limit" } else { "memsw" }, value);
+                Ok(())
+            },
+        );
+        let state = state.into_inner();
+        (state["limit"], state["memsw"], result.is_ok())
+    }
+
+    #[test]
+    fn dependent_values_in_either_direction() {
+        let both = |limit, memsw| {
+            [
+                setting("limit", limit, Absent::Error),
+                setting("memsw", memsw, Absent::Error),
+            ]
+        };
+        assert_eq!(bounded((10, 20), &both("100", "200")), (100, 200, true));
+        assert_eq!(bounded((100, 200), &both("10", "20")), (10, 20, true));
+        assert_eq!(bounded((10, 20), &both("30", "25")), (10, 25, false));
+    }
+
+    #[test]
+    fn missing_files() {
+        let ignored = setting("swap", "1", Absent::Ignore);
+        let instead = setting("x", "1", Absent::Instead("limit".into(), "7".into()));
+        assert_eq!(bounded((10, 20), &[ignored, instead]), (7, 20, true));
+        assert!(!bounded((10, 20), &[setting("x", "1", Absent::Error)]).2);
+    }
+
+    #[test]
+    fn create_needs_a_cgroup_mount() {
+        assert!(matches!(
+            create(Path::new("/nonexistent/pod")),
+            Err(Error::Hierarchy(_))
+        ));
+    }
+}
