@@ -1,12 +1,37 @@
 //! The life of one OCI container: the parent's stage.
+//!
+//! ```text
+//! DIR/config.json is the bundle's; in the container's own folder are
+//!   state.json   written before the first process is released      gate, result   the start gate, see [`crate::init::gate`]
+//! ```
+//!
+//! *Invariants:*
+//! * `state.json` is durable before the container's process can go on without us; before that it dies with us.
+//! * What fails leaves nothing: cgroup, processes, gate and state are undone, and the undo goes on after errors.
+//! * A pid is used only with its start time, through a pidfd.
+//! * What a specification asks for and we do not do is an error, never ignored ([`plan`]).
+//!
+//! The child's stage is [`crate::init`]; who waits for the first process is the caller's business (a subreaper).
+
+mod create;
+mod exec;
+mod idmap;
+mod life;
+pub mod plan;
+mod process;
+mod spawn;
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
+use crate::init::channel::{Failure, FailureKind};
+
+pub use create::create;
+pub use exec::exec;
+pub use life::{delete, kill, load, start, status};
 
 /// Why a container operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +45,23 @@ pub enum Error {
     /// Anything else (exit code 125).
     #[error("{0}")]
     Other(String),
+}
+
+impl Error {
+    /// A step that failed, with its object.
+    fn step(step: impl std::fmt::Display, error: impl std::fmt::Display) -> Error {
+        Error::Other(format!("{step}: {error}"))
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        match failure.kind {
+            FailureKind::NotFound => Error::CommandNotFound(failure.message),
+            FailureKind::NotRunnable => Error::CommandNotRunnable(failure.message),
+            FailureKind::Other => Error::Other(failure.message),
+        }
+    }
 }
 
 /// What the root file system is made of.
@@ -85,41 +127,12 @@ pub struct State {
     pub start_time: u64,
     /// Folder with `config.json`.
     pub bundle: PathBuf,
+    /// Its folder, with this file.
+    pub dir: PathBuf,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// RFC 3339.
     pub created: String,
-}
-
-/// Makes a container up to the start gate. Must run in a single-threaded process. Standard streams of the caller become the
-/// container's. On failure nothing is left: no cgroup, no mount, no process.
-pub fn create(_request: &CreateRequest) -> Result<State, Error> {
-    todo!()
-}
-
-/// Opens the gate and waits until the program was executed or failed to be.
-pub fn start(_dir: &Path) -> Result<(), Error> {
-    todo!()
-}
-
-/// Reads `state.json`; `None` when there is no container.
-pub fn load(_dir: &Path) -> Result<Option<State>, Error> {
-    todo!()
-}
-
-/// The container's status now, from the kernel.
-pub fn status(_state: &State) -> Status {
-    todo!()
-}
-
-/// Sends a signal to the first process (or all members of the cgroup).
-pub fn kill(_dir: &Path, _signal: i32, _all: bool) -> Result<(), Error> {
-    todo!()
-}
-
-/// Kills what is left and removes cgroup, gate and `state.json`; missing is success.
-pub fn delete(_dir: &Path) -> Result<(), Error> {
-    todo!()
 }
 
 /// A process started in a running container; a child of the caller.
@@ -129,9 +142,4 @@ pub struct Exec {
     pub pid: i32,
     /// Terminal master when `process.terminal` is set.
     pub console: Option<OwnedFd>,
-}
-
-/// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are used.
-pub fn exec(_dir: &Path, _process: &Process) -> Result<Exec, Error> {
-    todo!()
 }

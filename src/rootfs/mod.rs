@@ -258,16 +258,24 @@ fn mount_one(root: &OwnedFd, mount: &Mount, trees: Vec<OwnedFd>) -> Result<Optio
     let target = resolve::mount_point(root, mount, trees.first())?;
     let mut attributes = mount.attributes;
     let mut late = false;
-    let tree = match (&mount.source, trees.into_iter().next()) {
-        (Source::Bind { .. }, Some(tree)) => tree,
-        (
-            Source::Filesystem {
-                fstype,
-                source,
-                options,
-            },
-            _,
-        ) => {
+    let tree = match &mount.source {
+        Source::Bind { .. } => match trees.into_iter().next() {
+            Some(tree) => tree,
+            None => {
+                return refuse(
+                    format!("mount {}", at.display()),
+                    "its source was not opened",
+                );
+            }
+        },
+        Source::CgroupV1(folders) => {
+            return mount_cgroups(root, mount, &target, folders.iter().zip(trees));
+        }
+        Source::Filesystem {
+            fstype,
+            source,
+            options,
+        } => {
             if fstype == "tmpfs" {
                 late = attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
                 attributes.set &= !libc::MOUNT_ATTR_RDONLY;
@@ -275,18 +283,34 @@ fn mount_one(root: &OwnedFd, mount: &Mount, trees: Vec<OwnedFd>) -> Result<Optio
             mount::new_filesystem(fstype, source.as_deref(), options, 0)
                 .context(|| format!("mount {fstype} on {}", at.display()))?
         }
-        (Source::CgroupV1(_), _) | (Source::Bind { .. }, None) => {
-            return refuse(
-                format!("mount {}", at.display()),
-                "its source was not opened",
-            );
-        }
     };
     mount::set_attributes(&tree, true, mount.recursive)
         .and_then(|()| mount::set_attributes(&tree, false, attributes))
         .context(|| format!("set the flags of the mount on {}", at.display()))?;
     mount::attach(&tree, &target).context(|| format!("mount on {}", at.display()))?;
     Ok(late.then_some(tree))
+}
+
+/// The container's own cgroups as folders of a tmpfs.
+fn mount_cgroups<'a>(
+    root: &OwnedFd,
+    mount: &Mount,
+    target: &OwnedFd,
+    folders: impl Iterator<Item = (&'a (String, PathBuf), OwnedFd)>,
+) -> Result<Option<OwnedFd>, Error> {
+    let at = &mount.destination;
+    let what = || format!("mount the cgroups on {}", at.display());
+    let tmpfs = mount::new_filesystem("tmpfs", Some("cgroup"), &["mode=755".to_owned()], 0)
+        .context(what)?;
+    mount::attach(&tmpfs, target).context(what)?;
+    for ((name, _), tree) in folders {
+        let place = resolve::make(root, &at.join(name), Kind::Folder)?;
+        mount::set_attributes(&tree, false, mount.attributes)
+            .and_then(|()| mount::attach(&tree, &place))
+            .context(|| format!("mount the cgroup {name} on {}", at.display()))?;
+    }
+    mount::set_attributes(&tmpfs, false, mount.attributes).context(what)?;
+    Ok(None)
 }
 
 /// Binds a path onto itself, read-only with all below. A path that is not there is fine.

@@ -3,6 +3,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// We are a clone ourselves: one thread for certain, and `/proc` may be another's by now.
+static CLONED: AtomicBool = AtomicBool::new(false);
 
 /// Which side of the clone the caller is.
 #[derive(Debug)]
@@ -16,7 +20,7 @@ pub enum Cloned {
 /// Clones the calling process with `CLONE_*` bits `flags`, into `cgroup` (a v2 folder) when given. With `CLONE_PARENT` the child's parent
 /// is the caller's. Fails when the process has more than one thread: locks held by the others would stay locked in the child.
 pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
-    if !super::process::is_single_threaded()? {
+    if !CLONED.load(Ordering::Relaxed) && !super::process::is_single_threaded()? {
         return Err(io::Error::other(
             "clone needs a process with a single thread",
         ));
@@ -45,7 +49,10 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> 
     };
     match pid {
         -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Cloned::Child),
+        0 => {
+            CLONED.store(true, Ordering::Relaxed);
+            Ok(Cloned::Child)
+        }
         // SAFETY: CLONE_PIDFD stored a descriptor that nobody else owns.
         pid => Ok(Cloned::Parent(pid as i32, unsafe {
             OwnedFd::from_raw_fd(pidfd)

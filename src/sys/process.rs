@@ -4,6 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 
 /// When process `pid` was started, in clock ticks since boot: field 22 of `/proc/PID/stat`. With the pid it names a process
 /// uniquely (proc_pid_stat(5)). `NotFound` when there is none.
@@ -125,6 +126,29 @@ pub fn load_seccomp(instructions: &[(u16, u8, u8, u32)], flags: u64) -> io::Resu
         thread => Err(io::Error::other(format!(
             "thread {thread} cannot take the filter"
         ))),
+    }
+}
+
+/// Sets the loopback interface of the calling process's network namespace up (netdevice(7) SIOCSIFFLAGS).
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: zeroed ifreq is valid: an empty name and no flags.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request is the structure this ioctl reads, and lives through the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

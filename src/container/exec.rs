@@ -1,0 +1,143 @@
+//! `exec`: a further process in a running container.
+
+use std::fs;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
+
+use super::create::load_spec;
+use super::process::{capabilities, filter, process};
+use super::spawn::{Join, Work, spawn};
+use super::{Error, Exec, State, life};
+use crate::init::plan::ProcessPlan;
+
+/// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
+/// used. Capabilities and `noNewPrivileges` that `process` leaves out are the container's; the filter is always the container's.
+pub fn exec(dir: &Path, process: &Process) -> Result<Exec, Error> {
+    let state = life::known(dir)?;
+    let at = |error: Error| match error {
+        Error::Other(text) => Error::Other(format!("exec in container {}: {text}", state.id)),
+        other => other,
+    };
+    run(&state, process).map_err(at)
+}
+
+fn run(state: &State, process: &Process) -> Result<Exec, Error> {
+    let first =
+        life::open_process(state)?.ok_or_else(|| Error::Other("it is not running".to_owned()))?;
+    if life::status(state) == super::Status::Paused {
+        return Err(Error::Other("it is paused; resume it first".to_owned()));
+    }
+    let namespaces = other_namespaces(state.pid)?;
+    let mut plan = plan(state, process).map_err(Error::Other)?;
+    plan.user_namespace = namespaces & Ns::User as u64 != 0;
+    let cgroup = state
+        .cgroup
+        .open()
+        .map_err(|error| Error::step("open the cgroup", error))?;
+    let join = Join::Process(first, namespaces);
+    let child = spawn(
+        Work::Exec(&plan),
+        0,
+        Some(&join),
+        cgroup.as_ref(),
+        None,
+        None,
+    )?;
+    let done = || {
+        if cgroup.is_none() {
+            state
+                .cgroup
+                .attach(child.pid)
+                .map_err(|error| Error::step("enter the cgroup", error))?;
+        }
+        if let Some(score) = process.oom_score_adj() {
+            let path = format!("/proc/{}/oom_score_adj", child.pid);
+            fs::write(&path, score.to_string())
+                .map_err(|error| Error::step(format!("write {score} to {path}"), error))?;
+        }
+        let console = child.set_up()?;
+        child.release()?;
+        child.executed()?;
+        Ok(Exec {
+            pid: child.pid,
+            console,
+        })
+    };
+    done().inspect_err(|_| {
+        child.undo();
+    })
+}
+
+/// `CLONE_NEW*` bits of the namespaces that the process does not share with us: joining one's own user namespace is an error
+/// (setns(2) EINVAL), joining others is for nothing.
+fn other_namespaces(pid: i32) -> Result<u64, Error> {
+    let mut bits = 0;
+    for (name, typ) in [
+        ("mnt", Ns::Mount),
+        ("uts", Ns::Uts),
+        ("ipc", Ns::Ipc),
+        ("user", Ns::User),
+        ("pid", Ns::Pid),
+        ("net", Ns::Network),
+        ("cgroup", Ns::Cgroup),
+        ("time", Ns::Time),
+    ] {
+        let link = |whose: &str| fs::read_link(format!("/proc/{whose}/ns/{name}"));
+        let theirs = match link(&pid.to_string()) {
+            // a kernel without this kind
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && link("self").is_err() => {
+                continue;
+            }
+            other => other.map_err(|error| {
+                Error::step(format!("read the {name} namespace of process {pid}"), error)
+            })?,
+        };
+        if link("self").ok() != Some(theirs) {
+            bits |= typ as u64;
+        }
+    }
+    Ok(bits)
+}
+
+fn plan(state: &State, wanted: &Process) -> Result<ProcessPlan, String> {
+    let spec = load_spec(&state.bundle).map_err(|error| error.to_string())?;
+    let own = spec.process().as_ref();
+    for (key, present) in [
+        (
+            "apparmorProfile",
+            wanted
+                .apparmor_profile()
+                .as_deref()
+                .is_some_and(|text| !text.is_empty()),
+        ),
+        (
+            "selinuxLabel",
+            wanted
+                .selinux_label()
+                .as_deref()
+                .is_some_and(|text| !text.is_empty()),
+        ),
+        ("scheduler", wanted.scheduler().is_some()),
+        ("ioPriority", wanted.io_priority().is_some()),
+        ("execCPUAffinity", wanted.exec_cpu_affinity().is_some()),
+    ] {
+        if present {
+            return Err(format!("process.{key}: is not supported"));
+        }
+    }
+    let mut plan = process(wanted)?;
+    let sets = wanted
+        .capabilities()
+        .as_ref()
+        .or(own.and_then(|own| own.capabilities().as_ref()));
+    plan.capabilities = capabilities(sets)?;
+    let inherited = own.and_then(Process::no_new_privileges);
+    plan.no_new_privileges = wanted.no_new_privileges().or(inherited) == Some(true);
+    plan.seccomp = filter(
+        spec.linux()
+            .as_ref()
+            .and_then(|linux| linux.seccomp().as_ref()),
+    )?;
+    Ok(plan)
+}

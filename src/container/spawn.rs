@@ -1,0 +1,268 @@
+//! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sched::{CloneFlags, setns};
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+
+use super::Error;
+use crate::init::channel::{self, Failure, Message, Step};
+use crate::init::plan::{InitPlan, ProcessPlan};
+use crate::init::{self, Inherited};
+use crate::sys::clone::{Cloned, clone3};
+use crate::sys::{pidfd, process};
+
+/// What to join before the clone.
+#[derive(Debug)]
+pub enum Join {
+    /// Namespaces by file: `CLONE_NEW*` bit, its path for messages, and the open file.
+    Files(Vec<(u64, String, OwnedFd)>),
+    /// Those of a process.
+    Process(OwnedFd, u64),
+}
+
+/// What the child does.
+#[derive(Debug, Clone, Copy)]
+pub enum Work<'a> {
+    /// Becomes the first process of a container.
+    Init(&'a InitPlan),
+    /// Becomes a later one.
+    Exec(&'a ProcessPlan),
+}
+
+/// A child that waits for `Continue`. It is a child of the caller, wherever it was cloned.
+#[derive(Debug)]
+pub struct Child {
+    /// In the caller's pid namespace.
+    pub pid: i32,
+    /// The same, safe against reuse.
+    pub pidfd: OwnedFd,
+    channel: OwnedFd,
+}
+
+/// Clones with `CLONE_NEW*` bits `new` into `cgroup`, after joining what there is to join: that needs a process in between, since setns
+/// to a pid namespace counts for children only, and the caller itself stays where it is.
+pub fn spawn(
+    work: Work<'_>,
+    new: u64,
+    join: Option<&Join>,
+    cgroup: Option<&OwnedFd>,
+    console_socket: Option<OwnedFd>,
+    gate: Option<init::gate::Child>,
+) -> Result<Child, Error> {
+    let (channel, theirs) =
+        crate::sys::socket::pair().map_err(|error| Error::step("make a channel", error))?;
+    let inherited = Inherited {
+        channel: theirs,
+        gate,
+        console_socket,
+    };
+    let cgroup = cgroup.map(AsFd::as_fd);
+    let failed = |error| {
+        Error::step(
+            format!("clone into new namespaces ({})", names(new)),
+            explain(error),
+        )
+    };
+    let Some(join) = join else {
+        return match clone3(new, cgroup).map_err(failed)? {
+            Cloned::Child => start(work, &inherited),
+            Cloned::Parent(pid, pidfd) => Ok(Child {
+                pid,
+                pidfd,
+                channel,
+            }),
+        };
+    };
+    let between = match clone3(0, None).map_err(failed)? {
+        Cloned::Child => {
+            let cloned = enter(join).and_then(|()| {
+                clone3(new | libc::CLONE_PARENT as u64, cgroup)
+                    .map_err(explain)
+                    .step("clone in the joined namespaces")
+            });
+            let message = match cloned {
+                Ok(Cloned::Child) => start(work, &inherited),
+                Ok(Cloned::Parent(pid, _)) => Message::Pid(pid),
+                Err(failure) => Message::Failed(failure),
+            };
+            // a parent that is gone takes the child with it
+            let sent = channel::send(&inherited.channel, &message, None);
+            process::exit_now(i32::from(sent.is_err()))
+        }
+        Cloned::Parent(pid, _) => pid,
+    };
+    // close the other end: only the child may keep it open
+    drop(inherited);
+    let answer = channel::receive(&channel);
+    let status = reap(between);
+    match answer.map_err(|error| Error::step("hear from the joining process", error))? {
+        Some((Message::Pid(pid), _)) => {
+            let pidfd = pidfd::open(pid)
+                .map_err(|error| Error::step(format!("open process {pid}"), error))?;
+            Ok(Child {
+                pid,
+                pidfd,
+                channel,
+            })
+        }
+        Some((Message::Failed(failure), _)) => Err(failure.into()),
+        _ => Err(Error::Other(format!(
+            "join namespaces: the process ended with {status}"
+        ))),
+    }
+}
+
+fn start(work: Work<'_>, inherited: &Inherited) -> ! {
+    match work {
+        Work::Init(plan) => init::run(plan, inherited),
+        Work::Exec(plan) => init::run_exec(plan, inherited),
+    }
+}
+
+/// Joins. A namespace that belongs to a user namespace can be joined only after that, others only before it.
+fn enter(join: &Join) -> Result<(), Failure> {
+    let flags = |bits: u64| CloneFlags::from_bits_retain(bits as i32);
+    let files = match join {
+        Join::Process(pidfd, bits) => {
+            return setns(pidfd, flags(*bits)).step("join the namespaces of the container");
+        }
+        Join::Files(files) => files,
+    };
+    let is_user = |bits: u64| bits == libc::CLONE_NEWUSER as u64;
+    let user = files.iter().find(|(bits, ..)| is_user(*bits));
+    let mut later = Vec::new();
+    for file in files.iter().filter(|(bits, ..)| !is_user(*bits)) {
+        match setns(&file.2, flags(file.0)) {
+            Err(nix::errno::Errno::EPERM) if user.is_some() => later.push(file),
+            other => other.step(&format!("join namespace {}", file.1))?,
+        }
+    }
+    for (bits, path, file) in user.into_iter().chain(later) {
+        setns(file, flags(*bits)).step(&format!("join namespace {path}"))?;
+    }
+    Ok(())
+}
+
+/// Errors of clone(2) whose number misleads.
+fn explain(error: std::io::Error) -> std::io::Error {
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "not privileged, or user namespaces are restricted (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+        }
+        Some(libc::ENOSPC | libc::EUSERS) => {
+            "too many namespaces (sysctl user.max_*_namespaces) or nested too deep"
+        }
+        Some(libc::ENOMEM) => "out of memory, or the pid namespace's first process is gone",
+        Some(libc::EAGAIN) => "too many processes (pids limit of the cgroup, RLIMIT_NPROC)",
+        Some(libc::EBUSY | libc::EOPNOTSUPP) => {
+            "the cgroup has child cgroups with controllers, or is a threaded one"
+        }
+        _ => return error,
+    };
+    std::io::Error::new(error.kind(), format!("{error}: {hint}"))
+}
+
+/// `CLONE_NEW*` bits in words.
+fn names(bits: u64) -> String {
+    let all = [
+        (libc::CLONE_NEWNS, "mount"),
+        (libc::CLONE_NEWUTS, "uts"),
+        (libc::CLONE_NEWIPC, "ipc"),
+        (libc::CLONE_NEWUSER, "user"),
+        (libc::CLONE_NEWPID, "pid"),
+        (libc::CLONE_NEWNET, "network"),
+        (0x80, "time"),
+    ];
+    let named: Vec<&str> = all
+        .iter()
+        .filter(|(bit, _)| bits & *bit as u64 != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    if named.is_empty() {
+        "none".to_owned()
+    } else {
+        named.join(", ")
+    }
+}
+
+/// Waits for a child and tells how it ended.
+fn reap(pid: i32) -> String {
+    let Some(pid) = Pid::from_raw(pid) else {
+        return "no status".to_owned();
+    };
+    match rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty())) {
+        Ok(Some((_, status))) => describe(status),
+        Ok(None) => "no status".to_owned(),
+        Err(error) => format!("an unknown status ({error})"),
+    }
+}
+
+fn describe(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (_, Some(9)) => "signal 9 (out of memory in the cgroup, or killed)".to_owned(),
+        (_, Some(signal)) => format!("signal {signal}"),
+        _ => "no status".to_owned(),
+    }
+}
+
+impl Child {
+    /// Lets it set itself up; gives the terminal when it sends one.
+    pub fn set_up(&self) -> Result<Option<OwnedFd>, Error> {
+        self.tell(&Message::Continue)?;
+        match self.hear()? {
+            Some((Message::Ready, fd)) => Ok(fd),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Lets it go to the gate.
+    pub fn release(&self) -> Result<(), Error> {
+        self.tell(&Message::Release)
+    }
+
+    /// Waits until its program was executed.
+    pub fn executed(&self) -> Result<(), Error> {
+        match self.hear()? {
+            // the channel closes on exec; it also closes when the process dies, which its exit status tells the caller
+            None => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn tell(&self, message: &Message) -> Result<(), Error> {
+        // a child that died says why in its last message
+        match channel::send(&self.channel, message, None) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::step("talk to the child", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hear(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
+        match channel::receive(&self.channel)
+            .map_err(|error| Error::step("hear from the child", error))?
+        {
+            Some((Message::Failed(failure), _)) => Err(failure.into()),
+            other => Ok(other),
+        }
+    }
+
+    /// Kills and reaps it, and tells how it ended. Missing is success.
+    pub fn undo(&self) -> String {
+        // ESRCH: it ended by itself
+        let _ = pidfd::send_signal(&self.pidfd, libc::SIGKILL);
+        reap(self.pid)
+    }
+}
+
+fn unexpected(message: Option<(Message, Option<OwnedFd>)>) -> Error {
+    match message {
+        None => Error::Other("the container's first process died while it was set up".to_owned()),
+        Some((message, _)) => {
+            Error::Other(format!("unexpected message {message:?} from the child"))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Messages between the parent (create or exec) and its child.
+//!
+//! ```text
+//! parent                      intermediate            child
+//!   │ clone (only to join namespaces) ►│ setns            │
+//!   │◄──────── Pid ────────────────────┤ clone ──────────►│
+//!   │ cgroup, id maps, oom score                          │
+//!   ├──────────────────── Continue ──────────────────────►│ mounts, ids, everything but execve
+//!   │◄─────────────────── Ready [terminal] ───────────────┤
+//!   │ state.json                                          │
+//!   ├──────────────────── Release ───────────────────────►│ gate (first process only), filter, execve
+//!   │◄──── end of file: executed, or waits at the gate ───┤
+//! ```
+//!
+//! `Failed` may come in place of any message from the child. End of file before `Ready` means that the child died; before `Continue`
+//! or `Release` that the parent died, and the child ends.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::rootfs;
+use crate::sys::socket;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The child's pid in the parent's pid namespace.
+    Pid(i32),
+    /// Go on: the child is in its cgroup and has its ids.
+    Continue,
+    /// All is set up; the terminal's master comes along when it is wanted.
+    Ready,
+    /// Go to the gate, or to execve.
+    Release,
+    /// The child ends.
+    Failed(Failure),
+}
+
+/// What a failure is to the one who asked for the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// No such program (127).
+    NotFound,
+    /// Cannot be run (126).
+    NotRunnable,
+    /// All else (125).
+    Other,
+}
+
+/// Why the child could not go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whose fault.
+    pub kind: FailureKind,
+    /// The chain of messages, joined by `: `.
+    pub message: String,
+}
+
+impl Failure {
+    /// A step that failed.
+    pub fn new(step: &str, error: impl std::fmt::Display) -> Failure {
+        Failure {
+            kind: FailureKind::Other,
+            message: format!("{step}: {error}"),
+        }
+    }
+}
+
+impl From<rootfs::Error> for Failure {
+    fn from(error: rootfs::Error) -> Failure {
+        Failure::new(&error.context, &error.source)
+    }
+}
+
+/// Names the step of an error.
+pub trait Step<T> {
+    /// The step, in words.
+    fn step(self, text: &str) -> Result<T, Failure>;
+}
+
+impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
+    fn step(self, text: &str) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(text, error))
+    }
+}
+
+/// Sends a message, with a descriptor when given.
+pub fn send(channel: &impl AsFd, message: &Message, fd: Option<&OwnedFd>) -> io::Result<()> {
+    let mut message = message.clone();
+    if let Message::Failed(failure) = &mut message {
+        // quoting can make each byte six
+        let mut end = failure.message.len().min(socket::MESSAGE_MAX / 8);
+        while !failure.message.is_char_boundary(end) {
+            end -= 1;
+        }
+        failure.message.truncate(end);
+    }
+    socket::send(channel, &serde_json::to_vec(&message)?, fd)
+}
+
+/// Receives a message; `None` when the other end is closed.
+pub fn receive(channel: &impl AsFd) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
+    let (bytes, fd) = match socket::receive(channel) {
+        // the other end died with a message of ours unread
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        other => other?,
+    };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&bytes)?, fd)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn carries_failures_of_any_length() {
+        let (a, b) = socket::pair().unwrap();
+        let failure = Failure::new("mount", "\u{1}é".repeat(100_000));
+        send(&a, &Message::Failed(failure.clone()), None).unwrap();
+        match receive(&b).unwrap() {
+            Some((Message::Failed(got), None)) => {
+                assert!(failure.message.starts_with(&got.message))
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(a);
+        assert!(receive(&b).unwrap().is_none());
+    }
+}
