@@ -56,11 +56,7 @@ fn locate(absolute: Option<&str>) -> Result<Cgroup, Error> {
         Some(mount) => file::words(&mount.point.join("cgroup.controllers"))?,
         None => Vec::new(),
     };
-    let target = match absolute {
-        Some(path) => Target::Absolute(path),
-        None => Target::Own(&paths),
-    };
-    decide(&mounts, &v2_controllers, &paths, target, writable)
+    decide(&mounts, &v2_controllers, &paths, absolute, writable)
 }
 
 /// May children be made in `path`, or in the nearest folder above that exists?
@@ -76,15 +72,6 @@ fn writable(path: &Path) -> bool {
             )
             .is_ok()
         })
-}
-
-/// What is looked for.
-#[derive(Clone, Copy)]
-enum Target<'a> {
-    /// The caller's cgroup, by the text of /proc/self/cgroup.
-    Own(&'a str),
-    /// A path from the mount points.
-    Absolute(&'a str),
 }
 
 /// mountinfo → hierarchies; the first mount of one that shows its root counts, else the first.
@@ -123,12 +110,12 @@ fn unescape(text: &str) -> String {
         })
 }
 
-/// Mounts and paths → the cgroup.
+/// Mounts and the text of /proc/self/cgroup → the caller's cgroup, or the `absolute` one.
 fn decide(
     mounts: &[Mount],
     v2_controllers: &[String],
     paths: &str,
-    target: Target<'_>,
+    absolute: Option<&str>,
     writable: impl Fn(&Path) -> bool,
 ) -> Result<Cgroup, Error> {
     let mut unified = None;
@@ -144,14 +131,14 @@ fn decide(
             unified = mounts
                 .iter()
                 .filter(|mount| mount.v1.is_none())
-                .find_map(|mount| folder(mount, target, path));
+                .find_map(|mount| folder(mount, absolute, path));
             continue;
         }
         let names: Vec<&str> = list.split(',').collect();
         let found = mounts
             .iter()
             .filter(|mount| holds(mount, &names))
-            .find_map(|mount| folder(mount, target, path));
+            .find_map(|mount| folder(mount, absolute, path));
         let Some(found) = found else { continue };
         real |= !list.starts_with("name=");
         if writable(&found) {
@@ -187,14 +174,11 @@ fn holds(mount: &Mount, names: &[&str]) -> bool {
     })
 }
 
-/// The folder of `target`; `path` is where /proc/self/cgroup has the caller.
-fn folder(mount: &Mount, target: Target<'_>, path: &str) -> Option<PathBuf> {
-    let Target::Own(_) = target else {
-        let Target::Absolute(wanted) = target else {
-            return None;
-        };
+/// The folder of `absolute`, or of the caller's own `path` as /proc/self/cgroup has it.
+fn folder(mount: &Mount, absolute: Option<&str>, path: &str) -> Option<PathBuf> {
+    if let Some(wanted) = absolute {
         return Some(join(&mount.point, wanted));
-    };
+    }
     // `/..` in either: outside the cgroup namespace (cgroup_namespaces(7)), no folder of ours
     let below = Path::new(path).strip_prefix(&mount.root).ok()?;
     if below.components().any(|part| part.as_os_str() == "..") {
@@ -235,8 +219,7 @@ mod tests {
 
     fn run(mountinfo: &str, v2_has: &str, paths: &str, absolute: Option<&str>) -> Cgroup {
         let has: Vec<String> = v2_has.split_whitespace().map(str::to_owned).collect();
-        let target = absolute.map_or(Target::Own(paths), Target::Absolute);
-        decide(&mounts(mountinfo), &has, paths, target, |_| true).unwrap()
+        decide(&mounts(mountinfo), &has, paths, absolute, |_| true).unwrap()
     }
 
     #[test]
@@ -301,7 +284,7 @@ mod tests {
     #[test]
     fn what_is_not_visible_or_writable_is_left_out() {
         let paths = "4:memory:/deep\n2:cpu,cpuacct:/x\n0::/x\n";
-        let found = decide(&mounts(V1), &[], paths, Target::Own(paths), |path| {
+        let found = decide(&mounts(V1), &[], paths, None, |path| {
             path.starts_with("/sys/fs/cgroup/memory")
         })
         .unwrap();
@@ -317,7 +300,7 @@ mod tests {
             ),
             ("nonsense - \n\n -", "x\n::\n0:\n"),
         ] {
-            let result = decide(&mounts(mountinfo), &[], paths, Target::Own(paths), |_| true);
+            let result = decide(&mounts(mountinfo), &[], paths, None, |_| true);
             assert!(
                 matches!(result, Err(Error::Hierarchy(_))),
                 "{mountinfo}{paths}"

@@ -54,11 +54,6 @@ impl Setting {
         }
     }
 
-    fn of(mut self, controller: &str) -> Setting {
-        self.controller = controller.to_owned();
-        self
-    }
-
     fn or(mut self, file: &str, value: impl ToString) -> Setting {
         self.absent = Absent::Instead(file.to_owned(), value.to_string());
         self
