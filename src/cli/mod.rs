@@ -1,8 +1,165 @@
-//! The command line: parse, call one library function, print.
+//! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
+mod config;
+mod console;
+mod context;
+mod down;
+mod exec;
+mod image;
+mod internal;
+mod lifecycle;
+mod logs;
+mod network;
+mod output;
+mod ps;
+mod run;
+mod shell;
+mod up;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// Result of a command: the exit code of the program.
+type Outcome = anyhow::Result<u8>;
+
+/// Run OCI containers and compose files as pods, without a daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sampan",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  \
+        sampan image import ./redis.tar\n  \
+        sampan up -d                 bring up the compose file of this folder\n  \
+        sampan ps                    what runs\n  \
+        sampan logs -f web           follow a service\n  \
+        sampan exec -it web sh       a shell inside\n  \
+        sampan down -v               stop and remove, volumes too\n\n\
+        Exit codes: 0 success, 1 failure, 2 wrong usage, 125 a container could not be made,\n\
+        126 its program cannot be run, 127 its program is not there, else the program's own."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// Folder of images, volumes and what pods write
+    #[arg(long, global = true, env = "SAMPAN_ROOT", default_value = "/var/lib/sampan", value_name = "DIR")]
+    root: PathBuf,
+    /// Folder of running pods
+    #[arg(long, global = true, env = "SAMPAN_STATE", default_value = "/run/sampan", value_name = "DIR")]
+    state: PathBuf,
+    /// Compose file; may be given several times, later ones are merged over earlier ones
+    #[arg(short, long = "file", global = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Pod name instead of the file's `name:` or the folder's
+    #[arg(short, long, global = true, value_name = "NAME")]
+    project_name: Option<String>,
+    /// Folder that relative paths are resolved against
+    #[arg(long, global = true, value_name = "DIR")]
+    project_directory: Option<PathBuf>,
+    /// Profile to enable; may be given several times
+    #[arg(long = "profile", global = true, value_name = "NAME")]
+    profiles: Vec<String>,
+    /// File of variables instead of `.env`; may be given several times
+    #[arg(long = "env-file", global = true, value_name = "FILE")]
+    env_files: Vec<PathBuf>,
+    /// Cgroup to put pods under instead of the caller's own
+    #[arg(long, global = true, env = "SAMPAN_CGROUP_PARENT", value_name = "PATH")]
+    cgroup_parent: Option<String>,
+    /// Folders of CNI configuration
+    #[arg(long, global = true, env = "SAMPAN_CNI_CONF", value_delimiter = ':', default_value = "/etc/cni/net.d", value_name = "DIRS")]
+    cni_conf: Vec<PathBuf>,
+    /// Folders of CNI plugins; those that come with Sampan need none
+    #[arg(long, global = true, env = "SAMPAN_CNI_PATH", value_delimiter = ':', default_value = "/opt/cni/bin:/usr/lib/cni", value_name = "DIRS")]
+    cni_path: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring up the pod of a compose file
+    Up(up::Args),
+    /// Stop a pod and remove everything of it
+    Down(down::Args),
+    /// List the services of pods
+    Ps(ps::Args),
+    /// Show what services printed
+    Logs(logs::Args),
+    /// Run a program in a running service
+    Exec(exec::Args),
+    /// Start services that are stopped
+    Start(lifecycle::Services),
+    /// Stop services; their containers stay
+    Stop(lifecycle::Stop),
+    /// Stop services and start them again
+    Restart(lifecycle::Stop),
+    /// Send a signal to services
+    Kill(lifecycle::Kill),
+    /// Wait until services end; the exit code is the last one's
+    Wait(lifecycle::Wait),
+    /// Run one image as a pod of its own
+    Run(run::Args),
+    /// Check a compose file and show what it means
+    Config(config::Args),
+    /// Images in the store
+    #[command(subcommand)]
+    Image(image::Command),
+    /// Networks that pods can use
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Print a completion script for a shell
+    Completions(shell::Completions),
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man(shell::Man),
+    /// Steps that run as processes of their own
+    #[command(subcommand, hide = true)]
+    Internal(internal::Command),
+}
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Up(args) => up::run(&cli.global, args),
+        Command::Down(args) => down::run(&cli.global, args),
+        Command::Ps(args) => ps::run(&cli.global, args),
+        Command::Logs(args) => logs::run(&cli.global, args),
+        Command::Exec(args) => exec::run(&cli.global, args),
+        Command::Start(args) => lifecycle::start(&cli.global, args),
+        Command::Stop(args) => lifecycle::stop(&cli.global, args),
+        Command::Restart(args) => lifecycle::restart(&cli.global, args),
+        Command::Kill(args) => lifecycle::kill(&cli.global, args),
+        Command::Wait(args) => lifecycle::wait(&cli.global, args),
+        Command::Run(args) => run::run(&cli.global, args),
+        Command::Config(args) => config::run(&cli.global, args),
+        Command::Image(command) => image::run(&cli.global, command),
+        Command::Network(command) => network::run(&cli.global, command),
+        Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
+        Command::Man(args) => shell::man(&args, &Cli::command()),
+        Command::Internal(command) => internal::run(command),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        // the reader went away: `sampan logs | head`
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&format!("{error:#}"));
+            let own = error.downcast_ref::<crate::pod::Error>();
+            ExitCode::from(own.map_or(1, crate::pod::Error::exit_code))
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -34,7 +34,7 @@ pub use invoke::Command;
 pub use result::Attached;
 
 /// Where configuration and plugins are found.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cni {
     /// Folders with `*.conflist`, `*.conf`, `*.json` (`/etc/cni/net.d`).
     pub conf_dirs: Vec<PathBuf>,

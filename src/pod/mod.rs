@@ -1,1 +1,95 @@
-//! pod
+//! A compose project as one pod: one network namespace, one cgroup, one supervisor.
+//!
+//! ```text
+//! up ──► keeper            reaps every container, writes exit records, restarts the supervisor
+//!          ├─ supervisor   starts, watches, probes, restarts, stops; writes logs; answers the control socket
+//!          │    └─ sandbox-up, create, start, exec, delete   short single-threaded processes of our own
+//!          └─ container inits (their parent, `create`, has ended)
+//! ```
+//!
+//! Owns the pod's folder (see [`layout`]). *Invariants:* what must survive a kill is on disk before it takes
+//! effect; every file there is written by one owner; removing a pod needs nothing but its folder.
+
+pub mod adopt;
+pub mod bundle;
+pub mod control;
+pub mod keeper;
+pub mod layout;
+pub mod logs;
+pub mod plan;
+pub mod ports;
+pub mod record;
+pub mod sandbox;
+pub mod supervisor;
+pub mod teardown;
+pub mod up;
+pub mod users;
+pub mod volumes;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why something with a pod failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// Verb.
+        what: &'static str,
+        /// Object.
+        path: PathBuf,
+        /// Reason.
+        source: io::Error,
+    },
+    /// A record of ours that cannot be read.
+    #[error("read {}: {source}", path.display())]
+    Record {
+        /// File.
+        path: PathBuf,
+        /// Reason.
+        source: serde_json::Error,
+    },
+    /// Network set-up or removal.
+    #[error(transparent)]
+    Network(#[from] crate::network::Error),
+    /// Cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::Error),
+    /// Images.
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
+    /// A service could not be started; the code is what the command ends with (125, 126, 127).
+    #[error("{message}")]
+    Start {
+        /// Exit code.
+        code: u8,
+        /// Complete text.
+        message: String,
+    },
+    /// Several failures of a removal that went on.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<Error>),
+    /// Anything else: complete text.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Error {
+    /// For `map_err` on file operations.
+    pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_path_buf();
+        move |source| Error::Io { what, path, source }
+    }
+
+    /// Exit code for the command line.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Start { code, .. } => *code,
+            _ => 1,
+        }
+    }
+}
+
+/// Result of this module.
+pub type Result<T> = std::result::Result<T, Error>;

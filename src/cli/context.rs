@@ -1,0 +1,91 @@
+//! From the global options to folders, projects and pods.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::{Global, output};
+use crate::compose::{self, LoadRequest, Project};
+use crate::network::Cni;
+use crate::pod::adopt;
+use crate::pod::layout::{Folders, PodDir};
+
+impl Global {
+    /// The two folders, absolute: the keeper has another working folder.
+    pub fn folders(&self) -> anyhow::Result<Folders> {
+        let absolute =
+            |path: &Path| std::path::absolute(path).with_context(|| format!("folder {}", path.display()));
+        Ok(Folders {
+            root: absolute(&self.root)?,
+            state: absolute(&self.state)?,
+        })
+    }
+
+    /// CNI folders.
+    pub fn cni(&self) -> Cni {
+        Cni {
+            conf_dirs: self.cni_conf.clone(),
+            plugin_dirs: self.cni_path.clone(),
+        }
+    }
+
+    fn load_request(&self) -> anyhow::Result<LoadRequest> {
+        let working_dir = match &self.project_directory {
+            Some(dir) => dir.clone(),
+            None => std::env::current_dir().context("current folder")?,
+        };
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let files = match (self.files.is_empty(), environment.get("COMPOSE_FILE")) {
+            (true, Some(list)) => list.split(':').map(PathBuf::from).collect(),
+            _ => self.files.clone(),
+        };
+        Ok(LoadRequest {
+            files,
+            working_dir,
+            project_name: self.project_name.clone(),
+            environment,
+            env_files: self.env_files.clone(),
+            profiles: self.profiles.clone(),
+        })
+    }
+
+    /// The project of the compose files; warnings go to the terminal.
+    pub fn project(&self) -> anyhow::Result<Project> {
+        let loaded = compose::load(&self.load_request()?)?;
+        for warning in &loaded.warnings {
+            output::warning(warning);
+        }
+        Ok(loaded.project)
+    }
+
+    /// Name of the pod that is meant: `-p`, else the compose file's.
+    pub fn pod_name(&self) -> anyhow::Result<String> {
+        match &self.project_name {
+            Some(name) => Ok(name.clone()),
+            None => Ok(compose::load(&self.load_request()?)?.project.name),
+        }
+    }
+
+    /// The pod that is meant; it must exist.
+    pub fn pod(&self) -> anyhow::Result<PodDir> {
+        let name = self.pod_name()?;
+        check_name(&name)?;
+        let dir = self.folders()?.pod(&name);
+        if adopt::load(&dir)?.is_none() {
+            bail!("no pod {name} here; `sampan up` makes it, `sampan ps -A` lists all");
+        }
+        Ok(dir)
+    }
+}
+
+/// A name must not lead out of the folder of pods.
+pub fn check_name(name: &str) -> anyhow::Result<()> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    if name.is_empty() || !name.chars().all(plain) {
+        bail!("pod name {name:?}: lower case letters, digits, '-' and '_' only");
+    }
+    Ok(())
+}

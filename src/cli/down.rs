@@ -1,0 +1,42 @@
+//! `sampan down`.
+
+use anyhow::bail;
+
+use super::{Global, Outcome, context, output};
+use crate::pod::layout::PodDir;
+use crate::pod::up::stop_and_remove;
+use crate::pod::{adopt, volumes};
+
+/// Options of `down`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Remove the pod's named volumes as well
+    #[arg(short, long)]
+    volumes: bool,
+}
+
+/// Stops in reverse order, removes everything; no pod is success.
+pub fn run(global: &Global, args: Args) -> Outcome {
+    let folders = global.folders()?;
+    let name = global.pod_name()?;
+    context::check_name(&name)?;
+    let dir: PodDir = folders.pod(&name);
+    let _lock = adopt::lock(&folders, &name)?;
+    let pod = adopt::load(&dir)?;
+    if pod.is_none() {
+        output::warning(&format!("no pod {name} here"));
+    }
+    stop_and_remove(&folders, &dir, &mut output::progress)?;
+    if args.volumes {
+        let project = match pod {
+            Some(pod) => pod.project,
+            None => global.project()?,
+        };
+        let list: Vec<_> = project.volumes.values().collect();
+        let failed = volumes::remove(&folders, &list);
+        if !failed.is_empty() {
+            bail!(crate::pod::Error::Several(failed));
+        }
+    }
+    Ok(0)
+}

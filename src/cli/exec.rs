@@ -1,0 +1,140 @@
+//! `sampan exec`.
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::{Global, Outcome, console};
+use crate::container;
+use crate::pod::adopt;
+use crate::pod::bundle::Prepared;
+use crate::pod::layout::PodDir;
+use crate::pod::users::Accounts;
+
+/// Options of `exec`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sampan exec -it web sh\n  sampan exec -T db pg_dump app > app.sql\n  sampan exec -u 0 -e DEBUG=1 app ./fix")]
+pub struct Args {
+    /// Keep standard input open (always so; for the habit)
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the program a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// No terminal (the default; for the habit)
+    #[arg(short = 'T', long = "no-tty", conflicts_with = "tty")]
+    no_tty: bool,
+    /// User as `user[:group]`, names or numbers
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Variable as `NAME=value`, or `NAME` to pass ours on; may be given several times
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Working folder inside
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Service
+    service: String,
+    /// Program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// Runs the program; the exit code is its own.
+pub fn run(global: &Global, args: Args) -> Outcome {
+    // the container must not get at this program through /proc (CVE-2019-5736)
+    crate::sys::seal::ensure()?;
+    let dir = global.pod()?;
+    let request = Request {
+        command: args.command,
+        user: args.user,
+        env: args.env,
+        workdir: args.workdir,
+        tty: args.tty,
+    };
+    execute(&dir, &args.service, request, None)
+}
+
+/// What to run in a service.
+pub struct Request {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// `user[:group]`.
+    pub user: Option<String>,
+    /// `NAME=value` or `NAME`.
+    pub env: Vec<String>,
+    /// Working folder.
+    pub workdir: Option<String>,
+    /// With a terminal.
+    pub tty: bool,
+}
+
+/// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: exit code 124).
+pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option<u64>) -> Outcome {
+    let pod = adopt::load(dir)?.with_context(|| format!("no pod {} here", dir.name))?;
+    let prepared = Prepared::new(&pod, dir, service)?;
+    let mut process = prepared.process()?;
+    process["args"] = json!(request.command);
+    process["terminal"] = json!(request.tty);
+    if let Some(user) = &request.user {
+        let image = pod.images.get(service).cloned().unwrap_or_default();
+        let mut layers = image.layers;
+        layers.push(dir.service(service).data.join("upper"));
+        let user = Accounts::read(&layers)
+            .resolve(user, &[])
+            .map_err(|why| anyhow::anyhow!("--user: {why}"))?;
+        process["user"] = json!({"uid": user.uid, "gid": user.gid, "additionalGids": user.groups});
+        let held = if user.uid == 0 {
+            process["capabilities"]["bounding"].clone()
+        } else {
+            json!([])
+        };
+        process["capabilities"]["effective"] = held.clone();
+        process["capabilities"]["permitted"] = held;
+        add_env(&mut process, &format!("HOME={}", user.home));
+    }
+    if request.tty {
+        let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
+        add_env(&mut process, &format!("TERM={terminal}"));
+    }
+    for entry in &request.env {
+        match (entry.contains('='), std::env::var(entry)) {
+            (true, _) => add_env(&mut process, entry),
+            (false, Ok(value)) => add_env(&mut process, &format!("{entry}={value}")),
+            (false, Err(_)) => {}
+        }
+    }
+    if let Some(dir) = request.workdir {
+        process["cwd"] = json!(dir);
+    }
+    let process = serde_json::from_value(process).context("process")?;
+    let running = match container::exec(&dir.service(service).dir, &process) {
+        Ok(running) => running,
+        Err(error) => {
+            let code = container_code(&error);
+            let message = format!("exec in {service}: {error}");
+            return Err(crate::pod::Error::Start { code, message }.into());
+        }
+    };
+    console::wait(running, timeout_ms)
+}
+
+/// Later entries win: an earlier one of the same name goes.
+fn add_env(process: &mut serde_json::Value, entry: &str) {
+    let name = entry.split('=').next().unwrap_or(entry);
+    if let Some(list) = process["env"].as_array_mut() {
+        list.retain(|old| {
+            old.as_str()
+                .is_none_or(|old| old.split('=').next() != Some(name))
+        });
+        list.push(json!(entry));
+    }
+}
+
+/// Exit code as people know them.
+pub fn container_code(error: &container::Error) -> u8 {
+    match error {
+        container::Error::CommandNotFound(_) => 127,
+        container::Error::CommandNotRunnable(_) => 126,
+        _ => 125,
+    }
+}

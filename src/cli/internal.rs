@@ -1,0 +1,132 @@
+//! Hidden commands: the steps of a pod that run as processes of their own. A failure goes to `error.json` in the folder.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::exec::{self, container_code};
+use super::{Outcome, output};
+use crate::container::{self, CreateRequest};
+use crate::pod::layout::PodDir;
+use crate::pod::record::{self, Failure, Pod};
+use crate::pod::{Error, keeper, sandbox, supervisor, volumes};
+
+/// The steps.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Keeper of the pod in a folder
+    Keeper {
+        /// Pod folder
+        dir: PathBuf,
+    },
+    /// Supervisor of the pod in a folder
+    Supervisor {
+        /// Pod folder
+        dir: PathBuf,
+    },
+    /// Fill new volumes
+    VolumesUp {
+        /// Pod folder
+        dir: PathBuf,
+    },
+    /// Make network and cgroup
+    SandboxUp {
+        /// Pod folder
+        dir: PathBuf,
+    },
+    /// Make the container of a service folder, up to its gate
+    Create {
+        /// Service folder
+        dir: PathBuf,
+    },
+    /// Open the gate
+    Start {
+        /// Service folder
+        dir: PathBuf,
+    },
+    /// Remove the container
+    Delete {
+        /// Service folder
+        dir: PathBuf,
+    },
+    /// Run a program in a service, for at most so long
+    Exec {
+        /// Pod folder
+        dir: PathBuf,
+        /// Service
+        service: String,
+        /// Milliseconds
+        #[arg(long)]
+        timeout_ms: u64,
+        /// Program and arguments
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}
+
+/// Runs one step.
+pub fn run(command: Command) -> Outcome {
+    match command {
+        Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
+        Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
+        Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
+        Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
+        Command::Create { dir } => {
+            crate::sys::seal::ensure()?;
+            told(&dir, create(&dir))
+        }
+        Command::Start { dir } => told(&dir, container::start(&dir).map_err(from_container)),
+        Command::Delete { dir } => told(&dir, container::delete(&dir).map_err(from_container)),
+        Command::Exec {
+            dir,
+            service,
+            timeout_ms,
+            command,
+        } => {
+            crate::sys::seal::ensure()?;
+            let pod: Pod = record::read(&dir.join("pod.json"))?
+                .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
+            let request = exec::Request {
+                command,
+                user: None,
+                env: Vec::new(),
+                workdir: None,
+                tty: false,
+            };
+            exec::execute(&PodDir::open(&dir, &pod.root), &service, request, Some(timeout_ms))
+        }
+    }
+}
+
+fn create(dir: &Path) -> Result<(), Error> {
+    let path = dir.join("create.json");
+    let request: CreateRequest = record::read(&path)?
+        .ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
+    container::create(&request)
+        .map(|_| ())
+        .map_err(from_container)
+}
+
+fn from_container(error: container::Error) -> Error {
+    Error::Start {
+        code: container_code(&error),
+        message: error.to_string(),
+    }
+}
+
+/// Leaves a failure where the supervisor looks for it: standard error is the container's.
+fn told(dir: &Path, result: Result<(), Error>) -> Outcome {
+    let Err(error) = result else { return Ok(0) };
+    let code = match &error {
+        Error::Start { code, .. } => *code,
+        _ => 125,
+    };
+    let failure = Failure {
+        code,
+        message: error.to_string(),
+    };
+    if let Err(unwritten) = record::write(&dir.join("error.json"), &failure) {
+        output::error(&format!("{}; {unwritten}", failure.message));
+    }
+    Ok(code)
+}

@@ -1,0 +1,88 @@
+//! `sampan start`, `stop`, `restart`, `kill`, `wait`: one question to the supervisor each.
+
+use super::{Global, Outcome, output};
+use crate::pod::control::{self, Request};
+use crate::pod::{adopt, plan};
+
+/// Which services.
+#[derive(Debug, clap::Args)]
+pub struct Services {
+    /// Services; all when none is named
+    services: Vec<String>,
+}
+
+/// Which services, and how patiently.
+#[derive(Debug, clap::Args)]
+pub struct Stop {
+    /// Seconds until SIGKILL, instead of each service's `stop_grace_period`
+    #[arg(short, long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Services; all when none is named
+    services: Vec<String>,
+}
+
+/// Which services, and which signal.
+#[derive(Debug, clap::Args)]
+pub struct Kill {
+    /// Signal by name or number
+    #[arg(short, long, default_value = "SIGKILL", value_name = "SIGNAL")]
+    signal: String,
+    /// Services; all when none is named
+    services: Vec<String>,
+}
+
+/// Which services to wait for.
+#[derive(Debug, clap::Args)]
+pub struct Wait {
+    /// Services; all when none is named
+    services: Vec<String>,
+}
+
+fn ask(global: &Global, request: &Request) -> anyhow::Result<Vec<(String, Option<i32>)>> {
+    let dir = global.pod()?;
+    loop {
+        adopt::ensure(&dir)?;
+        // a supervisor that was killed meanwhile: its successor is asked
+        if let Some(codes) = control::ask(&dir.socket(), request, output::progress)? {
+            return Ok(codes);
+        }
+    }
+}
+
+/// `start`.
+pub fn start(global: &Global, args: Services) -> Outcome {
+    let services = args.services;
+    ask(global, &Request::Start { services }).map(|_| 0)
+}
+
+/// `stop`.
+pub fn stop(global: &Global, args: Stop) -> Outcome {
+    let Stop { timeout, services } = args;
+    ask(global, &Request::Stop { services, timeout }).map(|_| 0)
+}
+
+/// `restart`.
+pub fn restart(global: &Global, args: Stop) -> Outcome {
+    let Stop { timeout, services } = args;
+    ask(global, &Request::Restart { services, timeout }).map(|_| 0)
+}
+
+/// `kill`.
+pub fn kill(global: &Global, args: Kill) -> Outcome {
+    let signal = plan::signal_number(&args.signal).map_err(anyhow::Error::msg)?;
+    let services = args.services;
+    ask(global, &Request::Kill { services, signal }).map(|_| 0)
+}
+
+/// `wait`: prints a line for each service, ends with the last one's exit code.
+pub fn wait(global: &Global, args: Wait) -> Outcome {
+    let services = args.services;
+    let codes = ask(global, &Request::Wait { services })?;
+    let mut last = 0;
+    for (service, code) in &codes {
+        let text = code.map_or("unknown".to_string(), |code| code.to_string());
+        output::print(&format!("{service} {text}\n"))?;
+        last = code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1);
+    }
+    Ok(last)
+}

@@ -1,0 +1,260 @@
+//! `sampan logs`, and following a pod in the foreground.
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::{Global, Outcome};
+use crate::pod::control::{self, Request};
+use crate::pod::layout::PodDir;
+use crate::pod::logs::{Line, Reader};
+use crate::pod::record::{self, Goal, Phase, Status};
+use crate::pod::{adopt, record::Pod};
+
+/// How often a follower looks for something new.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Options of `logs`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sampan logs --tail 20 web\n  sampan logs -f --since 10m\n  sampan logs --since 2026-01-02T15:04:05Z -t")]
+pub struct Args {
+    /// Go on with what comes
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines of each service: a number or `all`
+    #[arg(short = 'n', long, default_value = "all", value_name = "LINES")]
+    tail: String,
+    /// Only what came since: a time (RFC 3339) or how long ago (`10m`, `1h30m`)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Show when each line came
+    #[arg(short, long)]
+    timestamps: bool,
+    /// No service names before the lines
+    #[arg(long)]
+    no_log_prefix: bool,
+    /// Services; all when none is named
+    services: Vec<String>,
+}
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// `web | text`, all on standard output.
+    Prefixed,
+    /// With the time.
+    Timed,
+    /// As the container printed it, on the stream it used.
+    Raw,
+}
+
+/// Shows what is there, and what comes.
+pub fn run(global: &Global, args: Args) -> Outcome {
+    let dir = global.pod()?;
+    let pod = adopt::load(&dir)?.context("pod is gone")?;
+    let services = select(&pod, &args.services)?;
+    let style = match (args.timestamps, args.no_log_prefix) {
+        (true, _) => Style::Timed,
+        (false, true) => Style::Raw,
+        (false, false) => Style::Prefixed,
+    };
+    let tail = match args.tail.as_str() {
+        "all" => usize::MAX,
+        count => count
+            .parse()
+            .with_context(|| format!("--tail {count}: a number or `all`"))?,
+    };
+    let since = args.since.as_deref().map(moment).transpose()?.unwrap_or(i64::MIN);
+    let mut reader = reader(&dir, &services);
+    let mut printer = Printer::new(style, &services);
+    let mut lines = reader.read(!args.follow)?;
+    lines.retain(|line| line.time >= since);
+    for line in last(lines, &services, tail) {
+        printer.print(&line)?;
+    }
+    while args.follow && dir.dir.exists() {
+        std::thread::sleep(POLL);
+        for line in reader.read(false)? {
+            printer.print(&line)?;
+        }
+    }
+    Ok(0)
+}
+
+fn select(pod: &Pod, wanted: &[String]) -> anyhow::Result<Vec<String>> {
+    if let Some(unknown) = wanted.iter().find(|s| !pod.project.services.contains_key(*s)) {
+        bail!("pod {} has no service {unknown}", pod.project.name);
+    }
+    Ok(if wanted.is_empty() {
+        pod.project.services.keys().cloned().collect()
+    } else {
+        wanted.to_vec()
+    })
+}
+
+fn reader(dir: &PodDir, services: &[String]) -> Reader {
+    let list: Vec<_> = services
+        .iter()
+        .map(|name| (name.clone(), dir.service(name)))
+        .collect();
+    Reader::new(&list)
+}
+
+/// The last `count` lines of each service, in their order.
+fn last(lines: Vec<Line>, services: &[String], count: usize) -> Vec<Line> {
+    let mut skip: std::collections::BTreeMap<&str, usize> = services
+        .iter()
+        .map(|name| {
+            let all = lines.iter().filter(|line| line.service == *name).count();
+            (name.as_str(), all.saturating_sub(count))
+        })
+        .collect();
+    let mut kept = VecDeque::new();
+    for line in &lines {
+        match skip.get_mut(line.service.as_str()) {
+            Some(left) if *left > 0 => *left -= 1,
+            _ => kept.push_back(line.clone()),
+        }
+    }
+    kept.into()
+}
+
+/// Unix time in nanoseconds of a time or of how long ago.
+fn moment(text: &str) -> anyhow::Result<i64> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(time.as_nanosecond() as i64);
+    }
+    let ago: jiff::SignedDuration = text
+        .parse()
+        .with_context(|| format!("--since {text}: a time such as 2026-01-02T15:04:05Z or how long ago such as 10m"))?;
+    Ok((jiff::Timestamp::now().as_nanosecond() - ago.as_nanos()) as i64)
+}
+
+struct Printer {
+    style: Style,
+    width: usize,
+    services: Vec<String>,
+    coloured: bool,
+}
+
+impl Printer {
+    fn new(style: Style, services: &[String]) -> Printer {
+        Printer {
+            style,
+            width: services.iter().map(String::len).max().unwrap_or(0),
+            services: services.to_vec(),
+            coloured: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
+    fn print(&mut self, line: &Line) -> anyhow::Result<()> {
+        if self.style == Style::Raw {
+            if line.stream == "stderr" {
+                let mut err = std::io::stderr().lock();
+                err.write_all(&line.text)?;
+                return Ok(err.flush()?);
+            }
+            let mut out = std::io::stdout().lock();
+            out.write_all(&line.text)?;
+            return Ok(out.flush()?);
+        }
+        let mut out = std::io::stdout().lock();
+        let name = format!("{:width$} | ", line.service, width = self.width);
+        if self.coloured {
+            let colour = 31 + self.services.iter().position(|s| *s == line.service).unwrap_or(0) % 6;
+            write!(out, "\x1b[{colour}m{name}\x1b[0m")?;
+        } else {
+            out.write_all(name.as_bytes())?;
+        }
+        if self.style == Style::Timed {
+            let time = jiff::Timestamp::from_nanosecond(line.time.into())?;
+            write!(out, "{time:.9} ")?;
+        }
+        out.write_all(&line.text)?;
+        if !line.text.ends_with(b"\n") {
+            out.write_all(b"\n")?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+/// Shows what services print until all have ended or the user interrupts; answers the exit code of the one that ended last.
+pub fn attach(dir: &PodDir, services: &[String], style: Style) -> anyhow::Result<u8> {
+    let mut interrupts = SigSet::empty();
+    interrupts.add(Signal::SIGINT);
+    interrupts.add(Signal::SIGTERM);
+    interrupts.thread_block()?;
+    let signals = SignalFd::with_flags(&interrupts, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut reader = reader(dir, services);
+    let mut printer = Printer::new(style, services);
+    let mut interrupted = 0;
+    loop {
+        let ended = ended(dir, services)?;
+        for line in reader.read(ended.is_some())? {
+            printer.print(&line)?;
+        }
+        if let Some(code) = ended {
+            return Ok(code);
+        }
+        if interrupt(&signals)? {
+            interrupted += 1;
+            match interrupted {
+                // from another process, so that the output goes on meanwhile
+                1 => ask_in_background(dir, &Request::Stop { services: Vec::new(), timeout: None }),
+                _ => ask_in_background(dir, &Request::Kill { services: Vec::new(), signal: libc::SIGKILL }),
+            }
+        }
+    }
+}
+
+fn interrupt(signals: &SignalFd) -> anyhow::Result<bool> {
+    let pause = Timespec {
+        tv_sec: 0,
+        tv_nsec: POLL.as_nanos() as i64,
+    };
+    let descriptor = signals.as_fd();
+    let mut fds = [PollFd::new(&descriptor, PollFlags::IN)];
+    match rustix::event::poll(&mut fds, Some(&pause)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
+        Ok(_) => Ok(signals.read_signal()?.is_some()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn ask_in_background(dir: &PodDir, request: &Request) {
+    let (socket, request) = (dir.socket(), request.clone());
+    std::thread::spawn(move || {
+        if let Err(error) = control::ask(&socket, &request, super::output::progress) {
+            super::output::error(&error.to_string());
+        }
+    });
+}
+
+/// Once none of the services runs or will: the exit code of the last to end.
+fn ended(dir: &PodDir, services: &[String]) -> anyhow::Result<Option<u8>> {
+    let mut last = (String::new(), 0u8);
+    for name in services {
+        let Some(status) = record::read::<Status>(&dir.service(name).status())? else {
+            if dir.dir.exists() {
+                return Ok(None);
+            }
+            continue;
+        };
+        let again = status.goal != Goal::Stop
+            && matches!(status.phase, Phase::Waiting | Phase::Restarting);
+        if status.phase.active() || again {
+            return Ok(None);
+        }
+        let code = status.exit_code.map_or(1, |c| u8::try_from(c).unwrap_or(1));
+        if status.finished >= last.0 {
+            last = (status.finished, code);
+        }
+    }
+    Ok(Some(last.1))
+}

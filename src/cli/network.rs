@@ -1,0 +1,108 @@
+//! `sampan network …`.
+
+use anyhow::bail;
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::{self, Format};
+use super::{Global, Outcome};
+use crate::network::subnets;
+use crate::pod::adopt;
+use crate::pod::record::{self, Sandbox};
+
+/// What to do with networks.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the CNI networks and those made for pods
+    Ls {
+        /// How to print
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Show a network's configuration and the pods on it, as JSON
+    Inspect {
+        /// Names
+        #[arg(required = true)]
+        networks: Vec<String>,
+    },
+}
+
+/// Runs one of them.
+pub fn run(global: &Global, command: Command) -> Outcome {
+    match command {
+        Command::Ls { format } => list(global, format),
+        Command::Inspect { networks } => {
+            let all: anyhow::Result<Vec<_>> = networks.iter().map(|n| inspect(global, n)).collect();
+            output::json(&all?)
+        }
+    }
+}
+
+/// Pods with their interfaces on a network.
+fn pods(global: &Global, network: &str) -> anyhow::Result<Vec<serde_json::Value>> {
+    let folders = global.folders()?;
+    let mut found = Vec::new();
+    for name in adopt::names(&folders)? {
+        let sandbox: Sandbox = record::read(&folders.pod(&name).sandbox())?.unwrap_or_default();
+        for interface in sandbox.interfaces.iter().filter(|i| i.network == network) {
+            found.push(json!({"pod": name, "interface": interface}));
+        }
+    }
+    Ok(found)
+}
+
+fn list(global: &Global, format: Format) -> Outcome {
+    let (lists, errors) = global.cni().list()?;
+    for error in &errors {
+        output::warning(&error.to_string());
+    }
+    let generated = subnets::registered(&global.folders()?.state)?;
+    let plugins = |config: &serde_json::Value| -> Vec<String> {
+        config["plugins"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|p| p["type"].as_str().map(String::from))
+            .collect()
+    };
+    let mut rows = Vec::new();
+    for list in &lists {
+        rows.push((list.name.clone(), list.source.clone(), plugins(&list.config), Vec::new()));
+    }
+    for network in &generated {
+        rows.push((network.name.clone(), "generated".to_string(), vec!["bridge".to_string()], network.subnets.clone()));
+    }
+    if format == Format::Json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(name, source, plugins, subnets)| {
+                json!({"version": 1, "name": name, "source": source, "plugins": plugins, "subnets": subnets})
+            })
+            .collect();
+        return output::json(&rows);
+    }
+    let rows = rows
+        .into_iter()
+        .map(|(name, source, plugins, subnets)| {
+            let subnets: Vec<String> = subnets.iter().map(ToString::to_string).collect();
+            vec![name, plugins.join("+"), subnets.join(", "), source]
+        })
+        .collect();
+    output::table(&["NETWORK", "PLUGINS", "SUBNETS", "FROM"], rows)
+}
+
+fn inspect(global: &Global, name: &str) -> anyhow::Result<serde_json::Value> {
+    let pods = pods(global, name)?;
+    let generated = subnets::registered(&global.folders()?.state)?;
+    if let Some(network) = generated.iter().find(|n| n.name == name) {
+        return Ok(json!({
+            "version": 1, "name": name, "source": "generated", "subnets": network.subnets, "pods": pods,
+        }));
+    }
+    match global.cni().load(name) {
+        Ok(list) => Ok(json!({
+            "version": 1, "name": name, "source": list.source, "config": list.config, "pods": pods,
+        })),
+        Err(error) => bail!("{error}"),
+    }
+}

@@ -1,0 +1,178 @@
+//! `sampan ps`.
+
+use serde::Serialize;
+
+use super::output::{self, Format};
+use super::{Global, Outcome};
+use crate::pod::adopt;
+use crate::pod::layout::PodDir;
+use crate::pod::record::{self, Health, Pod, Phase, PublishedPort, Sandbox, Status};
+
+/// Options of `ps`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also services that do not run
+    #[arg(short, long)]
+    all: bool,
+    /// Every pod on this machine
+    #[arg(short = 'A', long)]
+    all_pods: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Only names of services
+    #[arg(short, long)]
+    quiet: bool,
+    /// Services; all when none is named
+    services: Vec<String>,
+}
+
+/// One service as JSON has it.
+#[derive(Debug, Serialize)]
+struct Row {
+    version: u32,
+    pod: String,
+    service: String,
+    id: String,
+    image: String,
+    status: Phase,
+    health: Health,
+    pid: Option<i32>,
+    exit_code: Option<i32>,
+    oom_killed: bool,
+    restarts: u32,
+    started: String,
+    finished: String,
+    error: Option<String>,
+    ports: Vec<PublishedPort>,
+    addresses: Vec<ipnet::IpNet>,
+}
+
+/// Lists from the pods' records, so that it works without a supervisor too.
+pub fn run(global: &Global, args: Args) -> Outcome {
+    let folders = global.folders()?;
+    let pods = if args.all_pods {
+        adopt::names(&folders)?
+    } else {
+        vec![global.pod()?.name]
+    };
+    let mut rows = Vec::new();
+    for name in pods {
+        let dir = folders.pod(&name);
+        // one without record is only just being made, or removed
+        if let Some(pod) = adopt::load(&dir)? {
+            rows.extend(self::rows(&dir, &pod, &args)?);
+        }
+    }
+    if args.quiet {
+        let names: Vec<String> = rows.into_iter().map(|row| row.service + "\n").collect();
+        return output::print(&names.concat());
+    }
+    match args.format {
+        Format::Json => output::json(&rows),
+        Format::Table => print(&rows, args.all_pods),
+    }
+}
+
+fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
+    let ports: Vec<PublishedPort> = record::read(&dir.ports())?.unwrap_or_default();
+    let sandbox: Sandbox = record::read(&dir.sandbox())?.unwrap_or_default();
+    let mut rows = Vec::new();
+    for (name, service) in &pod.project.services {
+        if !args.services.is_empty() && !args.services.contains(name) {
+            continue;
+        }
+        let mut status: Status = record::read(&dir.service(name).status())?.unwrap_or_default();
+        let runs = matches!(status.phase, Phase::Running | Phase::Stopping);
+        if runs && status.process.is_some_and(|process| !process.alive()) {
+            // seen before the supervisor has told
+            status.phase = Phase::Exited;
+        }
+        if !args.all && !status.phase.active() && status.phase != Phase::Restarting {
+            continue;
+        }
+        rows.push(Row {
+            version: record::VERSION,
+            pod: dir.name.clone(),
+            service: name.clone(),
+            id: crate::pod::bundle::container_id(&dir.name, name),
+            image: service.image.clone(),
+            status: status.phase,
+            health: status.health,
+            pid: status.process.filter(|_| status.phase.active()).map(|p| p.pid),
+            exit_code: status.exit_code,
+            oom_killed: status.oom_killed,
+            restarts: status.restarts,
+            started: status.started,
+            finished: status.finished,
+            error: status.error,
+            ports: ports.iter().filter(|p| p.service == *name).cloned().collect(),
+            addresses: sandbox.interfaces.iter().flat_map(|i| i.addresses.clone()).collect(),
+        });
+    }
+    Ok(rows)
+}
+
+fn print(rows: &[Row], with_pod: bool) -> Outcome {
+    let mut header = vec!["SERVICE", "IMAGE", "STATUS", "PORTS"];
+    if with_pod {
+        header.insert(0, "POD");
+    }
+    let table = rows
+        .iter()
+        .map(|row| {
+            let ports: Vec<String> = row.ports.iter().map(port).collect();
+            let mut cells = vec![row.service.clone(), row.image.clone(), state(row), ports.join(", ")];
+            if with_pod {
+                cells.insert(0, row.pod.clone());
+            }
+            cells
+        })
+        .collect();
+    output::table(&header, table)
+}
+
+fn port(published: &PublishedPort) -> String {
+    let mapping = &published.mapping;
+    let host = mapping.host_ip.map_or("*".to_string(), |ip| ip.to_string());
+    format!("{host}:{}->{}/{}", mapping.host_port, mapping.container_port, mapping.protocol)
+}
+
+fn state(row: &Row) -> String {
+    let mut text = match row.status {
+        Phase::Waiting => "waiting".to_string(),
+        Phase::Starting => "starting".to_string(),
+        Phase::Running => format!("up {}", since(&row.started)),
+        Phase::Stopping => "stopping".to_string(),
+        Phase::Restarting => format!("restarting ({} so far)", row.restarts),
+        Phase::Exited => match row.exit_code {
+            Some(code) => format!("exited ({code}) {} ago", since(&row.finished)),
+            None => "exited (code unknown)".to_string(),
+        },
+        Phase::Failed => format!("failed: {}", row.error.as_deref().unwrap_or_default()),
+    };
+    if row.oom_killed {
+        text.push_str(", out of memory");
+    }
+    match (row.status, row.health) {
+        (Phase::Running, Health::Starting) => text.push_str(" (health: starting)"),
+        (Phase::Running, Health::Healthy) => text.push_str(" (healthy)"),
+        (Phase::Running, Health::Unhealthy) => text.push_str(" (unhealthy)"),
+        _ => {}
+    }
+    text
+}
+
+/// `5s`, `3m`, `2h`, `4d`.
+fn since(time: &str) -> String {
+    let Ok(time) = time.parse::<jiff::Timestamp>() else {
+        return "?".to_string();
+    };
+    let seconds = jiff::Timestamp::now().duration_since(time).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}

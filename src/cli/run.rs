@@ -1,0 +1,192 @@
+//! `sampan run`: one image as a pod with one service.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, bail};
+
+use super::up::Pull;
+use super::{Global, Outcome, context, logs, output};
+use crate::compose::{self, LoadRequest};
+use crate::compose::project::PullPolicy;
+use crate::image::PullOptions;
+use crate::pod::adopt;
+use crate::pod::record::Policy;
+use crate::pod::up::{UpRequest, stop_and_remove, up};
+
+/// Options of `run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sampan run --rm alpine echo hello\n  sampan run -d --name cache --publish 6379:6379 redis\n  sampan run --rm -v ./data:/data:ro -e LEVEL=debug tool check /data")]
+pub struct Args {
+    /// Go on in the background
+    #[arg(short, long)]
+    detach: bool,
+    /// Remove the pod when the program has ended
+    #[arg(long)]
+    rm: bool,
+    /// Name of the pod; made up when not given
+    #[arg(long)]
+    name: Option<String>,
+    /// Variable as `NAME=value`; may be given several times
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Port as `[IP:]HOST:POD[/PROTOCOL]`; may be given several times
+    #[arg(long = "publish", value_name = "PORT")]
+    publish: Vec<String>,
+    /// Mount as `SOURCE:TARGET[:OPTIONS]`; may be given several times
+    #[arg(short, long, value_name = "MOUNT")]
+    volume: Vec<String>,
+    /// Network (a CNI list by name, or `none`/`host`); may be given several times
+    #[arg(long, value_name = "NETWORK")]
+    network: Vec<String>,
+    /// User as `user[:group]`
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Working folder inside
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Program to run instead of the image's entrypoint
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Most memory, such as 512m
+    #[arg(short, long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// CPUs' worth of time, such as 1.5
+    #[arg(long, value_name = "CPUS")]
+    cpus: Option<String>,
+    /// Most processes
+    #[arg(long, value_name = "COUNT")]
+    pids_limit: Option<i64>,
+    /// Root file system read-only
+    #[arg(long)]
+    read_only: bool,
+    /// Capability to add; may be given several times
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    /// Capability to drop; may be given several times
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
+    /// When to pull the image
+    #[arg(long, value_name = "WHEN")]
+    pull: Option<Pull>,
+    /// Allow plain http to registries that are not on this machine
+    #[arg(long)]
+    plain_http: bool,
+    /// Image
+    image: String,
+    /// Arguments instead of the image's command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// Name of the only service.
+const SERVICE: &str = "main";
+
+/// Brings the pod up, follows it, ends with its exit code.
+pub fn run(global: &Global, args: Args) -> Outcome {
+    let name = match args.name.clone().or_else(|| global.project_name.clone()) {
+        Some(name) => name,
+        None => format!("run-{:08x}", fastrand::u32(..)),
+    };
+    context::check_name(&name)?;
+    let folders = global.folders()?;
+    let dir = folders.pod(&name);
+    if adopt::load(&dir)?.is_some() {
+        bail!("there is a pod {name} already; `sampan -p {name} down` removes it");
+    }
+    let text = compose_text(&args);
+    let loaded = compose::load_text(
+        &text,
+        "command line",
+        &LoadRequest {
+            files: Vec::new(),
+            working_dir: std::env::current_dir().context("current folder")?,
+            project_name: Some(name.clone()),
+            environment: BTreeMap::new(),
+            env_files: Vec::new(),
+            profiles: Vec::new(),
+        },
+    )?;
+    let request = UpRequest {
+        folders: &folders,
+        project: loaded.project,
+        services: Vec::new(),
+        cgroup_parent: global.cgroup_parent.as_deref(),
+        cni: global.cni(),
+        policy: Policy::Compose,
+        pull: args.pull.map(PullPolicy::from),
+        pull_options: PullOptions {
+            plain_http: args.plain_http,
+            ..PullOptions::default()
+        },
+        force_recreate: false,
+        wait: false,
+    };
+    up(request, &output::Bars::new(), &mut |_, _| {})?;
+    if args.detach {
+        return output::print(&format!("{name}\n"));
+    }
+    let code = logs::attach(&dir, &[SERVICE.to_string()], logs::Style::Raw)?;
+    if args.rm {
+        let _lock = adopt::lock(&folders, &name)?;
+        stop_and_remove(&folders, &dir, &mut |_, _| {})?;
+    }
+    Ok(code)
+}
+
+/// The options as a compose file, so that each means just what it means there. JSON is YAML.
+fn compose_text(args: &Args) -> String {
+    // what a person types is meant as it stands
+    let plain = |text: &String| text.replace('$', "$$");
+    let list = |texts: &[String]| texts.iter().map(plain).collect::<Vec<_>>();
+    let mut service = serde_json::json!({
+        "image": plain(&args.image),
+        "read_only": args.read_only,
+    });
+    let mut set = |key: &str, value: serde_json::Value| {
+        let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        if !empty {
+            service[key] = value;
+        }
+    };
+    set("command", list(&args.command).into());
+    set("environment", list(&args.env).into());
+    set("ports", list(&args.publish).into());
+    set("volumes", list(&args.volume).into());
+    set("cap_add", list(&args.cap_add).into());
+    set("cap_drop", list(&args.cap_drop).into());
+    set("user", args.user.as_ref().map(plain).into());
+    set("working_dir", args.workdir.as_ref().map(plain).into());
+    set("entrypoint", args.entrypoint.iter().map(plain).collect::<Vec<_>>().into());
+    set("mem_limit", args.memory.as_ref().map(plain).into());
+    set("cpus", args.cpus.as_ref().map(plain).into());
+    set("pids_limit", args.pids_limit.into());
+    let mut file = serde_json::json!({});
+    let named: Vec<&String> = args.volume.iter().filter(|v| is_named(v)).collect();
+    if !named.is_empty() {
+        file["volumes"] = named
+            .iter()
+            .filter_map(|v| Some((v.split(':').next()?.to_string(), serde_json::json!({"name": v.split(':').next()}))))
+            .collect::<serde_json::Map<_, _>>()
+            .into();
+    }
+    match args.network.as_slice() {
+        [] => {}
+        [mode] if mode == "none" || mode == "host" => service["network_mode"] = mode.as_str().into(),
+        names => {
+            service["networks"] = names.to_vec().into();
+            file["networks"] = names
+                .iter()
+                .map(|n| (n.clone(), serde_json::json!({"external": true, "name": n})))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
+        }
+    }
+    file["services"] = serde_json::json!({ SERVICE: service });
+    file.to_string()
+}
+
+/// `name:/target`, not a path.
+fn is_named(volume: &str) -> bool {
+    let source = volume.split(':').next().unwrap_or_default();
+    volume.contains(':') && !source.starts_with(['/', '.', '~'])
+}

@@ -1,0 +1,36 @@
+//! Completion scripts and man pages, made from the command line's own definition.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use super::Outcome;
+
+/// Options of `completions`.
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// Which shell
+    shell: clap_complete::Shell,
+}
+
+/// Options of `man`.
+#[derive(Debug, clap::Args)]
+pub struct Man {
+    /// Folder to write into
+    dir: PathBuf,
+}
+
+/// Prints the script.
+pub fn completions(args: &Completions, command: &mut clap::Command) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, command, "sampan", &mut script);
+    super::output::print(&String::from_utf8_lossy(&script))
+}
+
+/// Writes `sampan.1`, `sampan-up.1`, …
+pub fn man(args: &Man, command: &clap::Command) -> Outcome {
+    std::fs::create_dir_all(&args.dir).with_context(|| format!("make {}", args.dir.display()))?;
+    clap_mangen::generate_to(command.clone(), &args.dir)
+        .with_context(|| format!("write man pages to {}", args.dir.display()))?;
+    Ok(0)
+}

@@ -1,0 +1,207 @@
+//! The files of one service before it starts: `config.json`, `create.json`, and what is mounted from the pod's folder.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::layout::{Folders, PodDir, ServiceDir};
+use super::plan::{self, Places};
+use super::record::{ImageFacts, Pod, Sandbox};
+use super::users::{Accounts, User};
+use super::{Error, Result};
+use crate::compose::project::{MountSource, Service};
+use crate::container::{CreateRequest, Rootfs};
+use crate::network::hosts;
+use crate::sys::file::write_atomic;
+
+/// Id of a service's container.
+pub fn container_id(pod: &str, service: &str) -> String {
+    format!("{pod}-{service}")
+}
+
+/// Everything that is known about a service when it starts.
+pub struct Prepared<'a> {
+    pod: &'a Pod,
+    service: &'a Service,
+    image: &'a ImageFacts,
+    dir: ServiceDir,
+    user: User,
+    hostname: String,
+}
+
+impl<'a> Prepared<'a> {
+    /// Looks up service, image and user.
+    pub fn new(pod: &'a Pod, dir: &PodDir, name: &str) -> Result<Prepared<'a>> {
+        let unknown = || Error::Other(format!("pod {} has no service {name}", pod.project.name));
+        let service = pod.project.services.get(name).ok_or_else(unknown)?;
+        let image = pod.images.get(name).ok_or_else(unknown)?;
+        let dir = dir.service(name);
+        let mut layers = image.layers.clone();
+        layers.push(dir.data.join("upper"));
+        let spec = service
+            .user
+            .clone()
+            .or_else(|| image.config.user.clone())
+            .unwrap_or_default();
+        let user = Accounts::read(&layers)
+            .resolve(&spec, &service.group_add)
+            .map_err(|why| refused(service, "user", &why))?;
+        Ok(Prepared {
+            pod,
+            service,
+            image,
+            dir,
+            user,
+            hostname: plan::hostname(&pod.project.name, service),
+        })
+    }
+
+    /// `process` of the container, the base of every `exec`.
+    pub fn process(&self) -> Result<Value> {
+        plan::process(self.service, self.image, &self.user, &self.hostname)
+            .map_err(|why| refused(self.service, "command", &why))
+    }
+
+    /// The user of the container by number.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// Writes every file that `create` reads.
+    pub fn write(&self, sandbox: &Sandbox, netns: &Path) -> Result<()> {
+        for dir in [self.dir.dir.join("rootfs"), self.dir.data.join("upper"), self.dir.data.join("work")] {
+            fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+        }
+        self.write_names(sandbox)?;
+        let (sources, image_volumes) = self.mount_sources()?;
+        let places = Places {
+            netns: &netns.to_string_lossy(),
+            service_dir: &self.dir.dir.to_string_lossy(),
+            sources,
+            image_volumes,
+        };
+        let spec = plan::spec(self.service, self.image, &self.user, &self.hostname, &places)
+            .map_err(|why| refused(self.service, "", &why))?;
+        self.write_json("config.json", &spec)?;
+        let request = CreateRequest {
+            id: container_id(&self.pod.project.name, &self.service.name),
+            bundle: self.dir.dir.clone(),
+            dir: self.dir.dir.clone(),
+            rootfs: Rootfs::Overlay {
+                lower: self.image.layers.clone(),
+                upper: self.dir.data.join("upper"),
+                work: self.dir.data.join("work"),
+            },
+            cgroup: self.pod.cgroup.child(&self.service.name),
+            console_socket: None,
+        };
+        super::record::write(&self.dir.request(), &request)
+    }
+
+    fn write_json(&self, name: &str, value: &Value) -> Result<()> {
+        let text = serde_json::to_vec_pretty(value).unwrap_or_default();
+        self.write_file(name, &text)
+    }
+
+    fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.dir.dir.join(name);
+        // readable inside by any user
+        write_atomic(&path, content, 0o644).map_err(Error::io("write", &path))
+    }
+
+    fn write_names(&self, sandbox: &Sandbox) -> Result<()> {
+        let default = sandbox.interfaces.iter().find(|i| i.default_route);
+        let gateways = default.map_or(&[][..], |i| &i.gateways);
+        let hosts = hosts::hosts(&self.pod.project, self.service, gateways)?;
+        self.write_file("hosts", hosts.as_bytes())?;
+        let host = hosts::host_resolv_conf()?;
+        let resolv = hosts::resolv_conf(self.service, &sandbox.attached, &host)?;
+        self.write_file("resolv.conf", resolv.as_bytes())?;
+        self.write_file("hostname", format!("{}\n", self.hostname).as_bytes())
+    }
+
+    /// Host folders of the mounts, in order, and those of the image's volumes that no mount covers.
+    fn mount_sources(&self) -> Result<(Vec<String>, Vec<(String, String)>)> {
+        let mut sources = Vec::new();
+        for mount in &self.service.volumes {
+            let source = match &mount.source {
+                MountSource::Bind { path, create, .. } => {
+                    if *create && !path.exists() {
+                        fs::create_dir_all(path).map_err(Error::io("make", path))?;
+                    }
+                    path.clone()
+                }
+                MountSource::Tmpfs { .. } => PathBuf::new(),
+                MountSource::Volume { .. } | MountSource::Anonymous => {
+                    volume_dir(self.pod, &self.dir, &mount.source, &mount.target)?
+                }
+            };
+            sources.push(source.to_string_lossy().into_owned());
+        }
+        let image_volumes = image_volumes(self.service, self.image)
+            .into_iter()
+            .map(|target| {
+                let source = anonymous_volume(&self.dir, &target);
+                (target, source.to_string_lossy().into_owned())
+            })
+            .collect();
+        Ok((sources, image_volumes))
+    }
+}
+
+/// Folder of a named or anonymous volume of a service.
+pub fn volume_dir(pod: &Pod, dir: &ServiceDir, source: &MountSource, target: &str) -> Result<PathBuf> {
+    let MountSource::Volume { key, subpath, .. } = source else {
+        return Ok(anonymous_volume(dir, target));
+    };
+    let volume = pod
+        .project
+        .volumes
+        .get(key)
+        .ok_or_else(|| Error::Other(format!("volume {key} is not in the project")))?;
+    let folders = Folders {
+        root: pod.root.clone(),
+        state: pod.state.clone(),
+    };
+    let data = folders.volume(&volume.name).join("_data");
+    Ok(match subpath {
+        Some(sub) => data.join(sub),
+        None => data,
+    })
+}
+
+/// The image's volumes that the service mounts nothing over.
+pub fn image_volumes(service: &Service, image: &ImageFacts) -> Vec<String> {
+    let covered: BTreeSet<&str> = service
+        .volumes
+        .iter()
+        .map(|m| m.target.trim_end_matches('/'))
+        .collect();
+    let declared = image.config.volumes.iter().flat_map(|v| v.keys());
+    declared
+        .filter(|target| !covered.contains(target.trim_end_matches('/')))
+        .cloned()
+        .collect()
+}
+
+/// Folder of a volume without a name: one for each place it is mounted at.
+pub fn anonymous_volume(dir: &ServiceDir, target: &str) -> PathBuf {
+    dir.data.join("volumes").join(target.trim_matches('/').replace('/', "-"))
+}
+
+fn refused(service: &Service, key: &str, why: &str) -> Error {
+    let key = if key.is_empty() {
+        String::new()
+    } else {
+        format!(".{key}")
+    };
+    Error::Start {
+        code: 125,
+        message: format!(
+            "{}:{}: services.{}{key}: {why}",
+            service.origin.file, service.origin.line, service.name
+        ),
+    }
+}

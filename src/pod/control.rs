@@ -1,0 +1,134 @@
+//! The control socket: one JSON line for a request, one or more for the answer. Both sides of it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result};
+
+/// Longest request and longest line of an answer (bytes).
+pub const LINE_LIMIT: u64 = 1 << 20;
+
+/// What the supervisor is asked to do. Empty `services`: all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Wait until the pod is up: every wanted service runs (and is healthy, when asked), or one failed.
+    Up {
+        /// Also wait for health checks.
+        healthy: bool,
+    },
+    /// Start services and what they depend on; answers like [`Request::Up`].
+    Start {
+        /// Names.
+        services: Vec<String>,
+    },
+    /// Stop services in reverse order of dependency; answers when they have ended.
+    Stop {
+        /// Names.
+        services: Vec<String>,
+        /// Seconds until SIGKILL instead of each service's own.
+        timeout: Option<u64>,
+    },
+    /// Stop and start services.
+    Restart {
+        /// Names.
+        services: Vec<String>,
+        /// As in [`Request::Stop`].
+        timeout: Option<u64>,
+    },
+    /// Send a signal to services.
+    Kill {
+        /// Names.
+        services: Vec<String>,
+        /// Signal number.
+        signal: i32,
+    },
+    /// Wait until services have ended for good; answers their exit codes.
+    Wait {
+        /// Names.
+        services: Vec<String>,
+    },
+    /// End the supervisor and with it the keeper. Containers are not touched.
+    Quit,
+}
+
+impl Request {
+    /// The services it names.
+    pub fn services(&self) -> &[String] {
+        match self {
+            Request::Start { services }
+            | Request::Stop { services, .. }
+            | Request::Restart { services, .. }
+            | Request::Kill { services, .. }
+            | Request::Wait { services } => services,
+            Request::Up { .. } | Request::Quit => &[],
+        }
+    }
+}
+
+/// A line of an answer; the last one is `Done` or `Failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Answer {
+    /// Something happened meanwhile.
+    Progress {
+        /// Service, empty for the pod.
+        service: String,
+        /// What.
+        text: String,
+    },
+    /// The request was carried out.
+    Done {
+        /// For `wait`: exit codes by service in the order asked for.
+        #[serde(default)]
+        exit_codes: Vec<(String, Option<i32>)>,
+    },
+    /// It was not.
+    Failed {
+        /// Exit code for the command line.
+        code: u8,
+        /// Complete text.
+        message: String,
+    },
+}
+
+/// Asks a supervisor; `progress` sees every line but the last. `Ok(None)`: the connection ended without an answer.
+pub fn ask(
+    socket: &Path,
+    request: &Request,
+    mut progress: impl FnMut(&str, &str),
+) -> Result<Option<Vec<(String, Option<i32>)>>> {
+    let mut stream = UnixStream::connect(socket).map_err(Error::io("connect to", socket))?;
+    stream
+        .set_write_timeout(Some(Duration::from_secs(10)))
+        .map_err(Error::io("connect to", socket))?;
+    let mut line = serde_json::to_vec(request).map_err(|source| Error::Record {
+        path: socket.to_path_buf(),
+        source,
+    })?;
+    line.push(b'\n');
+    stream
+        .write_all(&line)
+        .map_err(Error::io("write to", socket))?;
+    for line in BufReader::new(stream).lines() {
+        let line = match line {
+            Ok(line) => line,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(Error::io("read from", socket)(error)),
+        };
+        let answer = serde_json::from_str(&line).map_err(|source| Error::Record {
+            path: socket.to_path_buf(),
+            source,
+        })?;
+        match answer {
+            Answer::Progress { service, text } => progress(&service, &text),
+            Answer::Done { exit_codes } => return Ok(Some(exit_codes)),
+            Answer::Failed { code, message } => return Err(Error::Start { code, message }),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,144 @@
+//! The keeper: parent of a pod's containers. It waits, writes exit records and keeps a supervisor running.
+//!
+//! *Invariants:* an exit record is on disk before the process is reaped, so an exit is never lost; the keeper holds
+//! every output pipe open, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+
+use super::layout::PodDir;
+use super::record::{self, Exit, ProcessId};
+use super::{Error, Result};
+
+/// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
+const RESTART_DELAY: Duration = Duration::from_millis(20);
+/// Longest delay.
+const RESTART_DELAY_MOST: Duration = Duration::from_secs(5);
+/// A supervisor that ran this long did not die at once.
+const RESTART_RESET: Duration = Duration::from_secs(5);
+
+/// Runs the keeper of a pod to its end.
+pub fn run(dir: &Path) -> Result<()> {
+    // a terminal that closes, or a signal meant for the command that started us, is not for the pod
+    let failed = |what: &str, error: nix::Error| Error::Other(format!("keeper: {what}: {error}"));
+    let mut ignored = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGPIPE] {
+        ignored.add(signal);
+    }
+    ignored.thread_block().map_err(|e| failed("block signals", e))?;
+    nix::unistd::setsid().map_err(|e| failed("setsid", e))?;
+    nix::sys::prctl::set_child_subreaper(true).map_err(|e| failed("become subreaper", e))?;
+
+    let pod: record::Pod = record::read(&dir.join("pod.json"))?
+        .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
+    let pod_dir = PodDir::open(dir, &pod.root);
+    record::write(&pod_dir.keeper(), &ProcessId::own()?)?;
+    let _pipes = hold_pipes(&pod_dir, &pod)?;
+
+    let mut supervisor = Supervisor::start(dir)?;
+    loop {
+        // WNOWAIT leaves a zombie whose start time can still be read
+        let status = match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Ok(status) => status,
+            Err(nix::Error::EINTR) => continue,
+            Err(error) => return Err(failed("wait", error)),
+        };
+        let Some((pid, code)) = ended(status) else {
+            continue;
+        };
+        if pid == supervisor.pid {
+            let _ = waitpid(pid, None);
+            // without its record the pod was removed
+            if code == 0 || !pod_dir.record().exists() {
+                return Ok(());
+            }
+            supervisor.again()?;
+        } else {
+            write_exit(&pod_dir, pid, code);
+            let _ = waitpid(pid, None);
+        }
+    }
+}
+
+fn ended(status: WaitStatus) -> Option<(Pid, i32)> {
+    match status {
+        WaitStatus::Exited(pid, code) => Some((pid, code)),
+        WaitStatus::Signaled(pid, signal, _) => Some((pid, 128 + signal as i32)),
+        _ => None,
+    }
+}
+
+/// A record that cannot be written must not stop the reaping; the supervisor then asks the kernel.
+fn write_exit(dir: &PodDir, pid: Pid, code: i32) {
+    let Ok(start_time) = crate::sys::process::start_time(pid.as_raw()) else {
+        return;
+    };
+    let process = ProcessId {
+        pid: pid.as_raw(),
+        start_time,
+    };
+    let time = jiff::Timestamp::now().as_nanosecond() as i64;
+    let path = dir.exits().join(record::exit_name(process));
+    if let Err(error) = record::write(&path, &Exit { code, time }) {
+        eprintln!("{error}");
+    }
+}
+
+fn hold_pipes(dir: &PodDir, pod: &record::Pod) -> Result<Vec<File>> {
+    let mut pipes = Vec::new();
+    for service in pod.project.services.keys() {
+        for stream in ["stdout", "stderr"] {
+            let path = dir.service(service).pipe(stream);
+            // both ends: opening one of them alone would wait for the other
+            let file = OpenOptions::new().read(true).write(true).open(&path);
+            pipes.push(file.map_err(Error::io("open", &path))?);
+        }
+    }
+    Ok(pipes)
+}
+
+struct Supervisor<'a> {
+    dir: &'a Path,
+    pid: Pid,
+    started: Instant,
+    delay: Duration,
+}
+
+impl<'a> Supervisor<'a> {
+    fn start(dir: &'a Path) -> Result<Self> {
+        Ok(Supervisor {
+            dir,
+            pid: spawn(dir)?,
+            started: Instant::now(),
+            delay: Duration::ZERO,
+        })
+    }
+
+    fn again(&mut self) -> Result<()> {
+        if self.started.elapsed() >= RESTART_RESET {
+            self.delay = Duration::ZERO;
+        }
+        std::thread::sleep(self.delay);
+        self.delay = (self.delay * 2).clamp(RESTART_DELAY, RESTART_DELAY_MOST);
+        self.pid = spawn(self.dir)?;
+        self.started = Instant::now();
+        Ok(())
+    }
+}
+
+fn spawn(dir: &Path) -> Result<Pid> {
+    let program = Path::new("/proc/self/exe");
+    let child = Command::new(program)
+        .args(["internal", "supervisor"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(Error::io("run", program))?;
+    Ok(Pid::from_raw(child.id() as i32))
+}

@@ -1,0 +1,182 @@
+//! Where things of a pod are on disk.
+//!
+//! ```text
+//! <state>/pods/NAME/            mode 0700; gone after `down` and after a reboot
+//!   pod.json                    what the pod is (written once by `up`)
+//!   keeper.json supervisor.json process and start time
+//!   control.sock
+//!   ports.json                  published ports, host side chosen
+//!   netns                       the pinned network namespace
+//!   network/NN-IFNAME.json      attachments and CNI results
+//!   sandbox.json                what set-up found out: addresses, default route
+//!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
+//!   events.log                  what the supervisor did and why, one line each
+//!   services/SERVICE/
+//!     config.json create.json state.json gate   the container (see `container`)
+//!     status.json               written by the supervisor alone
+//!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
+//! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
+//! <root>/volumes/NAME/          named volumes: _data, volume.json
+//! ```
+
+use std::path::{Path, PathBuf};
+
+/// The two folders everything is below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folders {
+    /// Images, volumes, what pods write (`/var/lib/sampan`).
+    pub root: PathBuf,
+    /// Running pods (`/run/sampan`).
+    pub state: PathBuf,
+}
+
+impl Folders {
+    /// Folder of all pods.
+    pub fn pods(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+
+    /// Folder of address leases of generated networks.
+    pub fn leases(&self) -> PathBuf {
+        self.state.join("leases")
+    }
+
+    /// Folder of a named volume.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        self.root.join("volumes").join(name)
+    }
+
+    /// One pod.
+    pub fn pod(&self, name: &str) -> PodDir {
+        PodDir {
+            name: name.to_string(),
+            dir: self.pods().join(name),
+            data: self.root.join("pods").join(name),
+        }
+    }
+}
+
+/// The folders of one pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodDir {
+    /// Pod name.
+    pub name: String,
+    /// Below `<state>`.
+    pub dir: PathBuf,
+    /// Below `<root>`.
+    pub data: PathBuf,
+}
+
+impl PodDir {
+    /// From the path of the folder below `<state>` and the `<root>` of its record.
+    pub fn open(dir: &Path, root: &Path) -> PodDir {
+        let name = dir
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        PodDir {
+            data: root.join("pods").join(&name),
+            dir: dir.to_path_buf(),
+            name,
+        }
+    }
+
+    /// `pod.json`.
+    pub fn record(&self) -> PathBuf {
+        self.dir.join("pod.json")
+    }
+
+    /// `keeper.json`.
+    pub fn keeper(&self) -> PathBuf {
+        self.dir.join("keeper.json")
+    }
+
+    /// `supervisor.json`.
+    pub fn supervisor(&self) -> PathBuf {
+        self.dir.join("supervisor.json")
+    }
+
+    /// `control.sock`.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    /// `ports.json`.
+    pub fn ports(&self) -> PathBuf {
+        self.dir.join("ports.json")
+    }
+
+    /// `netns`.
+    pub fn netns(&self) -> PathBuf {
+        self.dir.join("netns")
+    }
+
+    /// `network/`.
+    pub fn network(&self) -> PathBuf {
+        self.dir.join("network")
+    }
+
+    /// `sandbox.json`.
+    pub fn sandbox(&self) -> PathBuf {
+        self.dir.join("sandbox.json")
+    }
+
+    /// `exits/`.
+    pub fn exits(&self) -> PathBuf {
+        self.dir.join("exits")
+    }
+
+    /// `events.log`.
+    pub fn events(&self) -> PathBuf {
+        self.dir.join("events.log")
+    }
+
+    /// One service.
+    pub fn service(&self, name: &str) -> ServiceDir {
+        ServiceDir {
+            dir: self.dir.join("services").join(name),
+            data: self.data.join(name),
+        }
+    }
+}
+
+/// The folders of one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceDir {
+    /// Below the pod's `services/`.
+    pub dir: PathBuf,
+    /// Below `<root>/pods/NAME/`.
+    pub data: PathBuf,
+}
+
+impl ServiceDir {
+    /// `status.json`.
+    pub fn status(&self) -> PathBuf {
+        self.dir.join("status.json")
+    }
+
+    /// `create.json`.
+    pub fn request(&self) -> PathBuf {
+        self.dir.join("create.json")
+    }
+
+    /// `error.json`: why the last `create` or `start` failed.
+    pub fn error(&self) -> PathBuf {
+        self.dir.join("error.json")
+    }
+
+    /// Named pipe of `stdout` or `stderr`.
+    pub fn pipe(&self, stream: &str) -> PathBuf {
+        self.dir.join(stream)
+    }
+
+    /// Log of `stdout` or `stderr`.
+    pub fn log(&self, stream: &str) -> PathBuf {
+        self.data.join(format!("{stream}.log"))
+    }
+
+    /// Index of [`ServiceDir::log`].
+    pub fn index(&self, stream: &str) -> PathBuf {
+        self.data.join(format!("{stream}.idx"))
+    }
+}

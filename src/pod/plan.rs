@@ -1,0 +1,566 @@
+//! Service + image → `config.json` of the runtime-spec. Pure.
+//!
+//! What the service says wins over what the image says, as in Docker: an entrypoint of the service
+//! also clears the image's command.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::record::{Health, ImageConfig, ImageFacts};
+use super::users::User;
+use crate::compose::project::{HealthTest, Healthcheck, Limits, MountSource, Restart, Service};
+
+/// Where the pod's own files and volumes are, for the mounts of one service.
+#[derive(Debug, Clone, Default)]
+pub struct Places<'a> {
+    /// The pinned network namespace.
+    pub netns: &'a str,
+    /// Generated `hosts`, `resolv.conf`, `hostname`.
+    pub service_dir: &'a str,
+    /// Host folder of each mount of the service, in its order; unused for tmpfs.
+    pub sources: Vec<String>,
+    /// Image volumes that nothing covers: path in the container, host folder.
+    pub image_volumes: Vec<(String, String)>,
+}
+
+/// Docker's fourteen.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// The program to run: entrypoint and command.
+pub fn arguments(service: &Service, image: &ImageConfig) -> Result<Vec<String>, String> {
+    let entrypoint = match &service.entrypoint {
+        Some(own) => own.clone(),
+        None => image.entrypoint.clone().unwrap_or_default(),
+    };
+    let command = match (&service.command, &service.entrypoint) {
+        (Some(own), _) => own.clone(),
+        (None, Some(_)) => Vec::new(),
+        (None, None) => image.cmd.clone().unwrap_or_default(),
+    };
+    let arguments: Vec<String> = entrypoint.into_iter().chain(command).collect();
+    if arguments.is_empty() {
+        return Err(format!(
+            "image {} names no program to run; give the service a command",
+            service.image
+        ));
+    }
+    Ok(arguments)
+}
+
+/// The environment, sorted by name: a path, the image's, the service's, and what is derived.
+pub fn environment(
+    service: &Service,
+    image: &ImageConfig,
+    user: &User,
+    hostname: &str,
+) -> Vec<String> {
+    let mut all = BTreeMap::from([
+        (
+            "PATH".to_string(),
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string(),
+        ),
+        ("HOME".to_string(), user.home.clone()),
+        ("HOSTNAME".to_string(), hostname.to_string()),
+    ]);
+    if service.tty {
+        all.insert("TERM".to_string(), "xterm".to_string());
+    }
+    for entry in image.env.iter().flatten() {
+        if let Some((name, value)) = entry.split_once('=') {
+            all.insert(name.to_string(), value.to_string());
+        }
+    }
+    all.extend(service.environment.clone());
+    all.into_iter().map(|(n, v)| format!("{n}={v}")).collect()
+}
+
+/// Every capability the kernel and the specification know by name, for `ALL`.
+fn all_capabilities() -> Vec<String> {
+    let mut all: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
+    all.sort_unstable();
+    all
+}
+
+fn capability(name: &str) -> Result<String, String> {
+    let full = name.to_uppercase();
+    let full = if full.starts_with("CAP_") {
+        full
+    } else {
+        format!("CAP_{full}")
+    };
+    if full.parse::<caps::Capability>().is_err() {
+        return Err(format!("capability {name:?} is not known"));
+    }
+    Ok(full)
+}
+
+/// Bounding set of a service: Docker's rules for `ALL`, add and drop.
+pub fn capabilities(service: &Service) -> Result<Vec<String>, String> {
+    if service.privileged {
+        return Ok(all_capabilities());
+    }
+    let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
+    let mut set: Vec<String> = if service.cap_add.iter().any(is_all) {
+        all_capabilities()
+    } else if service.cap_drop.iter().any(is_all) {
+        Vec::new()
+    } else {
+        CAPABILITIES.iter().map(ToString::to_string).collect()
+    };
+    for name in service.cap_drop.iter().filter(|n| !is_all(n)) {
+        let name = capability(name)?;
+        set.retain(|kept| *kept != name);
+    }
+    for name in service.cap_add.iter().filter(|n| !is_all(n)) {
+        let name = capability(name)?;
+        if !set.contains(&name) {
+            set.push(name);
+        }
+    }
+    set.sort_unstable();
+    Ok(set)
+}
+
+fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
+    if service.privileged {
+        return Ok((vec![json!({"allow": true, "access": "rwm"})], Vec::new()));
+    }
+    let mut rules = vec![
+        json!({"allow": false, "access": "rwm"}),
+        json!({"allow": true, "type": "c", "access": "m"}),
+        json!({"allow": true, "type": "b", "access": "m"}),
+    ];
+    // runtime-spec config-linux.md "Default Devices", the terminals and the pseudo terminals
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+        rules.push(json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
+    }
+    rules.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
+    let mut devices = Vec::new();
+    for (host, inside, access) in &service.devices {
+        use std::os::unix::fs::{FileTypeExt, MetadataExt};
+        let meta = std::fs::metadata(host)
+            .map_err(|error| format!("device {}: {error}", host.display()))?;
+        let kind = match meta.file_type() {
+            t if t.is_char_device() => "c",
+            t if t.is_block_device() => "b",
+            _ => return Err(format!("device {}: not a device", host.display())),
+        };
+        let (major, minor) = (
+            rustix::fs::major(meta.rdev()),
+            rustix::fs::minor(meta.rdev()),
+        );
+        rules.push(json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access}));
+        devices.push(json!({
+            "path": inside, "type": kind, "major": major, "minor": minor,
+            "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
+        }));
+    }
+    Ok((rules, devices))
+}
+
+/// Limits → runtime-spec `linux.resources`, without devices.
+pub fn resources(limits: &Limits) -> Result<Value, String> {
+    let mut out = json!({});
+    let memory = json!({
+        "limit": limits.memory,
+        "reservation": limits.memory_reservation,
+        // Docker's default: as much swap as memory
+        "swap": limits.memory_swap.or(limits.memory.map(|m| (m as i64).saturating_mul(2))),
+    });
+    if limits.memory.is_some() || limits.memory_reservation.is_some() || limits.memory_swap.is_some()
+    {
+        out["memory"] = without_nulls(memory);
+    }
+    let period = 100_000u64;
+    let quota = limits.cpus.map(|cpus| (cpus * period as f64).round() as i64);
+    if quota.is_some() || limits.cpu_shares.is_some() || limits.cpuset.is_some() {
+        out["cpu"] = without_nulls(json!({
+            "quota": quota,
+            "period": quota.map(|_| period),
+            "shares": limits.cpu_shares,
+            "cpus": limits.cpuset,
+        }));
+    }
+    if let Some(pids) = limits.pids {
+        out["pids"] = json!({"limit": if pids <= 0 { -1 } else { pids }});
+    }
+    if let Some(blkio) = &limits.blkio {
+        let mut io = json!({});
+        if let Some(weight) = blkio.weight {
+            io["weight"] = json!(weight);
+        }
+        for (key, list) in [
+            ("throttleReadBpsDevice", &blkio.read_bps),
+            ("throttleWriteBpsDevice", &blkio.write_bps),
+            ("throttleReadIOPSDevice", &blkio.read_iops),
+            ("throttleWriteIOPSDevice", &blkio.write_iops),
+        ] {
+            if !list.is_empty() {
+                let devices: Result<Vec<Value>, String> = list
+                    .iter()
+                    .map(|(path, rate)| throttle(path, *rate))
+                    .collect();
+                io[key] = Value::Array(devices?);
+            }
+        }
+        out["blockIO"] = io;
+    }
+    Ok(out)
+}
+
+fn throttle(path: &Path, rate: u64) -> Result<Value, String> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path)
+        .map_err(|error| format!("blkio_config: {}: {error}", path.display()))?;
+    Ok(json!({
+        "major": rustix::fs::major(meta.rdev()),
+        "minor": rustix::fs::minor(meta.rdev()),
+        "rate": rate,
+    }))
+}
+
+fn without_nulls(mut value: Value) -> Value {
+    if let Some(map) = value.as_object_mut() {
+        map.retain(|_, v| !v.is_null());
+    }
+    value
+}
+
+fn rlimits(service: &Service) -> Vec<Value> {
+    let bound = |value: i64| if value < 0 { u64::MAX } else { value as u64 };
+    service
+        .ulimits
+        .iter()
+        .map(|(name, (soft, hard))| {
+            json!({
+                "type": format!("RLIMIT_{}", name.to_uppercase()),
+                "soft": bound(*soft),
+                "hard": bound(*hard),
+            })
+        })
+        .collect()
+}
+
+fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> {
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
+        json!({"destination": destination, "type": kind, "source": source, "options": options})
+    };
+    let shm = format!("size={}", service.shm_size.unwrap_or(64 << 20));
+    let sys = if service.privileged { "rw" } else { "ro" };
+    let mut list = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
+    ];
+    for name in ["hosts", "resolv.conf", "hostname"] {
+        let source = format!("{}/{name}", places.service_dir);
+        list.push(mount(&format!("/etc/{name}"), "bind", &source, &["rbind", "rprivate"]));
+    }
+    for (target, source) in &places.image_volumes {
+        list.push(mount(target, "bind", source, &["rbind", "rprivate"]));
+    }
+    for (entry, source) in service.volumes.iter().zip(&places.sources) {
+        list.push(service_mount(entry, source));
+    }
+    // a mount below another one comes after it; the sort is stable, so later ones still win
+    let depth = |m: &Value| {
+        m["destination"]
+            .as_str()
+            .map_or(0, |d| d.split('/').filter(|c| !c.is_empty()).count())
+    };
+    let own = 7;
+    list[own..].sort_by_key(depth);
+    Ok(list)
+}
+
+fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value {
+    let access = if mount.read_only { "ro" } else { "rw" };
+    let (kind, source, mut options) = match &mount.source {
+        MountSource::Bind {
+            propagation,
+            recursive,
+            ..
+        } => {
+            let bind = if *recursive { "rbind" } else { "bind" };
+            let propagation = propagation.as_deref().unwrap_or("rprivate");
+            ("bind", source, vec![bind.to_string(), propagation.to_string()])
+        }
+        MountSource::Volume { .. } | MountSource::Anonymous => {
+            ("bind", source, vec!["rbind".to_string(), "rprivate".to_string()])
+        }
+        MountSource::Tmpfs { size, mode, options } => {
+            let mut all = vec!["nosuid".to_string(), "nodev".to_string()];
+            if !options.iter().any(|o| o == "exec") {
+                all.push("noexec".to_string());
+            }
+            all.extend(options.iter().filter(|o| *o != "exec").cloned());
+            all.extend(size.map(|bytes| format!("size={bytes}")));
+            all.push(format!("mode={:o}", mode.unwrap_or(0o1777)));
+            ("tmpfs", "tmpfs", all)
+        }
+    };
+    options.push(access.to_string());
+    json!({"destination": mount.target, "type": kind, "source": source, "options": options})
+}
+
+/// The process of a container: its first one, and the base of every `exec`.
+pub fn process(
+    service: &Service,
+    image: &ImageFacts,
+    user: &User,
+    hostname: &str,
+) -> Result<Value, String> {
+    let bounding = capabilities(service)?;
+    // no ambient set: a user other than root keeps only what the file gives (CVE-2022-24769)
+    let held = if user.uid == 0 {
+        bounding.clone()
+    } else {
+        Vec::new()
+    };
+    let cwd = service
+        .working_dir
+        .clone()
+        .or_else(|| image.config.working_dir.clone().filter(|d| !d.is_empty()))
+        .unwrap_or_else(|| "/".to_string());
+    Ok(without_nulls(json!({
+        "terminal": service.tty,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups},
+        "args": arguments(service, &image.config)?,
+        "env": environment(service, &image.config, user, hostname),
+        "cwd": cwd,
+        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": []},
+        "rlimits": rlimits(service),
+        "noNewPrivileges": no_new_privileges(service),
+        "oomScoreAdj": service.oom_score_adj,
+    })))
+}
+
+/// On unless the service says otherwise: setuid programs gain nothing.
+fn no_new_privileges(service: &Service) -> bool {
+    let says = |values: [&str; 2]| {
+        service
+            .security_opt
+            .iter()
+            .any(|o| values.contains(&o.as_str()))
+    };
+    !(service.privileged || says(["no-new-privileges:false", "no-new-privileges=false"]))
+}
+
+/// The whole `config.json`.
+pub fn spec(
+    service: &Service,
+    image: &ImageFacts,
+    user: &User,
+    hostname: &str,
+    places: &Places<'_>,
+) -> Result<Value, String> {
+    let (rules, devices) = device_rules(service)?;
+    let mut limits = resources(&service.limits)?;
+    limits["devices"] = Value::Array(rules);
+    let process = process(service, image, user, hostname)?;
+    let mut linux = json!({
+        "namespaces": [
+            {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
+            {"type": "network", "path": places.netns},
+        ],
+        "resources": limits,
+        "devices": devices,
+        "sysctl": service.sysctls,
+        "rootfsPropagation": "rprivate",
+    });
+    if !service.privileged {
+        linux["maskedPaths"] = json!(MASKED);
+        linux["readonlyPaths"] = json!(READ_ONLY);
+        let unconfined = ["seccomp=unconfined", "seccomp:unconfined"];
+        if !service.security_opt.iter().any(|o| unconfined.contains(&o.as_str())) {
+            let bounding = capabilities(service)?;
+            linux["seccomp"] = serde_json::to_value(crate::seccomp::default_profile(&bounding))
+                .map_err(|error| format!("seccomp profile: {error}"))?;
+        }
+    }
+    Ok(without_nulls(json!({
+        "ociVersion": "1.2.1",
+        "process": process,
+        "root": {"path": "rootfs", "readonly": service.read_only},
+        "hostname": hostname,
+        "domainname": service.domainname,
+        "mounts": mounts(service, places)?,
+        "linux": linux,
+        "annotations": service.labels,
+    })))
+}
+
+/// A probe with every default applied; `None`: there is no health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Program with arguments.
+    pub command: Vec<String>,
+    /// Between the end of one and the start of the next.
+    pub interval: Duration,
+    /// Longest run.
+    pub timeout: Duration,
+    /// Failures do not count.
+    pub start_period: Duration,
+    /// Interval meanwhile.
+    pub start_interval: Duration,
+    /// Failures in a row.
+    pub retries: u32,
+}
+
+/// The service's health check over the image's (Docker: each value by itself).
+pub fn probe(service: &Service, image: &ImageConfig) -> Option<Probe> {
+    let own = service.healthcheck.as_ref();
+    if own.is_some_and(|h| h.disabled) {
+        return None;
+    }
+    let inherited = image.healthcheck.clone().unwrap_or_default();
+    let command = match own.and_then(|h| h.test.as_ref()) {
+        Some(HealthTest::Exec(command)) => command.clone(),
+        Some(HealthTest::Shell(text)) => shell(text),
+        None => match inherited.test.as_deref()? {
+            [kind, command @ ..] if kind == "CMD" => command.to_vec(),
+            [kind, text] if kind == "CMD-SHELL" => shell(text),
+            _ => return None,
+        },
+    };
+    if command.is_empty() {
+        return None;
+    }
+    let time = |own: Option<Duration>, image: u64, default: Duration| {
+        own.or((image > 0).then(|| Duration::from_nanos(image)))
+            .unwrap_or(default)
+    };
+    let of = |pick: fn(&Healthcheck) -> Option<Duration>| own.and_then(pick);
+    let seconds = Duration::from_secs;
+    Some(Probe {
+        command,
+        interval: time(of(|h| h.interval), inherited.interval, seconds(30)),
+        timeout: time(of(|h| h.timeout), inherited.timeout, seconds(30)),
+        start_period: time(of(|h| h.start_period), inherited.start_period, seconds(0)),
+        start_interval: time(of(|h| h.start_interval), inherited.start_interval, seconds(5)),
+        retries: own
+            .and_then(|h| h.retries)
+            .or((inherited.retries > 0).then_some(inherited.retries))
+            .unwrap_or(3),
+    })
+}
+
+fn shell(text: &str) -> Vec<String> {
+    vec!["/bin/sh".to_string(), "-c".to_string(), text.to_string()]
+}
+
+/// Signal that asks a service to end.
+pub fn stop_signal(service: &Service, image: &ImageConfig) -> Result<i32, String> {
+    let name = service
+        .stop_signal
+        .clone()
+        .or_else(|| image.stop_signal.clone().filter(|s| !s.is_empty()))
+        .unwrap_or_else(|| "SIGTERM".to_string());
+    signal_number(&name)
+}
+
+/// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3` → number.
+pub fn signal_number(name: &str) -> Result<i32, String> {
+    let unknown = || format!("signal {name:?} is not known");
+    let upper = name.trim().to_uppercase();
+    if let Ok(number) = upper.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number).ok_or_else(unknown);
+    }
+    let full = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    // signal(7): the C library keeps the first two real-time signals for itself
+    for (base, sign, start) in [("SIGRTMIN", 1, 34), ("SIGRTMAX", -1, 64)] {
+        if let Some(rest) = full.strip_prefix(base) {
+            let offset = match rest.strip_prefix(['+', '-']) {
+                None if rest.is_empty() => 0,
+                Some(digits) => digits.parse::<i32>().map_err(|_| unknown())?,
+                None => return Err(unknown()),
+            };
+            let number = start + sign * offset;
+            return (34..=64).contains(&number).then_some(number).ok_or_else(unknown);
+        }
+    }
+    full.parse::<nix::sys::signal::Signal>()
+        .map(|signal| signal as i32)
+        .map_err(|_| unknown())
+}
+
+/// Whether a service that ended starts again.
+pub fn restarts(policy: Restart, exit_code: Option<i32>, restarts: u32, stopped: bool) -> bool {
+    if stopped {
+        return false;
+    }
+    match policy {
+        Restart::No => false,
+        Restart::Always | Restart::UnlessStopped => true,
+        Restart::OnFailure { max } => {
+            exit_code != Some(0) && max.is_none_or(|max| restarts < max)
+        }
+    }
+}
+
+/// Health at the start of a run.
+pub fn initial_health(probe: Option<&Probe>) -> Health {
+    match probe {
+        Some(_) => Health::Starting,
+        None => Health::None,
+    }
+}
+
+/// Host name of a service.
+pub fn hostname(pod: &str, service: &Service) -> String {
+    let name = service.hostname.clone().unwrap_or_else(|| service.name.clone());
+    // sethostname(2) takes 64 bytes
+    if name.is_empty() {
+        return pod.chars().take(64).collect();
+    }
+    name.chars().take(64).collect()
+}

@@ -1,0 +1,321 @@
+//! The records in a pod's folder: JSON, versioned, written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Result};
+use crate::cgroup::Cgroup;
+use crate::compose::Project;
+use crate::network::{Attached, Cni, PortMapping};
+use crate::sys::file::write_atomic;
+
+/// Version of every record's form.
+pub const VERSION: u32 = 1;
+
+/// Writes a record, durably.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Record {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    write_atomic(path, &text, 0o600).map_err(Error::io("write", path))
+}
+
+/// Reads a record; `None` when there is none.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path)(error)),
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|source| Error::Record {
+            path: path.to_path_buf(),
+            source,
+        })
+}
+
+/// `pod.json`: everything the supervisor needs, decided by `up`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pod {
+    /// [`VERSION`].
+    pub version: u32,
+    /// RFC 3339.
+    pub created: String,
+    /// The project.
+    pub project: Project,
+    /// What each service's image says.
+    pub images: BTreeMap<String, ImageFacts>,
+    /// `<root>`.
+    pub root: PathBuf,
+    /// `<state>`.
+    pub state: PathBuf,
+    /// The pod's cgroup.
+    pub cgroup: Cgroup,
+    /// CNI folders.
+    pub cni: Cni,
+    /// What becomes of the pod when a service ends.
+    pub policy: Policy,
+    /// What each service becomes before the first start: empty for `up`'s own choice of all.
+    pub start: Vec<String>,
+}
+
+/// Failure policy of a pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Each service for itself, by its `restart`.
+    #[default]
+    Compose,
+    /// The pod stops when any container ends (`--abort-on-container-exit`).
+    AbortOnExit,
+}
+
+/// The parts of an image that a service inherits.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// Image id (digest of the configuration).
+    pub id: String,
+    /// Layer folders, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// `config` of the image.
+    pub config: ImageConfig,
+}
+
+/// `config` of an image configuration, with Docker's `Healthcheck`, which image-spec leaves out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageConfig {
+    /// `User`.
+    pub user: Option<String>,
+    /// `Env`.
+    pub env: Option<Vec<String>>,
+    /// `Entrypoint`.
+    pub entrypoint: Option<Vec<String>>,
+    /// `Cmd`.
+    pub cmd: Option<Vec<String>>,
+    /// `WorkingDir`.
+    pub working_dir: Option<String>,
+    /// `Volumes`: a set.
+    pub volumes: Option<BTreeMap<String, serde_json::Value>>,
+    /// `ExposedPorts`: a set.
+    pub exposed_ports: Option<BTreeMap<String, serde_json::Value>>,
+    /// `StopSignal`.
+    pub stop_signal: Option<String>,
+    /// `Labels`.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// `Healthcheck`.
+    pub healthcheck: Option<ImageHealthcheck>,
+}
+
+/// `Healthcheck` of an image; times in nanoseconds, 0 is the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ImageHealthcheck {
+    /// `["NONE"]`, `["CMD", …]`, `["CMD-SHELL", text]`.
+    pub test: Option<Vec<String>>,
+    /// Nanoseconds.
+    pub interval: u64,
+    /// Nanoseconds.
+    pub timeout: u64,
+    /// Nanoseconds.
+    pub start_period: u64,
+    /// Nanoseconds.
+    pub start_interval: u64,
+    /// Failures in a row.
+    pub retries: u32,
+}
+
+/// A process told apart from a later one with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Process id.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`.
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// The calling process.
+    pub fn own() -> Result<ProcessId> {
+        let pid = std::process::id() as i32;
+        let start_time = crate::sys::process::start_time(pid)
+            .map_err(Error::io("read", Path::new("/proc/self/stat")))?;
+        Ok(ProcessId { pid, start_time })
+    }
+
+    /// The process still runs.
+    pub fn alive(&self) -> bool {
+        use crate::sys::process::{is_running, start_time};
+        start_time(self.pid).is_ok_and(|time| time == self.start_time)
+            && is_running(self.pid).unwrap_or(false)
+    }
+}
+
+/// `exits/PID-STARTTIME.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 + signal number when a signal ended it.
+    pub code: i32,
+    /// Unix time in nanoseconds.
+    pub time: i64,
+}
+
+/// File name of an exit record.
+pub fn exit_name(process: ProcessId) -> String {
+    format!("{}-{}.json", process.pid, process.start_time)
+}
+
+/// `sandbox.json`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Interfaces in order of attachment.
+    pub interfaces: Vec<Interface>,
+    /// What the plugins answered, in the same order.
+    pub attached: Vec<Attached>,
+}
+
+/// One interface of a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Network name.
+    pub network: String,
+    /// Name in the pod.
+    pub name: String,
+    /// Addresses with prefix length.
+    pub addresses: Vec<ipnet::IpNet>,
+    /// Gateways offered.
+    pub gateways: Vec<IpAddr>,
+    /// It has the default route.
+    pub default_route: bool,
+}
+
+/// `ports.json`: a published port with its service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// Service.
+    pub service: String,
+    /// The mapping; the host's port is chosen.
+    pub mapping: PortMapping,
+}
+
+/// `status.json` of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What it is wanted to do.
+    pub goal: Goal,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The container's first process while there is one.
+    pub process: Option<ProcessId>,
+    /// Exit code of the last run; `None` while it runs, or when nobody could see it.
+    pub exit_code: Option<i32>,
+    /// The kernel's out-of-memory killer ended a process of it.
+    pub oom_killed: bool,
+    /// What the health check says.
+    pub health: Health,
+    /// Consecutive failed probes.
+    pub failing_streak: u32,
+    /// Output of the last probe (bounded).
+    pub health_output: String,
+    /// Starts after the first.
+    pub restarts: u32,
+    /// RFC 3339; empty before.
+    pub started: String,
+    /// RFC 3339; empty before.
+    pub finished: String,
+    /// Why it could not be started.
+    pub error: Option<String>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Status {
+            version: VERSION,
+            goal: Goal::Stop,
+            phase: Phase::Waiting,
+            process: None,
+            exit_code: None,
+            oom_killed: false,
+            health: Health::None,
+            failing_streak: 0,
+            health_output: String::new(),
+            restarts: 0,
+            started: String::new(),
+            finished: String::new(),
+            error: None,
+        }
+    }
+}
+
+/// What a service is wanted to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// Run, by its restart policy.
+    Run,
+    /// Be stopped; its restart policy does not apply.
+    Stop,
+    /// Stop, then run again.
+    Restart,
+}
+
+/// Where a service is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// For its dependencies, or for `start`.
+    Waiting,
+    /// `create` and `start` are under way.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// Asked to end.
+    Stopping,
+    /// Ended; starts again after a delay.
+    Restarting,
+    /// Ended.
+    Exited,
+    /// Could not be started.
+    Failed,
+}
+
+/// What the health check says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// There is no health check.
+    #[default]
+    None,
+    /// Not known yet.
+    Starting,
+    /// The last probe passed.
+    Healthy,
+    /// So many failed as `retries` says.
+    Unhealthy,
+}
+
+/// Why a short process of ours failed (`error.json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// 125, 126 or 127.
+    pub code: u8,
+    /// Complete text.
+    pub message: String,
+}
+
+/// The time now as the records have it.
+pub fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}

@@ -1,0 +1,787 @@
+//! What a pod does next: a pure function of its services' states and of what happens. No I/O, no clock.
+//!
+//! *Invariants:* a service is started only when every dependency satisfies its condition, and asked to stop only
+//! when nothing that depends on it and is to stop too still runs; a timer that is no longer meant is ignored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::plan::{self, Probe};
+use super::super::record::{Failure, Goal, Health, Phase, Policy, ProcessId, Status};
+use crate::compose::project::{Condition, Dependency, Restart};
+
+/// What does not change about a service.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// `depends_on`.
+    pub depends_on: BTreeMap<String, Dependency>,
+    /// `restart`.
+    pub restart: Restart,
+    /// Health check with its defaults.
+    pub probe: Option<Probe>,
+    /// Signal that asks it to end.
+    pub stop_signal: i32,
+    /// Time until SIGKILL.
+    pub grace: Duration,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Its program runs.
+    Started {
+        /// The first process.
+        process: ProcessId,
+        /// RFC 3339.
+        at: String,
+    },
+    /// `create` or `start` failed.
+    StartFailed(Failure),
+    /// Its first process ended; `None`: nobody saw how.
+    Exited {
+        /// Exit code, 128 + signal.
+        code: Option<i32>,
+        /// The out-of-memory killer was there.
+        oom: bool,
+        /// How long it ran.
+        ran: Duration,
+        /// RFC 3339.
+        at: String,
+    },
+    /// A probe ended.
+    Probed {
+        /// It passed.
+        passed: bool,
+        /// Its output.
+        output: String,
+        /// Time since the service started.
+        age: Duration,
+        /// The unit's generation when it began.
+        generation: u64,
+    },
+    /// A timer ran out.
+    Timer(Timer),
+}
+
+/// A timer with the generation it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timer {
+    /// What for.
+    pub kind: TimerKind,
+    /// The unit's generation when it was set.
+    pub generation: u64,
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerKind {
+    /// The next probe.
+    Probe,
+    /// The end of the grace period.
+    Grace,
+    /// The end of the restart delay.
+    Restart,
+}
+
+/// Something to do, by service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Run `create` and `start`.
+    Start,
+    /// Send a signal to the first process.
+    Signal(i32),
+    /// SIGKILL for all of its cgroup.
+    Kill,
+    /// Run the health check once.
+    Probe,
+    /// Give [`Input::Timer`] back later.
+    Timer(Timer, Duration),
+    /// A line for the pod's events.
+    Note(String),
+}
+
+struct Unit {
+    facts: Facts,
+    status: Status,
+    /// Counts runs: timers and probes of an earlier one mean nothing.
+    generation: u64,
+    /// Restarts since it last ran for long.
+    streak: u32,
+    /// Early probes so far.
+    early: u32,
+}
+
+/// All services of a pod.
+pub struct Machine {
+    units: BTreeMap<String, Unit>,
+    policy: Policy,
+    actions: Vec<(String, Action)>,
+}
+
+/// First delay of a restart, doubled each time.
+const RESTART_DELAY: Duration = Duration::from_millis(100);
+/// Longest delay of a restart.
+const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
+/// A service that ran this long starts over with [`RESTART_DELAY`].
+const RESTART_RESET: Duration = Duration::from_secs(10);
+/// First delay of a probe while the service is not healthy yet, doubled until the interval is reached.
+const EARLY_PROBE: Duration = Duration::from_millis(100);
+
+impl Machine {
+    /// A machine over services in known states.
+    pub fn new(services: BTreeMap<String, (Facts, Status)>, policy: Policy) -> Machine {
+        let units = services
+            .into_iter()
+            .map(|(name, (facts, status))| {
+                let unit = Unit {
+                    facts,
+                    status,
+                    generation: 0,
+                    streak: 0,
+                    early: 0,
+                };
+                (name, unit)
+            })
+            .collect();
+        Machine {
+            units,
+            policy,
+            actions: Vec::new(),
+        }
+    }
+
+    /// A service's status.
+    pub fn status(&self, service: &str) -> Option<&Status> {
+        self.units.get(service).map(|unit| &unit.status)
+    }
+
+    /// Every service with its status.
+    pub fn statuses(&self) -> impl Iterator<Item = (&str, &Status)> {
+        self.units.iter().map(|(n, u)| (n.as_str(), &u.status))
+    }
+
+    /// Generation of a service's present run.
+    pub fn generation(&self, service: &str) -> u64 {
+        self.units.get(service).map_or(0, |unit| unit.generation)
+    }
+
+    /// What to do now.
+    pub fn take_actions(&mut self) -> Vec<(String, Action)> {
+        self.advance();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Wants services and what they depend on to run; those that run already go on.
+    pub fn start(&mut self, services: &[String]) {
+        for name in self.with_dependencies(services) {
+            let Some(unit) = self.units.get_mut(&name) else {
+                continue;
+            };
+            let done = unit.status.phase == Phase::Exited
+                && unit.status.exit_code == Some(0)
+                && !services.contains(&name);
+            if done {
+                continue;
+            }
+            unit.status.goal = match unit.status.phase {
+                Phase::Stopping => Goal::Restart,
+                _ => Goal::Run,
+            };
+            if matches!(unit.status.phase, Phase::Exited | Phase::Failed | Phase::Restarting) {
+                unit.status.phase = Phase::Waiting;
+                unit.status.error = None;
+            }
+        }
+    }
+
+    /// Wants services stopped. `grace` replaces their own.
+    pub fn stop(&mut self, services: &[String], grace: Option<Duration>) {
+        self.end(services, Goal::Stop, grace);
+    }
+
+    /// Wants services stopped and run again.
+    pub fn restart(&mut self, services: &[String], grace: Option<Duration>) {
+        self.end(services, Goal::Restart, grace);
+    }
+
+    fn end(&mut self, services: &[String], goal: Goal, grace: Option<Duration>) {
+        for name in services {
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.status.goal = goal;
+                unit.facts.grace = grace.unwrap_or(unit.facts.grace);
+            }
+        }
+    }
+
+    /// A service that is known to run: after a supervisor came back.
+    pub fn adopt(&mut self, service: &str) {
+        if let Some(unit) = self.units.get_mut(service) {
+            unit.generation += 1;
+            let age = RESTART_RESET;
+            if let Some(delay) = unit.probe_delay(age) {
+                let timer = unit.timer_action(TimerKind::Probe, delay);
+                self.actions.push((service.to_string(), timer));
+            }
+        }
+    }
+
+    /// A signal that ends services was sent on request: their restart policy does not apply.
+    pub fn killed(&mut self, services: &[String]) {
+        for name in services {
+            if let Some(unit) = self.units.get_mut(name)
+                && unit.status.phase == Phase::Running
+            {
+                unit.status.goal = Goal::Stop;
+                unit.status.phase = Phase::Stopping;
+            }
+        }
+    }
+
+    /// Something happened to a service.
+    pub fn input(&mut self, service: &str, input: Input) {
+        let policy = self.policy;
+        let Some(unit) = self.units.get_mut(service) else {
+            return;
+        };
+        let mut out = Vec::new();
+        let mut ended = false;
+        match input {
+            Input::Started { process, at } => {
+                unit.status.started = at;
+                unit.started(process, &mut out);
+            }
+            Input::StartFailed(failure) => {
+                unit.generation += 1;
+                unit.status.phase = Phase::Failed;
+                unit.status.exit_code = Some(failure.code.into());
+                unit.status.process = None;
+                out.push(Action::Note(format!("could not be started: {}", failure.message)));
+                unit.status.error = Some(failure.message);
+            }
+            Input::Exited { code, oom, ran, at } => {
+                unit.status.finished = at;
+                unit.exited(code, oom, ran, &mut out);
+                ended = !matches!(unit.status.phase, Phase::Restarting | Phase::Waiting);
+            }
+            Input::Probed {
+                passed,
+                output,
+                age,
+                generation,
+            } if generation == unit.generation => unit.probed(passed, output, age, &mut out),
+            Input::Probed { .. } => {}
+            Input::Timer(timer) => unit.timer(timer, &mut out),
+        }
+        self.actions
+            .extend(out.into_iter().map(|a| (service.to_string(), a)));
+        if ended && policy == Policy::AbortOnExit {
+            let all: Vec<String> = self.units.keys().cloned().collect();
+            self.stop(&all, None);
+        }
+    }
+
+    /// Every service is where it is wanted to be for now: nothing waits, starts or stops.
+    pub fn settled(&self) -> bool {
+        self.units.values().all(|unit| match unit.status.goal {
+            Goal::Run => !matches!(
+                unit.status.phase,
+                Phase::Waiting | Phase::Starting | Phase::Stopping
+            ),
+            Goal::Stop => !unit.status.phase.active(),
+            Goal::Restart => false,
+        })
+    }
+
+    /// The health check of a running service has not said anything yet.
+    pub fn undecided(&self) -> bool {
+        self.units.values().any(|unit| {
+            unit.status.phase == Phase::Running && unit.status.health == Health::Starting
+        })
+    }
+
+    /// The service does not run and will not.
+    pub fn idle(&self, service: &str) -> bool {
+        self.units.get(service).is_none_or(|unit| {
+            !unit.status.phase.active()
+                && !(unit.status.goal != Goal::Stop
+                    && matches!(unit.status.phase, Phase::Waiting | Phase::Restarting))
+        })
+    }
+
+    fn with_dependencies(&self, services: &[String]) -> BTreeSet<String> {
+        let mut all = BTreeSet::new();
+        let mut open: Vec<String> = services.to_vec();
+        while let Some(name) = open.pop() {
+            if let Some(unit) = self.units.get(&name)
+                && all.insert(name)
+            {
+                open.extend(unit.facts.depends_on.keys().cloned());
+            }
+        }
+        all
+    }
+
+    /// Moves every service as far as it can go; ends because each step leaves a phase for good.
+    fn advance(&mut self) {
+        loop {
+            let next = self
+                .units
+                .iter()
+                .find_map(|(name, unit)| Some((name.clone(), self.next(name, unit)?)));
+            let Some((name, step)) = next else { return };
+            let Some(unit) = self.units.get_mut(&name) else {
+                return;
+            };
+            let mut out = Vec::new();
+            match step {
+                Step::Start => {
+                    unit.generation += 1;
+                    unit.status.phase = Phase::Starting;
+                    out.push(Action::Start);
+                }
+                Step::Fail(message) => {
+                    unit.status.phase = Phase::Failed;
+                    out.push(Action::Note(message.clone()));
+                    unit.status.error = Some(message);
+                }
+                Step::Stop => unit.ask_to_stop(&mut out),
+                Step::Ended => unit.status.phase = Phase::Exited,
+                Step::Again => {
+                    unit.status.phase = Phase::Waiting;
+                    unit.status.goal = Goal::Run;
+                    unit.status.error = None;
+                }
+            }
+            self.actions.extend(out.into_iter().map(|a| (name.clone(), a)));
+        }
+    }
+
+    fn next(&self, name: &str, unit: &Unit) -> Option<Step> {
+        match (unit.status.goal, unit.status.phase) {
+            (Goal::Run, Phase::Waiting) => self.may_start(unit),
+            (Goal::Stop | Goal::Restart, Phase::Running) if !self.is_needed(name) => Some(Step::Stop),
+            (Goal::Stop | Goal::Restart, Phase::Restarting) => Some(Step::Ended),
+            (Goal::Restart, Phase::Exited | Phase::Failed | Phase::Waiting) => Some(Step::Again),
+            _ => None,
+        }
+    }
+
+    fn may_start(&self, unit: &Unit) -> Option<Step> {
+        for (name, dependency) in &unit.facts.depends_on {
+            let verdict = self.units.get(name).map_or(Verdict::Never("is not there"), |on| {
+                satisfied(dependency.condition, &on.status, on.facts.probe.is_some())
+            });
+            match verdict {
+                Verdict::Yes => {}
+                Verdict::NotYet => return None,
+                Verdict::Never(_) if !dependency.required => {}
+                Verdict::Never(why) => {
+                    return Some(Step::Fail(format!("dependency {name} {why}")));
+                }
+            }
+        }
+        Some(Step::Start)
+    }
+
+    /// Something that depends on `name` and is to stop as well still runs.
+    fn is_needed(&self, name: &str) -> bool {
+        self.units.values().any(|other| {
+            other.facts.depends_on.contains_key(name)
+                && other.status.goal != Goal::Run
+                && other.status.phase.active()
+        })
+    }
+}
+
+enum Step {
+    Start,
+    Fail(String),
+    Stop,
+    Ended,
+    Again,
+}
+
+enum Verdict {
+    Yes,
+    NotYet,
+    Never(&'static str),
+}
+
+fn satisfied(condition: Condition, on: &Status, probed: bool) -> Verdict {
+    if on.phase == Phase::Failed {
+        return Verdict::Never("failed to start");
+    }
+    if on.goal == Goal::Stop && !on.phase.active() && condition != Condition::ServiceCompletedSuccessfully {
+        return Verdict::Never("is stopped");
+    }
+    let ended = on.phase == Phase::Exited;
+    match condition {
+        // a service that already ended had been started
+        Condition::ServiceStarted if matches!(on.phase, Phase::Running | Phase::Exited) => Verdict::Yes,
+        Condition::ServiceHealthy if !probed => Verdict::Never("has no health check"),
+        Condition::ServiceHealthy if ended => Verdict::Never("ended before it was healthy"),
+        Condition::ServiceHealthy if on.phase == Phase::Running => match on.health {
+            Health::Healthy => Verdict::Yes,
+            Health::Unhealthy => Verdict::Never("is unhealthy"),
+            Health::None | Health::Starting => Verdict::NotYet,
+        },
+        Condition::ServiceCompletedSuccessfully if ended => match on.exit_code {
+            Some(0) => Verdict::Yes,
+            _ => Verdict::Never("did not complete successfully"),
+        },
+        _ => Verdict::NotYet,
+    }
+}
+
+impl Phase {
+    /// There is, or is about to be, a process.
+    pub fn active(self) -> bool {
+        matches!(self, Phase::Starting | Phase::Running | Phase::Stopping)
+    }
+}
+
+impl Unit {
+    fn timer_action(&self, kind: TimerKind, after: Duration) -> Action {
+        let generation = self.generation;
+        Action::Timer(Timer { kind, generation }, after)
+    }
+
+    fn started(&mut self, process: ProcessId, out: &mut Vec<Action>) {
+        self.early = 0;
+        self.status.phase = Phase::Running;
+        self.status.process = Some(process);
+        self.status.exit_code = None;
+        self.status.oom_killed = false;
+        self.status.error = None;
+        self.status.failing_streak = 0;
+        self.status.health = plan::initial_health(self.facts.probe.as_ref());
+        if let Some(delay) = self.probe_delay(Duration::ZERO) {
+            out.push(self.timer_action(TimerKind::Probe, delay));
+        }
+    }
+
+    /// Until the first interval is over, probes come early: a service that is ready sooner is seen sooner.
+    fn probe_delay(&self, age: Duration) -> Option<Duration> {
+        let probe = self.facts.probe.as_ref()?;
+        let interval = if age < probe.start_period {
+            probe.start_interval.min(probe.interval)
+        } else {
+            probe.interval
+        };
+        if self.status.health == Health::Starting {
+            let early = EARLY_PROBE.saturating_mul(1 << self.early.min(16));
+            return Some(early.min(interval));
+        }
+        Some(interval)
+    }
+
+    fn exited(&mut self, code: Option<i32>, oom: bool, ran: Duration, out: &mut Vec<Action>) {
+        self.generation += 1;
+        self.status.process = None;
+        self.status.exit_code = code;
+        self.status.oom_killed = oom;
+        if self.status.health != Health::None {
+            self.status.health = Health::Starting;
+        }
+        if ran >= RESTART_RESET {
+            self.streak = 0;
+        }
+        let ended = match code {
+            Some(code) => format!("exited with code {code}"),
+            None => "exited, its code was not seen".to_string(),
+        };
+        let why = if oom { ": out of memory" } else { "" };
+        out.push(Action::Note(format!("{ended}{why}")));
+        let stopped = self.status.goal != Goal::Run;
+        if plan::restarts(self.facts.restart, code, self.status.restarts, stopped) {
+            let delay = RESTART_DELAY
+                .saturating_mul(1 << self.streak.min(16))
+                .min(RESTART_DELAY_MOST);
+            self.streak += 1;
+            self.status.phase = Phase::Restarting;
+            out.push(self.timer_action(TimerKind::Restart, delay));
+        } else {
+            self.status.phase = Phase::Exited;
+        }
+    }
+
+    fn probed(&mut self, passed: bool, output: String, age: Duration, out: &mut Vec<Action>) {
+        let Some(probe) = self.facts.probe.clone() else {
+            return;
+        };
+        if self.status.phase != Phase::Running {
+            return;
+        }
+        let before = self.status.health;
+        self.status.health_output = output;
+        if passed {
+            self.status.failing_streak = 0;
+            self.status.health = Health::Healthy;
+        } else if before == Health::Starting && age < probe.start_period.max(probe.interval) {
+            // the start period; without one, the time before the first probe would be due
+            self.early += 1;
+        } else {
+            self.status.failing_streak += 1;
+            if self.status.failing_streak >= probe.retries {
+                self.status.health = Health::Unhealthy;
+            }
+        }
+        if before != self.status.health {
+            let text = match self.status.health {
+                Health::Healthy => "is healthy".to_string(),
+                _ => format!(
+                    "is unhealthy after {} failed probes: {}",
+                    self.status.failing_streak,
+                    self.status.health_output.trim()
+                ),
+            };
+            out.push(Action::Note(text));
+        }
+        if let Some(delay) = self.probe_delay(age) {
+            out.push(self.timer_action(TimerKind::Probe, delay));
+        }
+    }
+
+    fn timer(&mut self, timer: Timer, out: &mut Vec<Action>) {
+        if timer.generation != self.generation {
+            return;
+        }
+        match (timer.kind, self.status.phase) {
+            (TimerKind::Probe, Phase::Running) => out.push(Action::Probe),
+            (TimerKind::Grace, Phase::Stopping) => out.push(Action::Kill),
+            (TimerKind::Restart, Phase::Restarting) => {
+                self.status.restarts += 1;
+                self.status.phase = Phase::Waiting;
+            }
+            _ => {}
+        }
+    }
+
+    fn ask_to_stop(&mut self, out: &mut Vec<Action>) {
+        self.status.phase = Phase::Stopping;
+        out.push(Action::Signal(self.facts.stop_signal));
+        out.push(self.timer_action(TimerKind::Grace, self.facts.grace));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(depends_on: &[(&str, Condition)]) -> Facts {
+        Facts {
+            depends_on: depends_on
+                .iter()
+                .map(|(name, condition)| {
+                    let dependency = Dependency {
+                        condition: *condition,
+                        required: true,
+                        restart: false,
+                    };
+                    (name.to_string(), dependency)
+                })
+                .collect(),
+            restart: Restart::No,
+            probe: None,
+            stop_signal: 15,
+            grace: Duration::from_secs(10),
+        }
+    }
+
+    fn with_probe(mut facts: Facts) -> Facts {
+        facts.probe = Some(Probe {
+            command: vec!["true".into()],
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            start_period: Duration::ZERO,
+            start_interval: Duration::from_secs(5),
+            retries: 2,
+        });
+        facts
+    }
+
+    fn machine(units: Vec<(&str, Facts)>) -> Machine {
+        let services = units
+            .into_iter()
+            .map(|(name, facts)| (name.to_string(), (facts, Status::default())))
+            .collect();
+        Machine::new(services, Policy::Compose)
+    }
+
+    fn run(pid: i32) -> Input {
+        Input::Started {
+            process: ProcessId { pid, start_time: 1 },
+            at: String::new(),
+        }
+    }
+
+    fn exit(code: i32) -> Input {
+        Input::Exited {
+            code: Some(code),
+            oom: false,
+            ran: Duration::ZERO,
+            at: String::new(),
+        }
+    }
+
+    fn names(actions: &[(String, Action)], wanted: &Action) -> Vec<String> {
+        actions
+            .iter()
+            .filter(|(_, action)| action == wanted)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    fn all() -> Vec<String> {
+        ["app", "init", "redis", "web"].map(String::from).to_vec()
+    }
+
+    fn pod() -> Machine {
+        machine(vec![
+            ("redis", with_probe(facts(&[]))),
+            ("init", facts(&[("redis", Condition::ServiceHealthy)])),
+            (
+                "app",
+                facts(&[
+                    ("init", Condition::ServiceCompletedSuccessfully),
+                    ("redis", Condition::ServiceHealthy),
+                ]),
+            ),
+            ("web", facts(&[("app", Condition::ServiceStarted)])),
+        ])
+    }
+
+    #[test]
+    fn services_start_when_their_dependencies_are_as_asked() {
+        let mut pod = pod();
+        pod.start(&all());
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["redis"]);
+        pod.input("redis", run(2));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
+        let probed = |passed| Input::Probed {
+            passed,
+            output: String::new(),
+            age: Duration::from_millis(100),
+            generation: 1,
+        };
+        pod.input("redis", probed(false));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
+        pod.input("redis", probed(true));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["init"]);
+        pod.input("init", run(3));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
+        pod.input("init", exit(0));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["app"]);
+        pod.input("app", run(4));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["web"]);
+        assert!(!pod.settled());
+        pod.input("web", run(5));
+        pod.take_actions();
+        assert!(pod.settled());
+    }
+
+    #[test]
+    fn services_stop_in_reverse_order() {
+        let mut pod = pod();
+        pod.start(&all());
+        pod.take_actions();
+        for (name, pid) in [("redis", 2), ("app", 4), ("web", 5)] {
+            pod.input(name, run(pid));
+        }
+        pod.input("init", exit(0));
+        pod.take_actions();
+        pod.stop(&all(), None);
+        assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["web"]);
+        pod.input("web", exit(0));
+        assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["app"]);
+        pod.input("app", exit(143));
+        assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["redis"]);
+        let generation = pod.generation("redis");
+        let kind = TimerKind::Grace;
+        pod.input("redis", Input::Timer(Timer { kind, generation }));
+        assert_eq!(names(&pod.take_actions(), &Action::Kill), ["redis"]);
+        pod.input("redis", exit(137));
+        pod.take_actions();
+        assert!(pod.settled() && all().iter().all(|name| pod.idle(name)));
+    }
+
+    #[test]
+    fn a_failed_dependency_fails_its_dependents() {
+        let mut pod = pod();
+        pod.start(&all());
+        pod.take_actions();
+        pod.input("redis", run(2));
+        for _ in 0..2 {
+            pod.input(
+                "redis",
+                Input::Probed {
+                    passed: false,
+                    output: "no".into(),
+                    age: Duration::from_secs(2),
+                    generation: 1,
+                },
+            );
+        }
+        pod.take_actions();
+        assert_eq!(pod.status("redis").unwrap().health, Health::Unhealthy);
+        let error = |name| pod.status(name).unwrap().error.clone().unwrap();
+        assert_eq!(error("init"), "dependency redis is unhealthy");
+        assert_eq!(error("app"), "dependency init failed to start");
+        assert!(pod.settled());
+    }
+
+    #[test]
+    fn restart_delays_double_and_end_with_the_policy() {
+        let mut web = facts(&[]);
+        web.restart = Restart::OnFailure { max: Some(2) };
+        let mut pod = machine(vec![("web", web)]);
+        pod.start(&["web".to_string()]);
+        pod.take_actions();
+        for delay in [100, 200] {
+            pod.input("web", run(2));
+            pod.input("web", exit(1));
+            let generation = pod.generation("web");
+            let kind = TimerKind::Restart;
+            let timer = Timer { kind, generation };
+            let wanted = Action::Timer(timer, Duration::from_millis(delay));
+            assert_eq!(names(&pod.take_actions(), &wanted), ["web"]);
+            pod.input("web", Input::Timer(timer));
+            assert_eq!(names(&pod.take_actions(), &Action::Start), ["web"]);
+        }
+        pod.input("web", run(2));
+        pod.input("web", exit(1));
+        pod.take_actions();
+        assert_eq!(pod.status("web").unwrap().phase, Phase::Exited);
+        assert_eq!(pod.status("web").unwrap().restarts, 2);
+    }
+
+    #[test]
+    fn restart_on_request_stops_and_starts_once() {
+        let mut pod = machine(vec![("web", facts(&[]))]);
+        let web = ["web".to_string()];
+        pod.start(&web);
+        pod.take_actions();
+        pod.input("web", run(2));
+        pod.restart(&web, Some(Duration::ZERO));
+        assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["web"]);
+        pod.input("web", exit(0));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["web"]);
+        pod.input("web", run(3));
+        pod.take_actions();
+        assert!(pod.settled());
+    }
+
+    #[test]
+    fn a_timer_of_an_earlier_run_is_ignored() {
+        let mut pod = machine(vec![("web", with_probe(facts(&[])))]);
+        pod.start(&["web".to_string()]);
+        pod.take_actions();
+        pod.input("web", run(2));
+        let generation = pod.generation("web");
+        pod.input("web", exit(0));
+        pod.take_actions();
+        let kind = TimerKind::Probe;
+        pod.input("web", Input::Timer(Timer { kind, generation }));
+        assert_eq!(pod.take_actions(), []);
+    }
+}

@@ -1,0 +1,377 @@
+//! The supervisor: turns what happens to a pod's services into what is done about it, one event at a time.
+//!
+//! Single-threaded; it never clones: containers are made by short processes of our own. *Invariants:* a status is on
+//! disk before anybody is told of it; a supervisor that starts finds in the pod's folder all it needs to go on
+//! where the last one was killed.
+
+mod clients;
+pub mod machine;
+mod pump;
+mod work;
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use self::clients::{Client, Clients};
+use self::machine::{Action, Facts, Input, Machine};
+use self::pump::Pumps;
+use super::control::{Answer, Request};
+use super::layout::PodDir;
+use super::plan;
+use super::ports::{self, Reservation};
+use super::record::{self, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status};
+use super::{Error, Result};
+use crate::container;
+
+/// What reaches the loop.
+enum Event {
+    Service(String, Input),
+    Note(String, String),
+    Client(Request, Client),
+}
+
+/// What tasks need; shared, never changed after set-up.
+struct Context {
+    dir: PodDir,
+    pod: Pod,
+    sandbox: Sandbox,
+    events: mpsc::UnboundedSender<Event>,
+    pumps: BTreeMap<String, Pumps>,
+}
+
+impl Context {
+    fn send(&self, service: &str, input: Input) {
+        // the loop is gone only when the process ends
+        let _ = self.events.send(Event::Service(service.to_string(), input));
+    }
+
+    fn note(&self, service: &str, text: String) {
+        let _ = self.events.send(Event::Note(service.to_string(), text));
+    }
+}
+
+/// Runs the supervisor of a pod to its end.
+pub fn run(dir: &Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("start in", dir))?;
+    tokio::task::LocalSet::new().block_on(&runtime, supervise(dir))
+}
+
+async fn supervise(dir: &Path) -> Result<()> {
+    let pod: Pod = record::read(&dir.join("pod.json"))?
+        .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
+    let dir = PodDir::open(dir, &pod.root);
+    record::write(&dir.supervisor(), &ProcessId::own()?)?;
+    let (events, mut inbox) = mpsc::unbounded_channel();
+    clients::listen(&dir.socket(), events.clone())?;
+
+    let (sandbox, reservation, failure) = match set_up(&dir, &pod).await {
+        Ok((sandbox, reservation)) => (sandbox, reservation, None),
+        Err(error) => {
+            let failure = Failure {
+                code: 125,
+                message: error.to_string(),
+            };
+            (Sandbox::default(), Reservation::default(), Some(failure))
+        }
+    };
+    let pumps = open_pumps(&dir, &pod, &events)?;
+    let context = Rc::new(Context {
+        dir,
+        pod,
+        sandbox,
+        events,
+        pumps,
+    });
+    let mut supervisor = Supervisor::new(context, failure)?;
+    let _held = reservation;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("watch", dir_of(&supervisor)))?;
+    let mut quitting = false;
+    supervisor.settle();
+    loop {
+        if quitting && supervisor.clients.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            event = inbox.recv() => match event {
+                Some(Event::Client(Request::Quit, client)) => {
+                    client.send(Answer::Done { exit_codes: Vec::new() });
+                    client.finish().await;
+                    return Ok(());
+                }
+                Some(event) => supervisor.handle(event),
+                None => return Ok(()),
+            },
+            // the machine goes down: in order, then leave
+            _ = terminate.recv() => {
+                supervisor.stop_all();
+                quitting = true;
+            }
+        }
+        supervisor.settle();
+        if quitting && supervisor.at_rest() {
+            return Ok(());
+        }
+    }
+}
+
+fn dir_of(supervisor: &Supervisor) -> &Path {
+    &supervisor.context.dir.dir
+}
+
+/// Ports, volumes, network and cgroup: each only when an earlier supervisor has not done it.
+async fn set_up(dir: &PodDir, pod: &Pod) -> Result<(Sandbox, Reservation)> {
+    let reservation = match record::read::<Vec<PublishedPort>>(&dir.ports())? {
+        Some(ports) => ports::hold(&ports),
+        None => {
+            let (ports, reservation) = ports::reserve(&pod.project)?;
+            record::write(&dir.ports(), &ports)?;
+            reservation
+        }
+    };
+    if let Some(sandbox) = record::read(&dir.sandbox())? {
+        return Ok((sandbox, reservation));
+    }
+    work::step(&["volumes-up".as_ref(), dir.dir.as_os_str()], &dir.dir.join("error.json")).await?;
+    work::step(&["sandbox-up".as_ref(), dir.dir.as_os_str()], &dir.dir.join("error.json")).await?;
+    let sandbox = record::read(&dir.sandbox())?
+        .ok_or_else(|| Error::Other(format!("no sandbox in {}", dir.dir.display())))?;
+    Ok((sandbox, reservation))
+}
+
+fn open_pumps(
+    dir: &PodDir,
+    pod: &Pod,
+    events: &mpsc::UnboundedSender<Event>,
+) -> Result<BTreeMap<String, Pumps>> {
+    let mut pumps = BTreeMap::new();
+    for name in pod.project.services.keys() {
+        let (events, service) = (events.clone(), name.clone());
+        let failed = move |text: String| {
+            let _ = events.send(Event::Note(service.clone(), text));
+        };
+        pumps.insert(name.clone(), Pumps::start(&dir.service(name), failed)?);
+    }
+    Ok(pumps)
+}
+
+struct Supervisor {
+    context: Rc<Context>,
+    machine: Machine,
+    /// What is on disk.
+    saved: BTreeMap<String, Status>,
+    clients: Clients,
+    /// Set-up failed: nothing can be started.
+    failure: Option<Failure>,
+}
+
+impl Supervisor {
+    /// Reads the statuses, adopts what runs, and begins with what is wanted.
+    fn new(context: Rc<Context>, failure: Option<Failure>) -> Result<Supervisor> {
+        let mut services = BTreeMap::new();
+        let mut saved = BTreeMap::new();
+        let mut fresh = true;
+        for (name, service) in &context.pod.project.services {
+            let image = context.pod.images.get(name).cloned().unwrap_or_default();
+            let facts = Facts {
+                depends_on: service.depends_on.clone(),
+                restart: service.restart,
+                probe: plan::probe(service, &image.config),
+                stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
+                grace: service.stop_grace_period,
+            };
+            let path = context.dir.service(name).status();
+            let mut status = record::read::<Status>(&path)?.unwrap_or_default();
+            fresh &= !path.exists();
+            // asking again is harmless, forgetting is not
+            if status.phase == Phase::Stopping {
+                status.phase = Phase::Running;
+            }
+            saved.insert(name.clone(), status.clone());
+            services.insert(name.clone(), (facts, status));
+        }
+        let mut supervisor = Supervisor {
+            machine: Machine::new(services, context.pod.policy),
+            context,
+            saved,
+            clients: Clients::default(),
+            failure,
+        };
+        if supervisor.failure.is_none() {
+            if fresh {
+                let start = supervisor.context.pod.start.clone();
+                supervisor.machine.start(&start);
+            } else {
+                supervisor.adopt();
+            }
+        }
+        Ok(supervisor)
+    }
+
+    /// After a kill: every service is where the kernel says it is, not where the record says.
+    fn adopt(&mut self) {
+        let names: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
+        for name in names {
+            let Some(status) = self.machine.status(&name).cloned() else {
+                continue;
+            };
+            match status.phase {
+                Phase::Running | Phase::Starting => {
+                    work::adopt(&self.context, &name, &status);
+                    if status.phase == Phase::Running {
+                        self.machine.adopt(&name);
+                    }
+                }
+                Phase::Restarting => self.machine.start(&[name]),
+                _ => {}
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Service(name, input) => self.machine.input(&name, input),
+            Event::Note(name, text) => self.note(&name, &text),
+            Event::Client(request, client) => self.request(request, client),
+        }
+    }
+
+    /// Carries out what the machine decided, saves what changed, then answers who waits.
+    fn settle(&mut self) {
+        for (name, action) in self.machine.take_actions() {
+            if let Action::Note(text) = &action {
+                self.note(&name, text);
+            }
+            self.save(&name);
+            work::perform(&self.context, &name, self.machine.generation(&name), action);
+        }
+        let names: Vec<String> = self.saved.keys().cloned().collect();
+        for name in names {
+            self.save(&name);
+        }
+        self.clients.answer(&self.machine, self.failure.as_ref());
+    }
+
+    fn save(&mut self, name: &str) {
+        let Some(status) = self.machine.status(name) else {
+            return;
+        };
+        let path = self.context.dir.service(name).status();
+        if self.saved.get(name) == Some(status) && path.exists() {
+            return;
+        }
+        match record::write(&path, status) {
+            Ok(()) => {
+                self.saved.insert(name.to_string(), status.clone());
+            }
+            // told, and tried again at the next event
+            Err(error) => {
+                let text = error.to_string();
+                self.note(name, &text);
+            }
+        }
+    }
+
+    /// One line in the pod's events and to every client that waits.
+    fn note(&self, service: &str, text: &str) {
+        self.clients.progress(service, text);
+        let line = format!("{} {service} {}\n", record::now(), text.replace('\n', "\\n"));
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.context.dir.events());
+        // an event that cannot be written is still told to the clients
+        let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
+    }
+
+    fn request(&mut self, request: Request, client: Client) {
+        let all = |services: Vec<String>| {
+            if services.is_empty() {
+                self.context.pod.project.services.keys().cloned().collect()
+            } else {
+                services
+            }
+        };
+        let seconds = |timeout: Option<u64>| timeout.map(Duration::from_secs);
+        if let Some(unknown) = request.services().iter().find(|s| self.machine.status(s).is_none()) {
+            client.send(Answer::Failed {
+                code: 1,
+                message: format!("pod {} has no service {unknown}", self.context.pod.project.name),
+            });
+            return;
+        }
+        match request {
+            Request::Up { healthy } => self.clients.until_up(client, healthy),
+            Request::Start { services } => {
+                self.machine.start(&all(services));
+                self.clients.until_up(client, false);
+            }
+            Request::Stop { services, timeout } => {
+                let services = all(services);
+                self.machine.stop(&services, seconds(timeout));
+                self.clients.until_stopped(client, services);
+            }
+            Request::Restart { services, timeout } => {
+                self.machine.restart(&all(services), seconds(timeout));
+                self.clients.until_up(client, false);
+            }
+            Request::Kill { services, signal } => {
+                let running: Vec<String> = all(services)
+                    .into_iter()
+                    .filter(|s| self.machine.status(s).is_some_and(|s| s.phase.active()))
+                    .collect();
+                if signal == libc::SIGKILL {
+                    self.machine.killed(&running);
+                }
+                client.send(self.send_signal(&running, signal));
+            }
+            Request::Wait { services } => self.clients.until_idle(client, all(services)),
+            Request::Quit => {}
+        }
+    }
+
+    fn send_signal(&self, services: &[String], signal: i32) -> Answer {
+        for name in services {
+            let dir = self.context.dir.service(name).dir;
+            if let Err(error) = container::kill(&dir, signal, false) {
+                return Answer::Failed {
+                    code: 1,
+                    message: format!("kill {name}: {error}"),
+                };
+            }
+        }
+        Answer::Done {
+            exit_codes: Vec::new(),
+        }
+    }
+
+    fn stop_all(&mut self) {
+        let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
+        self.machine.stop(&all, None);
+    }
+
+    fn at_rest(&self) -> bool {
+        self.machine
+            .statuses()
+            .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+    }
+}
+
+/// The socket of a supervisor that was killed is in the way of the next one.
+fn remove_stale(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,354 @@
+//! Carrying out: the short processes of our own, the watch over a container, probes and timers.
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
+
+use super::super::bundle::Prepared;
+use super::super::record::{self, Exit, Failure, Phase, ProcessId, Status};
+use super::super::{Error, Result};
+use super::Context;
+use super::machine::{Action, Input};
+use crate::container;
+use crate::sys::pidfd;
+
+/// How long an exit record may take after the exit.
+const EXIT_RECORD: Duration = Duration::from_secs(2);
+/// Probe output that is kept (bytes), as in Docker.
+const PROBE_OUTPUT: u64 = 4096;
+
+/// Runs `sampan internal ARGS`; a failure comes back from the file it writes.
+pub async fn step(args: &[&OsStr], error_file: &Path) -> Result<()> {
+    run(command(args), error_file).await
+}
+
+fn command(args: &[&OsStr]) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("internal").args(args).stdin(Stdio::null());
+    command
+}
+
+async fn run(mut command: Command, error_file: &Path) -> Result<()> {
+    let status = command
+        .status()
+        .await
+        .map_err(Error::io("run", Path::new("/proc/self/exe")))?;
+    if status.success() {
+        return Ok(());
+    }
+    let failure = record::read::<Failure>(error_file)?.unwrap_or(Failure {
+        code: 125,
+        message: format!("a process of ours ended with {status}"),
+    });
+    Err(Error::Start {
+        code: failure.code,
+        message: failure.message,
+    })
+}
+
+/// Carries out one action; its outcome comes back as an input.
+pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Action) {
+    let context = context.clone();
+    let service = service.to_string();
+    let dir = context.dir.service(&service).dir;
+    let told = |done: std::result::Result<(), container::Error>| {
+        if let Err(error) = done {
+            context.note(&service, error.to_string());
+        }
+    };
+    match action {
+        Action::Start => {
+            tokio::task::spawn_local(start(context, service));
+        }
+        Action::Signal(signal) => told(container::kill(&dir, signal, false)),
+        Action::Kill => told(container::kill(&dir, libc::SIGKILL, true)),
+        Action::Probe => {
+            tokio::task::spawn_local(probe(context, service, generation));
+        }
+        Action::Timer(timer, after) => {
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(after).await;
+                context.send(&service, Input::Timer(timer));
+            });
+        }
+        Action::Note(_) => {}
+    }
+}
+
+async fn start(context: Rc<Context>, service: String) {
+    match create_and_start(&context, &service).await {
+        Ok((process, pidfd)) => {
+            let at = record::now();
+            context.note(&service, "started".to_string());
+            context.send(
+                &service,
+                Input::Started {
+                    process,
+                    at: at.clone(),
+                },
+            );
+            watch(context, service, process, pidfd, at).await;
+        }
+        Err(error) => {
+            clean(&context, &service).await;
+            let failure = match error {
+                Error::Start { code, message } => Failure { code, message },
+                other => Failure {
+                    code: 125,
+                    message: other.to_string(),
+                },
+            };
+            context.send(&service, Input::StartFailed(failure));
+        }
+    }
+}
+
+async fn create_and_start(context: &Context, service: &str) -> Result<(ProcessId, OwnedFd)> {
+    let dir = context.dir.service(service);
+    // what a killed supervisor left half made
+    clean(context, service).await;
+    let prepared = Prepared::new(&context.pod, &context.dir, service)?;
+    prepared.write(&context.sandbox, &context.dir.netns())?;
+    let mut create = command(&["create".as_ref(), dir.dir.as_os_str()]);
+    create.stdout(pipe(&dir.pipe("stdout"))?);
+    create.stderr(pipe(&dir.pipe("stderr"))?);
+    run(create, &dir.error()).await?;
+    let state = container::load(&dir.dir)
+        .map_err(|error| Error::Other(error.to_string()))?
+        .ok_or_else(|| Error::Other(format!("create left no state in {}", dir.dir.display())))?;
+    let process = ProcessId {
+        pid: state.pid,
+        start_time: state.start_time,
+    };
+    let pidfd = pidfd::open(state.pid).map_err(Error::io("watch process of", &dir.dir))?;
+    step(&["start".as_ref(), dir.dir.as_os_str()], &dir.error()).await?;
+    Ok((process, pidfd))
+}
+
+/// Read and write, so that a write never fails for want of a reader while the supervisor is away.
+fn pipe(path: &Path) -> Result<std::fs::File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(Error::io("open", path))
+}
+
+/// Kills what is left of a container and removes it.
+async fn clean(context: &Context, service: &str) {
+    let dir = context.dir.service(service);
+    if let Err(error) = step(&["delete".as_ref(), dir.dir.as_os_str()], &dir.error()).await {
+        context.note(service, error.to_string());
+    }
+}
+
+/// Waits for the end of a container, and tells it.
+async fn watch(
+    context: Rc<Context>,
+    service: String,
+    process: ProcessId,
+    pidfd: OwnedFd,
+    started: String,
+) {
+    match AsyncFd::new(pidfd) {
+        Ok(pidfd) => {
+            let _ = pidfd.readable().await;
+            let exit = exit_of(&context, process, pidfd.get_ref()).await;
+            ended(&context, &service, process, exit, &started).await;
+        }
+        Err(error) => context.note(&service, format!("cannot be watched: {error}")),
+    }
+}
+
+/// Exit code: the keeper's record, else the kernel's own (Linux 6.15), else unknown.
+async fn exit_of(context: &Context, process: ProcessId, pidfd: &OwnedFd) -> Option<Exit> {
+    let path = context.dir.exits().join(record::exit_name(process));
+    let mut waited = Duration::ZERO;
+    let mut pause = Duration::from_millis(1);
+    while waited < EXIT_RECORD {
+        if let Ok(Some(exit)) = record::read::<Exit>(&path) {
+            return Some(exit);
+        }
+        if let Some(status) = pidfd::exit_status(pidfd)
+            && !path.exists()
+        {
+            return Some(Exit {
+                code: exit_code(status),
+                time: jiff::Timestamp::now().as_nanosecond() as i64,
+            });
+        }
+        tokio::time::sleep(pause).await;
+        waited += pause;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    None
+}
+
+/// A wait status as a shell shows it.
+fn exit_code(status: i32) -> i32 {
+    if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    }
+}
+
+async fn ended(
+    context: &Context,
+    service: &str,
+    process: ProcessId,
+    exit: Option<Exit>,
+    started: &str,
+) {
+    // before the cgroup is gone
+    let cgroup = context.pod.cgroup.child(service);
+    let oom = cgroup
+        .stats()
+        .is_ok_and(|stats| stats.oom_kills.unwrap_or(0) > 0);
+    clean(context, service).await;
+    if let Some(pumps) = context.pumps.get(service) {
+        pumps.drain();
+    }
+    let at = exit
+        .and_then(|e| jiff::Timestamp::from_nanosecond(e.time.into()).ok())
+        .unwrap_or_else(jiff::Timestamp::now);
+    let ran = started
+        .parse::<jiff::Timestamp>()
+        .map(|s| Duration::try_from(at.duration_since(s)).unwrap_or_default())
+        .unwrap_or_default();
+    let _ = std::fs::remove_file(context.dir.exits().join(record::exit_name(process)));
+    context.send(
+        service,
+        Input::Exited {
+            code: exit.map(|e| e.code),
+            oom,
+            ran,
+            at: at.to_string(),
+        },
+    );
+}
+
+/// A service that ran, or was being started, when the last supervisor was killed.
+pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
+    let context = context.clone();
+    let service = service.to_string();
+    let status = status.clone();
+    tokio::task::spawn_local(async move {
+        let dir = context.dir.service(&service);
+        let state = container::load(&dir.dir).ok().flatten();
+        let process = state.as_ref().map(|state| ProcessId {
+            pid: state.pid,
+            start_time: state.start_time,
+        });
+        let process = process.or(status.process);
+        let runs = state
+            .as_ref()
+            .is_some_and(|s| container::status(s) == container::Status::Running);
+        let (Some(process), true) = (process, runs || status.phase == Phase::Running) else {
+            // it never got past its gate: once more from the start
+            return start(context, service).await;
+        };
+        let at = if status.started.is_empty() {
+            record::now()
+        } else {
+            status.started.clone()
+        };
+        let pidfd = pidfd::open(process.pid)
+            .ok()
+            .filter(|_| crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time));
+        if status.phase == Phase::Starting {
+            context.send(
+                &service,
+                Input::Started {
+                    process,
+                    at: at.clone(),
+                },
+            );
+        }
+        match pidfd {
+            Some(pidfd) => watch(context, service, process, pidfd, at).await,
+            None => {
+                let path = context.dir.exits().join(record::exit_name(process));
+                let exit = record::read(&path).ok().flatten();
+                ended(&context, &service, process, exit, &at).await;
+            }
+        }
+    });
+}
+
+async fn probe(context: Rc<Context>, service: String, generation: u64) {
+    let began = jiff::Timestamp::now();
+    let (passed, output) = match probe_output(&context, &service).await {
+        Ok(result) => result,
+        Err(error) => (false, error.to_string()),
+    };
+    let started = record::read::<Status>(&context.dir.service(&service).status())
+        .ok()
+        .flatten()
+        .and_then(|s| s.started.parse::<jiff::Timestamp>().ok())
+        .unwrap_or(began);
+    let age = Duration::try_from(began.duration_since(started)).unwrap_or_default();
+    context.send(
+        &service,
+        Input::Probed {
+            passed,
+            output,
+            age,
+            generation,
+        },
+    );
+}
+
+async fn probe_output(context: &Context, service: &str) -> Result<(bool, String)> {
+    let dir = context.dir.service(service);
+    let facts = context.pod.project.services.get(service);
+    let image = context.pod.images.get(service);
+    let (Some(facts), Some(image)) = (facts, image) else {
+        return Ok((false, "no such service".to_string()));
+    };
+    let Some(probe) = super::plan::probe(facts, &image.config) else {
+        return Ok((true, String::new()));
+    };
+    let timeout = format!("{}", probe.timeout.as_millis());
+    let mut args: Vec<&OsStr> = vec![
+        "exec".as_ref(),
+        context.dir.dir.as_os_str(),
+        service.as_ref(),
+        "--timeout-ms".as_ref(),
+        timeout.as_ref(),
+        "--".as_ref(),
+    ];
+    args.extend(probe.command.iter().map(|a| OsStr::new(a.as_str())));
+    let mut child = command(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(Error::io("run probe of", &dir.dir))?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    // what exceeds the bound is read too, so that the probe does not stop at a full pipe
+    async fn bounded(stream: Option<impl AsyncReadExt + Unpin>) -> Vec<u8> {
+        let mut kept = Vec::new();
+        if let Some(mut stream) = stream {
+            let _ = (&mut stream).take(PROBE_OUTPUT).read_to_end(&mut kept).await;
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        }
+        kept
+    }
+    let (mut text, rest, status) = tokio::join!(bounded(out), bounded(err), child.wait());
+    let status = status.map_err(Error::io("run probe of", &dir.dir))?;
+    text.extend(rest);
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    if status.code() == Some(124) {
+        text = format!("no answer within {} ms: {text}", probe.timeout.as_millis());
+    }
+    Ok((status.success(), text))
+}

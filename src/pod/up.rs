@@ -1,0 +1,253 @@
+//! From a project to a running pod: images, volumes, the pod's folder, the keeper.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde::Deserialize;
+
+use super::control::{self, Request};
+use super::layout::{Folders, PodDir};
+use super::record::{self, ImageConfig, ImageFacts, Pod, Policy};
+use super::{Error, Result, adopt, teardown, volumes};
+use crate::cgroup::Cgroup;
+use crate::compose::Project;
+use crate::compose::project::PullPolicy;
+use crate::image::{self, Image, Progress, PullOptions, Store};
+use crate::network::Cni;
+
+/// What to bring up, and with which surroundings.
+#[derive(Debug)]
+pub struct UpRequest<'a> {
+    /// Folders.
+    pub folders: &'a Folders,
+    /// The project.
+    pub project: Project,
+    /// Services to start with what they depend on; empty: all.
+    pub services: Vec<String>,
+    /// `--cgroup-parent`, else the caller's own cgroup.
+    pub cgroup_parent: Option<&'a str>,
+    /// CNI folders.
+    pub cni: Cni,
+    /// Failure policy.
+    pub policy: Policy,
+    /// `--pull`, over each service's own.
+    pub pull: Option<PullPolicy>,
+    /// How registries are reached.
+    pub pull_options: PullOptions,
+    /// Make the containers again although nothing changed.
+    pub force_recreate: bool,
+    /// Wait for health checks too.
+    pub wait: bool,
+}
+
+/// Brings a pod up. On failure a pod that was made by this call is removed again, without a trace.
+pub fn up(
+    request: UpRequest<'_>,
+    images: &dyn Progress,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<()> {
+    let dir = request.folders.pod(&request.project.name);
+    let pod = plan(&request, images)?;
+    let lock = adopt::lock(request.folders, &dir.name)?;
+    let ask = match adopt::load(&dir)? {
+        Some(running) if same(&running, &pod) && !request.force_recreate => {
+            let services = pod.start.clone();
+            adopt::ensure(&dir)?;
+            drop(lock);
+            return control::ask(&dir.socket(), &Request::Start { services }, progress).map(|_| ());
+        }
+        Some(_) => {
+            progress("", "changed: containers are made again");
+            stop_and_remove(request.folders, &dir, progress)?;
+            Request::Up {
+                healthy: request.wait,
+            }
+        }
+        None => {
+            // what a killed `up` left
+            teardown::remove(request.folders, &dir)?;
+            Request::Up {
+                healthy: request.wait,
+            }
+        }
+    };
+    let made = make(request.folders, &dir, &pod).and_then(|()| adopt::ensure(&dir));
+    if let Err(error) = made {
+        return Err(undo(request.folders, &dir, error));
+    }
+    drop(lock);
+    let answer = match control::ask(&dir.socket(), &ask, progress) {
+        // the supervisor was killed meanwhile: its successor answers
+        Ok(None) => adopt::ensure(&dir).and_then(|()| control::ask(&dir.socket(), &ask, progress)),
+        other => other,
+    };
+    match answer {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(Error::Other(format!(
+            "pod {} was removed while it came up",
+            dir.name
+        ))),
+        Err(error) => {
+            let _lock = adopt::lock(request.folders, &dir.name)?;
+            Err(undo(request.folders, &dir, error))
+        }
+    }
+}
+
+/// Stops a pod's services in order, then removes it. The caller holds its lock.
+pub fn stop_and_remove(
+    folders: &Folders,
+    dir: &PodDir,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<()> {
+    let stop = Request::Stop {
+        services: Vec::new(),
+        timeout: None,
+    };
+    // a supervisor that cannot be had is no reason to leave the pod standing
+    if adopt::load(dir)?.is_some()
+        && let Err(error) =
+            adopt::ensure(dir).and_then(|()| control::ask(&dir.socket(), &stop, &mut *progress))
+    {
+        progress("", &format!("{error}; its containers are killed"));
+    }
+    teardown::remove(folders, dir)
+}
+
+fn undo(folders: &Folders, dir: &PodDir, error: Error) -> Error {
+    match teardown::remove(folders, dir) {
+        Ok(()) => error,
+        Err(left) => Error::Several(vec![error, left]),
+    }
+}
+
+/// Everything that can be known before anything is made.
+fn plan(request: &UpRequest<'_>, progress: &dyn Progress) -> Result<Pod> {
+    let project = &request.project;
+    for name in &request.services {
+        if !project.services.contains_key(name) {
+            return Err(Error::Other(format!("no such service: {name}")));
+        }
+    }
+    let store = Store::open(&request.folders.root)?;
+    let mut images = BTreeMap::new();
+    for (name, service) in &project.services {
+        let policy = request.pull.unwrap_or(service.pull_policy);
+        let image = obtain(&store, &service.image, policy, &request.pull_options, progress)
+            .map_err(|error| Error::Start {
+                code: 125,
+                message: format!(
+                    "{}:{}: services.{name}.image: {error}",
+                    service.origin.file, service.origin.line
+                ),
+            })?;
+        images.insert(name.clone(), facts(&store, &image, progress)?);
+    }
+    let parent = match request.cgroup_parent {
+        Some(path) => Cgroup::at(path)?,
+        None => Cgroup::own()?,
+    };
+    let start = if request.services.is_empty() {
+        project.services.keys().cloned().collect()
+    } else {
+        request.services.clone()
+    };
+    Ok(Pod {
+        version: record::VERSION,
+        created: record::now(),
+        project: project.clone(),
+        images,
+        root: request.folders.root.clone(),
+        state: request.folders.state.clone(),
+        cgroup: parent.child(&format!("sampan-{}", project.name)),
+        cni: request.cni.clone(),
+        policy: request.policy,
+        start,
+    })
+}
+
+/// The image from the store, or from its registry.
+pub fn obtain(
+    store: &Store,
+    reference: &str,
+    policy: PullPolicy,
+    options: &PullOptions,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    if policy != PullPolicy::Always
+        && let Some(image) = store.resolve(reference)?
+    {
+        return Ok(image);
+    }
+    if policy == PullPolicy::Never {
+        return Err(Error::Other(format!(
+            "image {reference} is not in the store and must not be pulled; import it with `sampan image import`"
+        )));
+    }
+    Ok(image::pull(store, reference, options, progress)?)
+}
+
+/// What a service needs to know of its image; unpacks the layers.
+pub fn facts(store: &Store, image: &Image, progress: &dyn Progress) -> Result<ImageFacts> {
+    let config = image
+        .raw_config
+        .get("config")
+        .filter(|c| !c.is_null())
+        .map(|config| ImageConfig::deserialize(config))
+        .transpose()
+        .map_err(|error| Error::Other(format!("image {}: config: {error}", image.id)))?;
+    Ok(ImageFacts {
+        id: image.id.clone(),
+        layers: store.layers(image, progress)?,
+        config: config.unwrap_or_default(),
+    })
+}
+
+/// The same pod, apart from when and what of it was started.
+fn same(running: &Pod, wanted: &Pod) -> bool {
+    let mut wanted = wanted.clone();
+    wanted.created = running.created.clone();
+    wanted.start = running.start.clone();
+    wanted.policy = running.policy;
+    *running == wanted
+}
+
+/// The pod's folder; its record last, for a pod exists when its record does.
+fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
+    let volumes: Vec<_> = pod.project.volumes.values().collect();
+    volumes::create(folders, &dir.name, &volumes)?;
+    for path in [&folders.state, &folders.root] {
+        private_dir(path, 0o711)?;
+    }
+    for path in [folders.pods(), folders.root.join("pods"), dir.dir.clone(), dir.exits(), dir.network()] {
+        private_dir(&path, 0o700)?;
+    }
+    // containers with other ids reach their own files below it
+    private_dir(&dir.data, 0o711)?;
+    for name in pod.project.services.keys() {
+        let service = dir.service(name);
+        private_dir(&service.dir, 0o700)?;
+        private_dir(&service.data, 0o711)?;
+        for stream in ["stdout", "stderr"] {
+            let pipe = service.pipe(stream);
+            mkfifo(&pipe, Mode::from_bits_truncate(0o600))
+                .map_err(|errno| Error::io("make", &pipe)(errno.into()))?;
+        }
+    }
+    let ids: Vec<String> = pod.images.values().map(|image| image.id.clone()).collect();
+    Store::open(&folders.root)?.hold(&dir.name, &ids)?;
+    record::write(&dir.record(), pod)
+}
+
+fn private_dir(path: &Path, mode: u32) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    match made {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::io("make", path)(error)),
+        _ => Ok(()),
+    }
+}
