@@ -59,8 +59,11 @@ pub fn without_default(list: &NetworkList) -> NetworkList {
     let mut list = list.clone();
     let plugins = list.config.get_mut("plugins").and_then(Value::as_array_mut);
     for plugin in plugins.into_iter().flatten() {
-        if let Some(plugin) = plugin.as_object_mut() {
-            plugin.remove("isDefaultGateway");
+        if let Some(plugin) = plugin.as_object_mut()
+            && plugin.remove("isDefaultGateway") == Some(true.into())
+        {
+            // the one implies the other
+            plugin.insert("isGateway".into(), true.into());
         }
         let routes = plugin
             .get_mut("ipam")
@@ -178,7 +181,8 @@ mod tests {
         };
         let before = json!({"type": "bridge", "isDefaultGateway": true, "ipam": {"routes":
             [{"dst": "0.0.0.0/0"}, {"dst": "10.0.0.0/8"}, {"dst": "::/0", "gw": "fd00::1"}]}});
-        let after = json!({"type": "bridge", "ipam": {"routes": [{"dst": "10.0.0.0/8"}]}});
+        let after = json!({"type": "bridge", "isGateway": true,
+            "ipam": {"routes": [{"dst": "10.0.0.0/8"}]}});
         assert_eq!(without_default(&list(before)), list(after));
     }
 }
