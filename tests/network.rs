@@ -547,6 +547,38 @@ fn generated_networks() {
 }
 
 #[test]
+fn status_and_garbage_collection() {
+    let host = Host::new();
+    host.script(
+        "one",
+        "echo $CNI_COMMAND \"$CNI_CONTAINERID$CNI_NETNS\" >>$log; cat >>$log; echo >>$log",
+    );
+    host.script("two", "echo '{\"code\":50,\"msg\":\"no daemon\"}'; exit 1");
+    let of = |version: &str, kind: &str| {
+        let config = json!({"cniVersion": version, "name": "n", "plugins": [{"type": kind}]});
+        NetworkList::parse(config.to_string().as_bytes(), "test").unwrap()
+    };
+    let valid = [("pod".to_string(), "eth0".to_string())];
+    // nobody is asked before 1.1.0
+    network::status(&host.cni, &of("1.0.0", "two")).unwrap();
+    network::gc(&host.cni, &of("1.0.0", "two"), &valid).unwrap();
+    network::status(&host.cni, &of("1.1.0", "one")).unwrap();
+    network::gc(&host.cni, &of("1.1.0", "one"), &valid).unwrap();
+    let log = host.log();
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!((lines[0].trim(), lines[2].trim()), ("STATUS", "GC"));
+    let got: Value = serde_json::from_str(lines[3]).unwrap();
+    let expected = json!({"cniVersion": "1.1.0", "name": "n", "type": "one",
+        "cni.dev/valid-attachments": [{"containerID": "pod", "ifname": "eth0"}]});
+    assert_eq!(got, expected);
+    let error = network::status(&host.cni, &of("1.1.0", "two")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "CNI plugin `two` of network `n` (test), STATUS: no daemon (code 50)"
+    );
+}
+
+#[test]
 fn del_after_the_namespace_is_gone() {
     let host = Host::new();
     let pod = host.netns("pod");

@@ -18,6 +18,8 @@ use crate::compose::project::{IpamPool, Network};
 
 /// What the reference plugins of all distributions understand.
 const CNI_VERSION: &str = "1.0.0";
+/// `source` of a list that no file holds.
+pub(super) const GENERATED: &str = "generated";
 const OPT_NAME: &str = "com.docker.network.bridge.name";
 const OPT_MTU: &str = "com.docker.network.driver.mtu";
 const OPT_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
@@ -66,7 +68,7 @@ pub fn generate(
         }));
     }
     let config = json!({"cniVersion": CNI_VERSION, "name": network.name, "plugins": plugins});
-    NetworkList::parse(config.to_string().as_bytes(), "generated")
+    NetworkList::parse(config.to_string().as_bytes(), GENERATED)
         .map_err(|e| refuse(network, "name", &e.to_string()))
 }
 

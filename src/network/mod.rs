@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use attach::{add, add_all, check, del, del_all, gc, status};
-pub use default_route::{Candidate, keep_one_default, preference, without_default};
+pub use default_route::{Candidate, keep_one_default, offer_one_default, preference};
 pub use error::{Error, PluginFailure};
 pub use generate::{bridge_name, generate};
 pub use invoke::Command;
