@@ -8,9 +8,10 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use sampan::compose::project::Network;
 use sampan::network::{
-    self, Attachment, Candidate, Cni, NetworkList, add, add_all, check, del, del_all,
-    keep_one_default, netns, preference,
+    self, Attachment, Candidate, Cni, NetworkList, add, add_all, check, del, del_all, generate,
+    keep_one_default, netns, preference, subnets,
 };
 use serde_json::{Value, json};
 
@@ -483,6 +484,98 @@ cat >>$log; echo >>$log";
         }
         assert_eq!(lines.next(), None);
     }
+}
+
+#[test]
+fn generated_networks() {
+    let host = Host::new();
+    let network = |key: &str, more: Value| -> Network {
+        let mut all = json!({
+            "key": key, "origin": {"file": "compose.yaml", "line": 1}, "name": format!("app_{key}"),
+            "external": false, "driver": "bridge", "internal": true, "enable_ipv6": true,
+            "driver_opts": {}, "ipam": [], "labels": {}, "attachment": {"aliases": []},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        serde_json::from_value(all).unwrap()
+    };
+    let networks = [
+        network(
+            "back",
+            json!({"driver_opts": {"com.docker.network.driver.mtu": "1400"}}),
+        ),
+        network(
+            "store",
+            json!({
+                "ipam": [{"subnet": "10.66.0.0/16", "ip_range": "10.66.9.0/24", "gateway": "10.66.0.254"}],
+                "attachment": {"aliases": [], "ipv4_address": "10.66.1.1"},
+            }),
+        ),
+    ];
+    // the first subnet of the pool is the host's already
+    ip(&["addr", "add", "10.190.0.77/25", "dev", "lo"]);
+    ip(&["route", "add", "10.190.0.0/25", "dev", "lo"]);
+    let state = host.path("state");
+    let mut attachments = Vec::new();
+    for (i, network) in networks.iter().enumerate() {
+        let used = subnets::in_use(&host.cni).unwrap();
+        let subnets = subnets::acquire(&state, network, "pod", &used).unwrap();
+        let list = generate(network, &subnets, &host.path("leases")).unwrap();
+        let fixed = network.attachment.ipv4_address.iter();
+        attachments.push(Attachment {
+            ips: fixed.map(|a| a.to_string()).collect(),
+            ..attachment(list, &format!("eth{i}"))
+        });
+    }
+    let pod = host.netns("pod");
+    let cache = host.path("cache");
+    let attached = add_all(&host.cni, &pod, &attachments, &cache).unwrap();
+    let show = |i: usize| -> Vec<String> {
+        let all = attached[i].addresses.iter();
+        all.map(|a| a.to_string()).collect()
+    };
+    assert_eq!(show(0), ["10.190.1.2/24", "fd73:616d:7061::2/64"]);
+    assert_eq!(show(1), ["10.66.1.1/16", "fd73:616d:7061:1::2/64"]);
+    assert!(ip_in(&pod, &["link", "show", "eth0"]).contains("mtu 1400"));
+    assert_eq!(default_routes(&pod, "-4"), [""; 0]);
+    del_all(&host.cni, Some(&pod), &cache).unwrap();
+    for network in &networks {
+        assert!(subnets::release(&state, &network.name, "pod").unwrap());
+    }
+    assert_eq!(subnets::registered(&state).unwrap(), []);
+}
+
+#[test]
+fn status_and_garbage_collection() {
+    let host = Host::new();
+    host.script(
+        "one",
+        "echo $CNI_COMMAND \"$CNI_CONTAINERID$CNI_NETNS\" >>$log; cat >>$log; echo >>$log",
+    );
+    host.script("two", "echo '{\"code\":50,\"msg\":\"no daemon\"}'; exit 1");
+    let of = |version: &str, kind: &str| {
+        let config = json!({"cniVersion": version, "name": "n", "plugins": [{"type": kind}]});
+        NetworkList::parse(config.to_string().as_bytes(), "test").unwrap()
+    };
+    let valid = [("pod".to_string(), "eth0".to_string())];
+    // nobody is asked before 1.1.0
+    network::status(&host.cni, &of("1.0.0", "two")).unwrap();
+    network::gc(&host.cni, &of("1.0.0", "two"), &valid).unwrap();
+    network::status(&host.cni, &of("1.1.0", "one")).unwrap();
+    network::gc(&host.cni, &of("1.1.0", "one"), &valid).unwrap();
+    let log = host.log();
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!((lines[0].trim(), lines[2].trim()), ("STATUS", "GC"));
+    let got: Value = serde_json::from_str(lines[3]).unwrap();
+    let expected = json!({"cniVersion": "1.1.0", "name": "n", "type": "one",
+        "cni.dev/valid-attachments": [{"containerID": "pod", "ifname": "eth0"}]});
+    assert_eq!(got, expected);
+    let error = network::status(&host.cni, &of("1.1.0", "two")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "CNI plugin `two` of network `n` (test), STATUS: no daemon (code 50)"
+    );
 }
 
 #[test]

@@ -164,14 +164,17 @@ pub fn add_all(
         }
         validate(cni, attachment)?;
     }
+    let cache = |i: usize, a: &Attachment| cache_dir.join(format!("{i:02}-{}.json", a.ifname));
     let mut attached = Vec::new();
     for (i, attachment) in attachments.iter().enumerate() {
-        let cache = cache_dir.join(format!("{i:02}-{}.json", attachment.ifname));
-        match add(cni, netns, attachment, &cache) {
+        match add(cni, netns, attachment, &cache(i, attachment)) {
             Ok(one) => attached.push(one),
             Err(e) => {
-                let undo = del_all(cni, Some(netns), cache_dir).err();
-                return Err(e.with_undo(undo.unwrap_or_default()));
+                let before = attachments.iter().enumerate().take(i).rev();
+                let undo = before.filter_map(|(i, a)| del(cni, Some(netns), &cache(i, a)).err());
+                let mut undo: Vec<_> = undo.collect();
+                undo.extend(remove_folder(cache_dir).err());
+                return Err(e.with_undo(undo));
             }
         }
     }
@@ -206,12 +209,7 @@ pub fn del_all(cni: &Cni, netns: Option<&Path>, cache_dir: &Path) -> Result<(), 
     if !errors.is_empty() {
         return Err(errors);
     }
-    match fs::remove_dir(cache_dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(vec![Error::io(doing("remove folder", cache_dir))(e)])
-        }
-        _ => Ok(()),
-    }
+    remove_folder(cache_dir).map_err(|e| vec![e])
 }
 
 /// GC: tells the network's plugins which attachments (container id, interface) exist, so that they can remove the rest.
@@ -450,6 +448,21 @@ fn failure(list: &NetworkList, plugin: &Value, command: Command, why: PluginFail
         from: list.source.clone(),
         command,
         why: Box::new(why),
+    }
+}
+
+/// A folder that still holds a cache stays: why is in that one's error.
+fn remove_folder(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir(path) {
+        Err(e)
+            if !matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Err(Error::io(doing("remove folder", path))(e))
+        }
+        _ => Ok(()),
     }
 }
 

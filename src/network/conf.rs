@@ -71,7 +71,8 @@ impl NetworkList {
         let Value::Object(map) = value else {
             return Err(refuse("a network list is a JSON object".into()));
         };
-        let config = into_list(map).map_err(refuse)?;
+        let mut config = into_list(map).map_err(refuse)?;
+        settle_version(&mut config).map_err(refuse)?;
         let name = validate(&config).map_err(refuse)?;
         Ok(NetworkList {
             name,
@@ -197,7 +198,35 @@ fn into_list(map: Map<String, Value>) -> Result<Map<String, Value>, String> {
     Ok(list)
 }
 
-/// Checks the keys that the runtime itself reads, and settles the version; gives the name.
+/// Leaves one `cniVersion`: the newest that is known of those the list offers (CNI §1 `cniVersions`). None at all is
+/// the oldest, which had no such key.
+fn settle_version(config: &mut Map<String, Value>) -> Result<(), String> {
+    let mut offered = Vec::new();
+    match config.get("cniVersion") {
+        None => {}
+        Some(Value::String(version)) => offered.push(version.clone()),
+        Some(_) => return Err("cniVersion: must be a string".into()),
+    }
+    if let Some(more) = config.remove("cniVersions") {
+        let more: Vec<String> = serde_json::from_value(more)
+            .map_err(|_| "cniVersions: must be a list of strings".to_string())?;
+        offered.extend(more);
+    }
+    if offered.is_empty() {
+        return Ok(());
+    }
+    let known = |v: &&&str| offered.iter().any(|o| o == **v);
+    match VERSIONS.iter().rev().find(known) {
+        Some(version) => config.insert("cniVersion".into(), (*version).into()),
+        None => {
+            let (offered, known) = (offered.join(", "), VERSIONS.join(", "));
+            return Err(format!("cniVersion `{offered}`: not one of {known}"));
+        }
+    };
+    Ok(())
+}
+
+/// Checks the keys that the runtime itself reads; gives the name.
 fn validate(config: &Map<String, Value>) -> Result<String, String> {
     let name = match config.get("name") {
         Some(Value::String(name)) if is_name(name) => name.clone(),
@@ -209,18 +238,6 @@ fn validate(config: &Map<String, Value>) -> Result<String, String> {
         Some(_) => return Err("name: must be a string".into()),
         None => return Err("name: missing".into()),
     };
-    match config.get("cniVersion") {
-        // libraries before 0.2.0 wrote none
-        None => {}
-        Some(Value::String(v)) if VERSIONS.contains(&v.as_str()) => {}
-        Some(Value::String(v)) => {
-            return Err(format!(
-                "cniVersion `{v}`: not one of {}",
-                VERSIONS.join(", ")
-            ));
-        }
-        Some(_) => return Err("cniVersion: must be a string".into()),
-    }
     for key in ["disableCheck", "disableGC"] {
         if let Some(value) = config.get(key) {
             // CNI §1 has a boolean, but the strings are in use
@@ -364,6 +381,26 @@ mod tests {
                 .map(|(n, c)| (n.to_string(), c))
                 .map_err(str::to_string);
             assert_eq!(got, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn newest_known_version_is_taken() {
+        for (keys, expected) in [
+            (
+                r#""cniVersion":"0.4.0","cniVersions":["1.0.0","7.0.0"]"#,
+                "1.0.0",
+            ),
+            (
+                r#""cniVersion":"9.0.0","cniVersions":["0.3.1","0.4.0"]"#,
+                "0.4.0",
+            ),
+            (r#""cniVersions":["1.1.0"]"#, "1.1.0"),
+            (r#""x":1"#, "0.1.0"),
+        ] {
+            let text = format!(r#"{{"name":"a",{keys},"plugins":[{{"type":"x"}}]}}"#);
+            let list = NetworkList::parse(text.as_bytes(), "f").unwrap();
+            assert_eq!(list.version(), expected, "{keys}");
         }
     }
 

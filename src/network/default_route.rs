@@ -8,8 +8,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::generate::GENERATED;
 use super::netlink::{DefaultRoute, Socket};
-use super::{Error, NetworkList, netns};
+use super::{Attachment, Error, NetworkList, netns};
 
 /// What decides about an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,28 +53,46 @@ pub fn keep_one_default(netns: &Path, preferred: &[String]) -> Result<(), Error>
     Error::all(errors.collect())
 }
 
-/// Takes the default routes out of a list whose network was not chosen, so that its plugins don't make them at all:
-/// `isDefaultGateway`, and the routes to `0.0.0.0/0` and `::/0` of `ipam`. What a plugin does on its own account is
-/// left to [`keep_one_default`].
-pub fn without_default(list: &NetworkList) -> NetworkList {
-    let mut list = list.clone();
-    let plugins = list.config.get_mut("plugins").and_then(Value::as_array_mut);
-    for plugin in plugins.into_iter().flatten() {
-        if let Some(plugin) = plugin.as_object_mut() {
-            plugin.remove("isDefaultGateway");
-        }
-        let routes = plugin
-            .get_mut("ipam")
-            .and_then(|ipam| ipam.get_mut("routes"))
-            .and_then(Value::as_array_mut);
-        if let Some(routes) = routes {
-            routes.retain(|route| {
-                let dst = route.get("dst").and_then(Value::as_str);
-                !matches!(dst, Some("0.0.0.0/0" | "::/0"))
-            });
+/// Before the ADDs: leaves the default route of a family in one generated list only, that of the first interface of
+/// `preferred` whose list offers one, as some plugins refuse to add a second. Lists from files stay as they are, and
+/// what their plugins do is settled by [`keep_one_default`].
+pub fn offer_one_default(attachments: &mut [Attachment], preferred: &[String]) {
+    for everywhere in ["0.0.0.0/0", "::/0"] {
+        let offers = |ifname: &String| {
+            let mut all = attachments.iter();
+            all.any(|a| a.ifname == *ifname && offers(&a.network, everywhere))
+        };
+        let chosen = preferred.iter().find(|ifname| offers(ifname));
+        for attachment in attachments.iter_mut() {
+            if Some(&attachment.ifname) != chosen && attachment.network.source == GENERATED {
+                retract(&mut attachment.network, everywhere);
+            }
         }
     }
-    list
+}
+
+/// The list says that its network has a default route.
+fn offers(list: &NetworkList, everywhere: &str) -> bool {
+    list.plugins().iter().any(|plugin| {
+        let routes = plugin.pointer("/ipam/routes").and_then(Value::as_array);
+        plugin.get("isDefaultGateway") == Some(&true.into())
+            || routes.is_some_and(|routes| routes.iter().any(|r| leads(r, everywhere)))
+    })
+}
+
+/// Takes the default route out of a generated list.
+fn retract(list: &mut NetworkList, everywhere: &str) {
+    let plugins = list.config.get_mut("plugins").and_then(Value::as_array_mut);
+    for plugin in plugins.into_iter().flatten() {
+        let routes = plugin.pointer_mut("/ipam/routes");
+        if let Some(routes) = routes.and_then(Value::as_array_mut) {
+            routes.retain(|route| !leads(route, everywhere));
+        }
+    }
+}
+
+fn leads(route: &Value, to: &str) -> bool {
+    route.get("dst").and_then(Value::as_str) == Some(to)
 }
 
 /// All routes but the one of each family that is kept.
@@ -170,15 +189,58 @@ mod tests {
     }
 
     #[test]
-    fn lists_without_default() {
-        let list = |plugin: Value| NetworkList {
-            name: "n".into(),
-            source: "f".into(),
-            config: json!({"plugins": [plugin, {"type": "portmap"}]}),
+    fn one_generated_list_offers_a_family() {
+        let attachment = |(ifname, source, routes): &(&str, &str, &[&str])| {
+            let routes: Vec<_> = routes.iter().map(|dst| json!({"dst": dst})).collect();
+            Attachment {
+                network: NetworkList {
+                    name: "n".into(),
+                    source: source.to_string(),
+                    config: json!({"plugins": [{"ipam": {"routes": routes}}, {"type": "portmap"}]}),
+                },
+                container_id: "c".into(),
+                ifname: ifname.to_string(),
+                ips: vec![],
+                mac: None,
+                ports: vec![],
+                aliases: vec![],
+                args: vec![],
+            }
         };
-        let before = json!({"type": "bridge", "isDefaultGateway": true, "ipam": {"routes":
-            [{"dst": "0.0.0.0/0"}, {"dst": "10.0.0.0/8"}, {"dst": "::/0", "gw": "fd00::1"}]}});
-        let after = json!({"type": "bridge", "ipam": {"routes": [{"dst": "10.0.0.0/8"}]}});
-        assert_eq!(without_default(&list(before)), list(after));
+        let (v4, v6, both) = (["0.0.0.0/0"], ["::/0"], ["0.0.0.0/0", "::/0"]);
+        // interfaces, the preference; the interfaces as they should be
+        type Interfaces<'a> = &'a [(&'a str, &'a str, &'a [&'a str])];
+        type Row<'a> = (Interfaces<'a>, &'a [&'a str], Interfaces<'a>);
+        let table: &[Row<'_>] = &[
+            (
+                &[("a", GENERATED, &both), ("b", GENERATED, &both)],
+                &["b", "a"],
+                &[("a", GENERATED, &[]), ("b", GENERATED, &both)],
+            ),
+            // the preferred one has no IPv6
+            (
+                &[("a", GENERATED, &v4), ("b", GENERATED, &both)],
+                &["a", "b"],
+                &[("a", GENERATED, &v4), ("b", GENERATED, &v6)],
+            ),
+            // files are not changed, but count
+            (
+                &[("a", GENERATED, &both), ("b", "/f", &v4), ("c", "/g", &v4)],
+                &["b", "a", "c"],
+                &[("a", GENERATED, &v6), ("b", "/f", &v4), ("c", "/g", &v4)],
+            ),
+            (
+                &[("a", GENERATED, &["0.0.0.0/0", "10.0.0.0/8"])],
+                &[],
+                &[("a", GENERATED, &["10.0.0.0/8"])],
+            ),
+        ];
+        for (given, preferred, expected) in table {
+            let mut got: Vec<_> = given.iter().map(attachment).collect();
+            let preferred: Vec<_> = preferred.iter().map(|p| p.to_string()).collect();
+            offer_one_default(&mut got, &preferred);
+            let expected: Vec<_> = expected.iter().map(attachment).collect();
+            assert_eq!(got, expected, "{given:?}");
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! conf          network lists from the configuration folders
 //! attach        ADD, CHECK, DEL along the chains of all interfaces; the cache that DEL works from
 //! invoke        one plugin, once              result      what ADD answered
+//! generate      compose networks as lists   subnets     which addresses these have, for how long
+//! hosts         /etc/hosts, /etc/resolv.conf
 //! default_route which network has it: one per family
 //! netns         pinned namespaces             netlink     the few kernel messages this module sends itself
 //! ```
@@ -16,10 +18,13 @@ mod attach;
 mod conf;
 mod default_route;
 mod error;
+mod generate;
+pub mod hosts;
 mod invoke;
 mod netlink;
 pub mod netns;
 mod result;
+pub mod subnets;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -28,8 +33,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use attach::{add, add_all, check, del, del_all, gc, status};
-pub use default_route::{Candidate, keep_one_default, preference, without_default};
+pub use default_route::{Candidate, keep_one_default, offer_one_default, preference};
 pub use error::{Error, PluginFailure};
+pub use generate::{bridge_name, generate};
 pub use invoke::Command;
 pub use result::Attached;
 
