@@ -14,6 +14,7 @@ mod output;
 mod ps;
 mod run;
 mod shell;
+mod stats;
 mod up;
 
 use std::path::PathBuf;
@@ -90,6 +91,8 @@ enum Command {
     Down(down::Args),
     /// List the services of pods
     Ps(ps::Args),
+    /// Show limits and use of a pod's cgroups
+    Stats(stats::Args),
     /// Show what services printed
     Logs(logs::Args),
     /// Run a program in a running service
@@ -131,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),
         Command::Ps(args) => ps::run(&cli.global, args),
+        Command::Stats(args) => stats::run(&cli.global, args),
         Command::Logs(args) => logs::run(&cli.global, args),
         Command::Exec(args) => exec::run(&cli.global, args),
         Command::Start(args) => lifecycle::start(&cli.global, args),

@@ -1,15 +1,45 @@
-//! The image store: content-addressed blobs, unpacked layers, references, leases.
+//! The image store: content-addressed blobs, unpacked layers, references, holds.
+//!
+//! ```text
+//! registry ─ registry.rs ─┐                       ┌─ layers.rs: chain of overlay folders
+//! file ─ import.rs,       ├─ ingest.rs ─ store.rs ┤    unpack.rs ← archive.rs, metadata.rs, whiteout.rs
+//!        docker.rs        ┘   (verify)    (disk)  └─ collect.rs: remove, prune
+//! ```
+//!
+//! *Invariants:* whatever came from outside is verified against its digest before it is visible;
+//! every number, name and size in it has a limit; a store survives the death of any writer at any
+//! instant. What is on disk and how it is locked is told in `store.rs`.
+//!
+//! Left to others: mounting (`rootfs`), drawing progress (`cli`).
 
+mod archive;
+mod auth;
 pub mod build;
-
-use std::path::{Path, PathBuf};
+mod collect;
+mod digest;
+mod docker;
+mod error;
+mod import;
+mod ingest;
+mod layers;
+mod manifest;
+mod metadata;
+pub mod reference;
+mod registry;
+mod store;
+mod stream;
+mod unpack;
+mod whiteout;
 
 use oci_spec::image::ImageConfiguration;
 
-/// Why an image operation failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Error(String);
+pub use collect::Pruned;
+pub use digest::Digest;
+pub use error::Error;
+pub use import::import;
+pub use manifest::{Descriptor, Platform};
+pub use registry::{PullOptions, pull};
+pub use store::Store;
 
 /// An image in the store.
 #[derive(Debug, Clone)]
@@ -22,6 +52,8 @@ pub struct Image {
     pub references: Vec<String>,
     /// The configuration.
     pub config: ImageConfiguration,
+    /// The configuration as it came, with what image-spec does not name (Docker's `Healthcheck`).
+    pub raw_config: serde_json::Value,
     /// Bytes of all its blobs.
     pub size: u64,
 }
@@ -30,59 +62,4 @@ pub struct Image {
 pub trait Progress: Send + Sync {
     /// `total` 0: not known.
     fn advance(&self, what: &str, done: u64, total: u64);
-}
-
-/// The store below one folder.
-#[derive(Debug, Clone)]
-pub struct Store {
-    /// `<root>`: `/var/lib/sampan` unless told otherwise.
-    pub root: PathBuf,
-}
-
-impl Store {
-    /// Opens the store, making its folders when they are missing.
-    pub fn open(_root: &Path) -> Result<Store, Error> {
-        todo!()
-    }
-
-    /// Looks an image up by reference (short names allowed: `redis` is `docker.io/library/redis:latest`), by digest, or by the beginning of its id.
-    pub fn resolve(&self, _reference: &str) -> Result<Option<Image>, Error> {
-        todo!()
-    }
-
-    /// The image's layer folders in overlay form, lowest first; unpacks those that are missing.
-    pub fn layers(&self, _image: &Image, _progress: &dyn Progress) -> Result<Vec<PathBuf>, Error> {
-        todo!()
-    }
-
-    /// Keeps images (by id) from `rm` and `prune` as long as `owner` (a pod) holds them; replaces what the owner held.
-    pub fn hold(&self, _owner: &str, _images: &[String]) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Ends a hold; missing is success.
-    pub fn release(&self, _owner: &str) -> Result<(), Error> {
-        todo!()
-    }
-}
-
-/// How a pull reaches its registry.
-#[derive(Debug, Clone, Default)]
-pub struct PullOptions {
-    /// Plain http is allowed (always so for loopback addresses).
-    pub plain_http: bool,
-    /// Certificate authorities (PEM files) besides the host's.
-    pub ca_files: Vec<PathBuf>,
-    /// `os/architecture[/variant]` instead of the host's.
-    pub platform: Option<String>,
-}
-
-/// Pulls `reference` into the store and unpacks nothing. Runs its own single-threaded tokio runtime.
-pub fn pull(
-    _store: &Store,
-    _reference: &str,
-    _options: &PullOptions,
-    _progress: &dyn Progress,
-) -> Result<Image, Error> {
-    todo!()
 }
