@@ -1,0 +1,276 @@
+//! Phase 6, `volumes`, `tmpfs` and `devices` of a service.
+//!
+//! *Invariants.* Targets are absolute, clean and mounted once per service; sources on the host are absolute. Whether a
+//! named volume is declared is judged by `resolve`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::canonical::PROPAGATIONS;
+use super::node::{At, Pos, Result};
+use super::project::{Mount, MountSource};
+use super::schema;
+use super::service::Context;
+use super::units;
+
+/// An absolute path in the container, without `.`, `..` and double slashes.
+pub(super) fn container_path(at: &At<'_>) -> Result<String> {
+    let text = at.string()?;
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(at.error(format_args!(
+            "{text:?} is not an absolute path in the container"
+        )));
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            _ => parts.push(part),
+        }
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+/// All mounts: `volumes` in their order, then `tmpfs`.
+pub(super) fn mounts(at: &At<'_>, context: &Context<'_>) -> Result<Vec<Mount>> {
+    let mut out = Vec::new();
+    let mut seen: HashMap<String, Pos> = HashMap::new();
+    let volumes = at
+        .items_of("volumes")?
+        .into_iter()
+        .map(|item| (item, false));
+    let tmpfs = at.items_of("tmpfs")?.into_iter().map(|item| (item, true));
+    for (item, is_tmpfs) in volumes.chain(tmpfs) {
+        let target = target(&item)?;
+        if let Some(first) = seen.insert(target.clone(), item.node.pos.clone()) {
+            return Err(item.error(format_args!(
+                "{target} is mounted already, at {first}; remove one"
+            )));
+        }
+        let (source, read_only) = match is_tmpfs {
+            true => short_tmpfs(&item)?,
+            false => (
+                source(&item, context)?,
+                item.get("read_only").map_or(Ok(false), |at| at.bool())?,
+            ),
+        };
+        out.push(Mount {
+            origin: item.node.pos.origin(),
+            target,
+            source,
+            read_only,
+        });
+    }
+    Ok(out)
+}
+
+fn target(item: &At<'_>) -> Result<String> {
+    let Some(at) = item.get("target") else {
+        return Err(item.error("has no target, the path in the container"));
+    };
+    let target = container_path(&at)?;
+    match target.as_str() {
+        "/" => Err(at.error("the root of the container cannot be mounted over")),
+        _ => Ok(target),
+    }
+}
+
+fn source(item: &At<'_>, context: &Context<'_>) -> Result<MountSource> {
+    let Some(kind) = item.get("type") else {
+        return Err(item.error("has no type; use bind, volume or tmpfs"));
+    };
+    let kind_text = kind.string()?;
+    for key in ["bind", "volume", "tmpfs"]
+        .into_iter()
+        .filter(|key| *key != kind_text)
+    {
+        if let Some(other) = item.get(key) {
+            return Err(other.error(format_args!("does not go with type {kind_text}; remove it")));
+        }
+    }
+    match kind_text.as_str() {
+        "bind" => bind(item, context),
+        "volume" => volume(item),
+        "tmpfs" => tmpfs(item),
+        other => Err(kind.error(format_args!(
+            "{other:?} is not supported; use bind, volume or tmpfs"
+        ))),
+    }
+}
+
+fn bind(item: &At<'_>, context: &Context<'_>) -> Result<MountSource> {
+    let Some(source) = item.get("source") else {
+        return Err(item.error("has no source, the path on the host"));
+    };
+    let text = source.string()?;
+    let option = |key: &str| item.find(&["bind", key]);
+    let propagation = option("propagation");
+    if let Some(at) = &propagation
+        && !PROPAGATIONS.contains(&at.raw()?)
+    {
+        return Err(at.error(format_args!(
+            "{:?} is not one of {}",
+            at.raw()?,
+            PROPAGATIONS.join(", ")
+        )));
+    }
+    let recursive = match option("recursive") {
+        None => true,
+        Some(at) => match at.raw()? {
+            "enabled" => true,
+            "disabled" => false,
+            other => {
+                return Err(at.error(format_args!(
+                    "{other:?} is not supported; use enabled or disabled"
+                )));
+            }
+        },
+    };
+    Ok(MountSource::Bind {
+        path: context.host_path(&source, &text)?,
+        create: option("create_host_path").map_or(Ok(true), |at| at.bool())?,
+        propagation: propagation.map(|at| at.string()).transpose()?,
+        recursive,
+    })
+}
+
+fn volume(item: &At<'_>) -> Result<MountSource> {
+    let option = |key: &str| item.find(&["volume", key]);
+    let Some(source) = item.get("source") else {
+        return match option("subpath") {
+            Some(at) => Err(at.error("needs a source, the volume's name")),
+            None => Ok(MountSource::Anonymous),
+        };
+    };
+    let text = source.string()?;
+    if !schema::is_name(&text) {
+        return Err(source.error(format_args!(
+            "{text:?} is not the name of a volume; a path begins with / or ./"
+        )));
+    }
+    let subpath = option("subpath").map(|at| subpath(&at)).transpose()?;
+    Ok(MountSource::Volume {
+        key: text,
+        nocopy: option("nocopy").map_or(Ok(false), |at| at.bool())?,
+        subpath,
+    })
+}
+
+fn subpath(at: &At<'_>) -> Result<String> {
+    let text = at.string()?;
+    match text.starts_with('/') || text.split('/').any(|part| part == "..") || text.contains('\0') {
+        true => Err(at.error(format_args!("{text:?} must stay inside the volume"))),
+        false => Ok(text),
+    }
+}
+
+fn tmpfs(item: &At<'_>) -> Result<MountSource> {
+    if let Some(source) = item.get("source") {
+        return Err(source.error("a tmpfs has no source; remove it"));
+    }
+    let size = item
+        .find(&["tmpfs", "size"])
+        .map(|at| at.bytes())
+        .transpose()?
+        .filter(|size| *size > 0);
+    let mode = item
+        .find(&["tmpfs", "mode"])
+        .map(|at| at.int_in(0, 0o7777))
+        .transpose()?
+        .map(|mode| mode as u32);
+    Ok(MountSource::Tmpfs {
+        size,
+        mode,
+        options: Vec::new(),
+    })
+}
+
+/// Options of tmpfs(5) and mount(8) that may be given to a `tmpfs:` entry besides `size` and `mode`.
+const TMPFS_OPTIONS: [&str; 8] = [
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "noatime",
+    "nodiratime",
+];
+const TMPFS_NUMBERS: [&str; 4] = ["uid", "gid", "nr_inodes", "nr_blocks"];
+
+fn short_tmpfs(item: &At<'_>) -> Result<(MountSource, bool)> {
+    let (mut size, mut mode, mut options, mut read_only) = (None, None, Vec::new(), false);
+    let text = item
+        .get("options")
+        .map(|at| at.string())
+        .transpose()?
+        .unwrap_or_default();
+    for option in text.split(',').filter(|o| !o.is_empty()) {
+        let known = match option.split_once('=') {
+            Some(("size", value)) => {
+                size = units::bytes(value).filter(|size| *size > 0);
+                size.is_some()
+            }
+            Some(("mode", value)) => {
+                mode = u32::from_str_radix(value, 8)
+                    .ok()
+                    .filter(|mode| *mode <= 0o7777);
+                mode.is_some()
+            }
+            Some((key, value)) => TMPFS_NUMBERS.contains(&key) && value.parse::<u32>().is_ok(),
+            None if matches!(option, "ro" | "rw") => {
+                read_only = option == "ro";
+                true
+            }
+            None => TMPFS_OPTIONS.contains(&option),
+        };
+        if !known {
+            return Err(item.error(format_args!("unknown or wrong tmpfs option {option:?}")));
+        }
+        if !matches!(option, "ro" | "rw")
+            && !option.starts_with("size=")
+            && !option.starts_with("mode=")
+        {
+            options.push(option.to_owned());
+        }
+    }
+    Ok((
+        MountSource::Tmpfs {
+            size,
+            mode,
+            options,
+        },
+        read_only,
+    ))
+}
+
+/// `devices`: path on the host, path in the container, permissions of the device cgroup.
+pub(super) fn devices(at: &At<'_>) -> Result<Vec<(PathBuf, PathBuf, String)>> {
+    at.items_of("devices")?.iter().map(device).collect()
+}
+
+fn device(item: &At<'_>) -> Result<(PathBuf, PathBuf, String)> {
+    let Some(source_at) = item.get("source") else {
+        return Err(item.error("has no source, the device on the host"));
+    };
+    let text = source_at.string()?;
+    if !text.starts_with('/') {
+        return Err(source_at.error(format_args!(
+            "{text:?} is not the path of a device; CDI names are not supported yet"
+        )));
+    }
+    let source = container_path(&source_at)?;
+    let target = item
+        .get("target")
+        .map_or(Ok(source.clone()), |at| container_path(&at))?;
+    let permissions = item
+        .get("permissions")
+        .map_or(Ok("rwm".to_owned()), |at| at.string())?;
+    match !permissions.is_empty() && permissions.chars().all(|c| "rwm".contains(c)) {
+        true => Ok((source.into(), target.into(), permissions)),
+        false => Err(item.error(format_args!(
+            "{permissions:?} are not permissions; use letters of rwm"
+        ))),
+    }
+}

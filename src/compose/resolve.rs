@@ -1,0 +1,241 @@
+//! Phase 6, the project: canonical tree → [`Project`].
+//!
+//! Profiles choose the services; each is read by `service`; here is what concerns several of them: dependencies,
+//! networks, volumes, names.
+//!
+//! *Invariants.* Every reference (service, network, volume) of an enabled service leads somewhere; dependencies have no
+//! cycle; services are looked at in the file's order, so that of two the later one is named as the culprit.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::node::{At, Pos, Result};
+use super::project::{MountSource, PodOptions, Project, Service, Volume};
+use super::service::{Context, service};
+use super::{limits, network, order, schema};
+
+/// What the caller decides.
+pub(super) struct Request<'a> {
+    pub name: &'a str,
+    pub profiles: &'a [String],
+}
+
+/// Reads the whole project; `files` is left empty.
+pub(super) fn project(
+    root: &At<'_>,
+    request: &Request<'_>,
+    context: &mut Context<'_>,
+) -> Result<Project> {
+    let all = root.entries_of("services")?;
+    if all.is_empty() {
+        return Err(root.error("no services; write at least one below services:"));
+    }
+    let mut enabled = Vec::new();
+    for (name, at) in &all {
+        let profiles = at.strings_of("profiles")?;
+        let chosen = |p: &String| request.profiles.iter().any(|c| c == p || c == "*");
+        if profiles.is_empty() || profiles.iter().any(chosen) {
+            enabled.push((*name, at));
+        }
+    }
+    if enabled.is_empty() {
+        return Err(root.error("no service is enabled; choose a profile"));
+    }
+    let mut services = BTreeMap::new();
+    let mut uses = Vec::new();
+    for (name, at) in &enabled {
+        let mut service = service(name, at, context)?;
+        known_dependencies(&mut service, at, &all, &enabled, context)?;
+        uses.extend(network::uses(at, &service.networks));
+        services.insert((*name).to_owned(), service);
+    }
+    no_cycle(&services, &enabled)?;
+    unique_names(&services, &enabled)?;
+    Ok(Project {
+        name: request.name.to_owned(),
+        working_dir: context.working_dir.to_owned(),
+        files: Vec::new(),
+        networks: network::networks(root, request.name, uses)?,
+        volumes: volumes(root, request.name, &enabled, &services)?,
+        services,
+        pod: pod(root)?,
+    })
+}
+
+fn pod(root: &At<'_>) -> Result<PodOptions> {
+    let limits = root.find(&["x-sampan", "limits"]);
+    Ok(PodOptions {
+        limits: limits
+            .map(|at| limits::of_pod(&at))
+            .transpose()?
+            .unwrap_or_default(),
+    })
+}
+
+/// Drops dependencies that may be missing, refuses the others.
+fn known_dependencies(
+    service: &mut Service,
+    at: &At<'_>,
+    all: &[(&str, At<'_>)],
+    enabled: &[(&str, &At<'_>)],
+    context: &mut Context<'_>,
+) -> Result<()> {
+    let missing: Vec<(String, bool)> = service
+        .depends_on
+        .iter()
+        .filter(|(name, _)| !enabled.iter().any(|(n, _)| n == name))
+        .map(|(name, dependency)| (name.clone(), dependency.required))
+        .collect();
+    for (name, required) in missing {
+        let place = dependency_place(at, &name);
+        let why = match all.iter().find(|(n, _)| *n == name) {
+            Some((_, other)) => format!(
+                "service {name} is not enabled; choose its profile ({})",
+                other.strings_of("profiles")?.join(", ")
+            ),
+            None => format!("there is no service {name}"),
+        };
+        if required {
+            return Err(place.key_pos.error(&place.path, why));
+        }
+        context.warnings.push(
+            place
+                .key_pos
+                .error(&place.path, format_args!("ignored: {why}"))
+                .message,
+        );
+        service.depends_on.remove(&name);
+    }
+    Ok(())
+}
+
+/// Where a dependency is written: `depends_on`, else `links`, else `network_mode`.
+fn dependency_place<'a>(at: &At<'a>, name: &str) -> At<'a> {
+    let named = at
+        .get("depends_on")
+        .and_then(|d| d.entries().ok()?.into_iter().find(|(n, _)| *n == name));
+    let linked = || {
+        let items = at.items_of("links").ok()?;
+        items
+            .into_iter()
+            .find(|item| item.raw().is_ok_and(|t| t.split(':').next() == Some(name)))
+    };
+    named
+        .map(|(_, at)| at)
+        .or_else(linked)
+        .or_else(|| at.get("network_mode"))
+        .unwrap_or_else(|| at.clone())
+}
+
+fn no_cycle(services: &BTreeMap<String, Service>, enabled: &[(&str, &At<'_>)]) -> Result<()> {
+    let Some(cycle) = order::cycle(services) else {
+        return Ok(());
+    };
+    let place = |name: &str, on: &str| {
+        let (_, at) = enabled.iter().find(|(n, _)| *n == name)?;
+        Some(dependency_place(at, on))
+    };
+    let [first, second, ..] = &cycle[..] else {
+        return Ok(());
+    };
+    let what = format!(
+        "services depend on each other: {}; remove one of the dependencies",
+        cycle.join(" -> ")
+    );
+    match place(first, second) {
+        Some(at) => Err(at.key_pos.error(&at.path, what)),
+        None => Err(super::Error { message: what }),
+    }
+}
+
+/// A container name is used once; it may not be the name of another service, for both are host names of the pod.
+fn unique_names(services: &BTreeMap<String, Service>, enabled: &[(&str, &At<'_>)]) -> Result<()> {
+    let mut known: HashMap<String, Pos> = HashMap::new();
+    for (name, at) in enabled {
+        let Some(place) = at.get("container_name") else {
+            continue;
+        };
+        let Some(container) = services.get(*name).and_then(|s| s.container_name.clone()) else {
+            continue;
+        };
+        if container != *name && services.contains_key(&container) {
+            return Err(place.error(format_args!(
+                "{container} is the name of another service; choose another one"
+            )));
+        }
+        if let Some(first) = known.insert(container.clone(), place.node.pos.clone()) {
+            return Err(place.error(format_args!(
+                "{container} is used already, at {first}; choose another one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn volumes(
+    root: &At<'_>,
+    project: &str,
+    enabled: &[(&str, &At<'_>)],
+    services: &BTreeMap<String, Service>,
+) -> Result<BTreeMap<String, Volume>> {
+    let declared: HashMap<&str, At<'_>> = root.entries_of("volumes")?.into_iter().collect();
+    let mut out = BTreeMap::new();
+    for (name, at) in enabled {
+        let Some(service) = services.get(*name) else {
+            continue;
+        };
+        for (i, mount) in service.volumes.iter().enumerate() {
+            let MountSource::Volume { key, .. } = &mount.source else {
+                continue;
+            };
+            let Some(volume_at) = declared.get(key.as_str()) else {
+                let place = at
+                    .items_of("volumes")?
+                    .into_iter()
+                    .nth(i)
+                    .unwrap_or_else(|| (*at).clone());
+                return Err(place.error(format_args!("volume {key} is not declared below volumes: at the top; for a folder write ./{key}")));
+            };
+            if !out.contains_key(key) {
+                out.insert(key.clone(), volume(key, volume_at, project)?);
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn volume(key: &str, at: &At<'_>, project: &str) -> Result<Volume> {
+    let external = at.get("external").map_or(Ok(false), |at| at.bool())?;
+    if external {
+        network::only_a_name(at)?;
+    }
+    if let Some(driver) = at.get("driver")
+        && driver.raw()? != "local"
+    {
+        return Err(driver.error(format_args!(
+            "{:?} is not supported; only local is",
+            driver.raw()?
+        )));
+    }
+    if let Some(options) = at.get("driver_opts")
+        && !options.entries()?.is_empty()
+    {
+        return Err(options
+            .key_pos
+            .error(&options.path, "not supported yet; use a bind mount"));
+    }
+    let name = at.get("name").map(|at| schema::name_at(&at)).transpose()?;
+    let default_name = || {
+        if external {
+            key.to_owned()
+        } else {
+            format!("{project}_{key}")
+        }
+    };
+    let name = name.unwrap_or_else(default_name);
+    Ok(Volume {
+        key: key.to_owned(),
+        name,
+        external,
+        labels: super::service::text_map(at, "labels")?,
+    })
+}
