@@ -1,7 +1,7 @@
 //! From the global options to folders, projects and pods.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 
@@ -38,12 +38,8 @@ impl Global {
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let files = match (self.files.is_empty(), environment.get("COMPOSE_FILE")) {
-            (true, Some(list)) => list.split(':').map(PathBuf::from).collect(),
-            _ => self.files.clone(),
-        };
         Ok(LoadRequest {
-            files,
+            files: self.files.clone(),
             working_dir,
             project_name: self.project_name.clone(),
             environment,

@@ -172,10 +172,17 @@ fn inspect(store: &Store, images: &[String]) -> Outcome {
 
 fn prune(store: &Store, all: bool, format: Format) -> Outcome {
     let pruned = store.prune(all)?;
-    match format {
-        Format::Json => output::json(&pruned),
-        Format::Table => output::print(&format!("{} freed\n", output::size(pruned.freed))),
+    for failure in &pruned.failures {
+        output::error(&failure.to_string());
     }
+    match format {
+        Format::Json => output::json(&json!({
+            "version": 1, "freed": pruned.freed, "images": pruned.images, "blobs": pruned.blobs,
+            "layers": pruned.layers, "temporaries": pruned.temporaries,
+        }))?,
+        Format::Table => output::print(&format!("{} freed\n", output::size(pruned.freed)))?,
+    };
+    Ok(u8::from(!pruned.failures.is_empty()))
 }
 
 fn build(store: &Store, definition: &std::path::Path, output: Option<PathBuf>) -> Outcome {

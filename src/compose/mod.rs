@@ -106,6 +106,30 @@ pub fn load(request: &LoadRequest) -> std::result::Result<Loaded, Error> {
     )
 }
 
+/// As [`load`], of one text that is no file; messages call it `name`. Paths are relative to the request's `working_dir`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(
+    text: &str,
+    name: &str,
+    request: &LoadRequest,
+) -> std::result::Result<Loaded, Error> {
+    let place = files::absolute(&request.working_dir, Path::new(name));
+    let read = |path: &Path| match path == place {
+        true => Ok(text.as_bytes().to_vec()),
+        false => files::from_disk(path),
+    };
+    let files = vec![PathBuf::from(name)];
+    load_with(
+        &LoadRequest {
+            files,
+            ..request.clone()
+        },
+        &read,
+    )
+}
+
 /// Splits a command as a shell does: quotes and backslashes, no expansion.
 ///
 /// # Errors

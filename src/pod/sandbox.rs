@@ -10,7 +10,7 @@ use super::{Error, Result, plan};
 use crate::compose::project::Network;
 use crate::network::{
     Attached, Attachment, Candidate, NetworkList, PortMapping, add_all, del_all, generate,
-    keep_one_default, netns, preference, subnets, without_default,
+    keep_one_default, netns, offer_one_default, preference, subnets,
 };
 
 /// Makes it. Runs in a single-threaded process; what a killed one left is removed first, what a failure leaves too.
@@ -64,11 +64,6 @@ fn attachments(dir: &PodDir, pod: &Pod, ports: &[PublishedPort]) -> Result<Plan>
     let mut attachments = Vec::new();
     for (network, ifname) in networks.iter().zip(names) {
         let list = network_list(dir, pod, network)?;
-        let list = if preferred.first() == Some(&ifname) {
-            list
-        } else {
-            without_default(&list)
-        };
         let fixed = &network.attachment;
         attachments.push(Attachment {
             network: list,
@@ -87,6 +82,7 @@ fn attachments(dir: &PodDir, pod: &Pod, ports: &[PublishedPort]) -> Result<Plan>
             args: Vec::new(),
         });
     }
+    offer_one_default(&mut attachments, &preferred);
     publish(&mut attachments, &preferred, ports)?;
     Ok(Plan {
         attachments,
@@ -127,7 +123,7 @@ fn network_list(dir: &PodDir, pod: &Pod, network: &Network) -> Result<NetworkLis
     }
     let used = subnets::in_use(&pod.cni)?;
     let subnets = subnets::acquire(&pod.state, network, &dir.name, &used)?;
-    Ok(generate::generate(network, &subnets, &folders(pod).leases())?)
+    Ok(generate(network, &subnets, &folders(pod).leases())?)
 }
 
 fn folders(pod: &Pod) -> Folders {

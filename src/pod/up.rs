@@ -81,7 +81,7 @@ pub fn up(
         return Err(undo(request.folders, &dir, error));
     }
     drop(lock);
-    let answer = match control::ask(&dir.socket(), &ask, progress) {
+    let answer = match control::ask(&dir.socket(), &ask, &mut *progress) {
         // the supervisor was killed meanwhile: its successor answers
         Ok(None) => adopt::ensure(&dir).and_then(|()| control::ask(&dir.socket(), &ask, progress)),
         other => other,

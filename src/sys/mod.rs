@@ -19,3 +19,4 @@ pub mod pidfd;
 pub mod process;
 pub mod seal;
 pub mod socket;
+pub mod watch;

@@ -64,8 +64,8 @@ pub fn listen(path: &Path, events: mpsc::UnboundedSender<Event>) -> Result<()> {
 async fn serve(stream: UnixStream, events: mpsc::UnboundedSender<Event>) {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    let read = BufReader::new(reader.take(LINE_LIMIT)).read_line(&mut line);
-    if !matches!(read.await, Ok(count) if count > 0) {
+    let mut reader = BufReader::new(reader.take(LINE_LIMIT));
+    if !matches!(reader.read_line(&mut line).await, Ok(count) if count > 0) {
         return;
     }
     let (lines, mut answers) = mpsc::unbounded_channel::<Answer>();

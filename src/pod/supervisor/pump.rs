@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
-use tokio::io::unix::AsyncFd;
 
 use super::super::layout::ServiceDir;
 use super::super::{Error, Result};
+use crate::sys::watch::watch;
 
 /// Most bytes moved at once.
 const CHUNK: usize = 1 << 20;
@@ -86,7 +86,7 @@ impl Pumps {
             let pump = Pump::open(service, stream)?;
             let path = service.log(stream);
             let pipe = pump.pipe.try_clone().map_err(Error::io("open", &path))?;
-            let pipe = AsyncFd::new(pipe).map_err(Error::io("watch", &path))?;
+            let pipe = watch(pipe.into()).map_err(Error::io("watch", &path))?;
             let pump = Rc::new(RefCell::new(pump));
             pumps.push(pump.clone());
             let failed = failed.clone();

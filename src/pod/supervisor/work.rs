@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
-use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
 use super::super::bundle::Prepared;
@@ -19,6 +18,7 @@ use super::Context;
 use super::machine::{Action, Input};
 use crate::container;
 use crate::sys::pidfd;
+use crate::sys::watch::watch as watch_descriptor;
 
 /// How long an exit record may take after the exit.
 const EXIT_RECORD: Duration = Duration::from_secs(2);
@@ -158,7 +158,7 @@ async fn watch(
     pidfd: OwnedFd,
     started: String,
 ) {
-    match AsyncFd::new(pidfd) {
+    match watch_descriptor(pidfd) {
         Ok(pidfd) => {
             let _ = pidfd.readable().await;
             let exit = exit_of(&context, process, pidfd.get_ref()).await;
