@@ -1,0 +1,489 @@
+//! The configuration of `bridge` and what follows from it: pure.
+//!
+//! *Invariants*: a [`BridgeConf`] holds only what this plugin does; everything else that the reference plugin knows was
+//! refused by name. A [`Layer3`] is complete: whoever executes it decides nothing.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::conf::{Conf, arg, parse_mac, valid_ifname};
+use crate::error::{CniError, Result};
+use crate::result::{AddResult, Dns, IpConfig, Route};
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Wire {
+    bridge: String,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    ip_masq_backend: Option<String>,
+    mtu: u32,
+    hairpin_mode: bool,
+    promisc_mode: bool,
+    vlan: u16,
+    vlan_trunk: Vec<Value>,
+    preserve_default_vlan: bool,
+    macspoofchk: bool,
+    enabledad: bool,
+    disable_container_interface: bool,
+    port_isolation: bool,
+    remove_bridge: bool,
+    runtime_config: WireMac,
+    args: WireArgs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireMac {
+    mac: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WireArgs {
+    cni: WireMac,
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Self {
+            bridge: "cni0".to_owned(),
+            is_gateway: false,
+            is_default_gateway: false,
+            force_address: false,
+            ip_masq: false,
+            ip_masq_backend: None,
+            mtu: 0,
+            hairpin_mode: false,
+            promisc_mode: false,
+            vlan: 0,
+            vlan_trunk: Vec::new(),
+            preserve_default_vlan: true,
+            macspoofchk: false,
+            enabledad: false,
+            disable_container_interface: false,
+            port_isolation: false,
+            remove_bridge: false,
+            runtime_config: WireMac::default(),
+            args: WireArgs::default(),
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeConf {
+    /// `bridge`: its name.
+    pub bridge: String,
+    /// `isGateway` or `isDefaultGateway`: the bridge has the gateways' addresses and the host forwards.
+    pub is_gateway: bool,
+    /// `isDefaultGateway`: the gateways are the container's default routes.
+    pub is_default_gateway: bool,
+    /// `forceAddress`: an overlapping address of the bridge makes way.
+    pub force_address: bool,
+    /// `ipMasq`: traffic that leaves the subnet has the host's address.
+    pub ip_masq: bool,
+    /// `mtu` in bytes; `None`: the kernel's.
+    pub mtu: Option<u32>,
+    /// `hairpinMode`: a container may reach itself over the bridge.
+    pub hairpin: bool,
+    /// `promiscMode` of the bridge.
+    pub promiscuous: bool,
+    /// `vlan` of the port.
+    pub vlan: Option<u16>,
+    /// `preserveDefaultVlan`: the port stays in VLAN 1 too.
+    pub preserve_default_vlan: bool,
+    /// `disableContainerInterface`: the container's interface stays down.
+    pub disable_container_interface: bool,
+    /// `portIsolation`: ports don't reach each other.
+    pub isolated: bool,
+    /// `removeBridge`: a bridge that this plugin made goes with its last port (not in the reference plugin).
+    pub remove_bridge: bool,
+    /// The container's link address, where asked for.
+    pub mac: Option<[u8; 6]>,
+}
+
+impl BridgeConf {
+    /// Reads and checks.
+    pub fn new(conf: &Conf, args: &str) -> Result<Self> {
+        let wire: Wire = conf.parse()?;
+        refuse(&wire)?;
+        if !valid_ifname(&wire.bridge) {
+            return Err(CniError::config(format!(
+                "invalid bridge name {:?}",
+                wire.bridge
+            )));
+        }
+        if wire.hairpin_mode && wire.promisc_mode {
+            return Err(CniError::config(
+                "cannot set hairpin mode and promiscuous mode at the same time",
+            ));
+        }
+        if wire.vlan > 4094 {
+            return Err(CniError::config(format!(
+                "invalid VLAN ID {} (must be between 0 and 4094)",
+                wire.vlan
+            )));
+        }
+        if wire.disable_container_interface && conf.ipam_type().is_some() {
+            return Err(CniError::config(
+                "cannot use IPAM when disableContainerInterface is set",
+            ));
+        }
+        let asked = wire
+            .runtime_config
+            .mac
+            .as_deref()
+            .or(wire.args.cni.mac.as_deref())
+            .or(arg(args, "MAC"));
+        let mac = asked.filter(|mac| !mac.is_empty()).map(|text| {
+            parse_mac(text)
+                .ok_or_else(|| CniError::config(format!("invalid link address {text:?}")))
+        });
+        Ok(Self {
+            bridge: wire.bridge,
+            is_gateway: wire.is_gateway || wire.is_default_gateway,
+            is_default_gateway: wire.is_default_gateway,
+            force_address: wire.force_address,
+            ip_masq: wire.ip_masq,
+            mtu: Some(wire.mtu).filter(|mtu| *mtu > 0),
+            hairpin: wire.hairpin_mode,
+            promiscuous: wire.promisc_mode,
+            vlan: Some(wire.vlan).filter(|vlan| *vlan > 0),
+            preserve_default_vlan: wire.preserve_default_vlan,
+            disable_container_interface: wire.disable_container_interface,
+            isolated: wire.port_isolation,
+            remove_bridge: wire.remove_bridge,
+            mac: mac.transpose()?,
+        })
+    }
+}
+
+/// Options of the reference plugin that aren't here: silence would be a promise.
+fn refuse(wire: &Wire) -> Result<()> {
+    if wire.macspoofchk {
+        return Err(CniError::unsupported("macspoofchk", "leave it out"));
+    }
+    if !wire.vlan_trunk.is_empty() {
+        return Err(CniError::unsupported(
+            "vlanTrunk",
+            "use vlan for a single VLAN",
+        ));
+    }
+    if wire.enabledad {
+        return Err(CniError::unsupported(
+            "enabledad",
+            "addresses are used without duplicate detection",
+        ));
+    }
+    if let Some(other) = wire
+        .ip_masq_backend
+        .as_deref()
+        .filter(|name| *name != "nftables")
+    {
+        return Err(CniError::unsupported(
+            &format!("ipMasqBackend {other:?}"),
+            "only nftables",
+        ));
+    }
+    if wire.vlan != 0 && (wire.is_gateway || wire.is_default_gateway) {
+        return Err(CniError::unsupported(
+            "isGateway together with vlan",
+            "route in the VLAN itself",
+        ));
+    }
+    Ok(())
+}
+
+/// Addresses and routes to set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layer3 {
+    /// Of the container, with the gateways in force.
+    pub ips: Vec<IpConfig>,
+    /// Of the bridge.
+    pub gateways: Vec<IpNet>,
+    /// Of the container; next hops as the address plugin gave them.
+    pub routes: Vec<Route>,
+    /// As the address plugin gave it.
+    pub dns: Dns,
+}
+
+impl Layer3 {
+    /// Follows from what the address plugin answered.
+    pub fn new(conf: &BridgeConf, leased: AddResult) -> Self {
+        let mut plan = Self {
+            ips: leased.ips,
+            routes: leased.routes,
+            dns: leased.dns,
+            ..Self::default()
+        };
+        for ip in &mut plan.ips {
+            if conf.is_gateway && ip.gateway.is_none() {
+                ip.gateway = first_host(ip.address);
+            }
+            if conf.is_gateway
+                && let Some(gateway) = ip
+                    .gateway
+                    .and_then(|gw| IpNet::new(gw, ip.address.prefix_len()).ok())
+                && !plan.gateways.contains(&gateway)
+            {
+                plan.gateways.push(gateway);
+            }
+        }
+        if conf.is_default_gateway {
+            for v4 in [true, false] {
+                let default =
+                    |route: &Route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4;
+                if !plan.routes.iter().any(default) {
+                    plan.routes.extend(plan.gateway(v4).map(default_route));
+                }
+            }
+        }
+        plan
+    }
+
+    /// The first gateway of a family.
+    fn gateway(&self, v4: bool) -> Option<IpAddr> {
+        self.ips
+            .iter()
+            .filter(|ip| ip.address.addr().is_ipv4() == v4)
+            .find_map(|ip| ip.gateway)
+    }
+
+    /// The routes with their next hops filled in.
+    pub fn resolved_routes(&self) -> impl Iterator<Item = Route> {
+        self.routes.iter().map(|route| Route {
+            gw: route
+                .gw
+                .or_else(|| self.gateway(route.dst.addr().is_ipv4())),
+            ..route.clone()
+        })
+    }
+
+    /// Whether any address is of IPv6, or of IPv4.
+    pub fn has_family(&self, v4: bool) -> bool {
+        self.ips.iter().any(|ip| ip.address.addr().is_ipv4() == v4)
+    }
+
+    /// A link address that follows from the first address. When a container comes back with the same address but
+    /// another link address, its neighbours would send to the old one until their caches expire.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        Some(match self.ips.first()?.address.addr() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                [0x0a, 0x58, a, b, c, d]
+            }
+            IpAddr::V6(ip) => {
+                let [.., a, b, c, d] = ip.octets();
+                [0x0a, 0x59, a, b, c, d]
+            }
+        })
+    }
+}
+
+fn first_host(address: IpNet) -> Option<IpAddr> {
+    address.hosts().next()
+}
+
+fn default_route(gw: IpAddr) -> Route {
+    let any = match gw {
+        IpAddr::V4(_) => IpNet::from(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::from(ipnet::Ipv6Net::default()),
+    };
+    Route {
+        dst: any,
+        gw: Some(gw),
+        mtu: None,
+        advmss: None,
+        priority: None,
+        table: None,
+        scope: None,
+    }
+}
+
+/// What to do about an address that the bridge has already.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It is the wanted one.
+    Same,
+    /// It lies in the wanted one's subnet or the other way round.
+    Overlaps,
+    /// It has nothing to do with it.
+    Other,
+}
+
+/// Compares an address of the bridge with a wanted one.
+pub fn compare(existing: IpNet, wanted: IpNet) -> Existing {
+    if existing == wanted {
+        Existing::Same
+    } else if existing.contains(&wanted.addr()) || wanted.contains(&existing.addr()) {
+        Existing::Overlaps
+    } else {
+        Existing::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn conf(mut value: Value) -> Conf {
+        value["cniVersion"] = json!("1.1.0");
+        value["name"] = json!("n");
+        Conf::new(value).unwrap()
+    }
+
+    #[test]
+    fn refusals() {
+        let cases = [
+            (
+                json!({"macspoofchk": true}),
+                2,
+                "macspoofchk is not supported by this plugin",
+            ),
+            (
+                json!({"vlanTrunk": [{"id": 1}]}),
+                2,
+                "vlanTrunk is not supported by this plugin",
+            ),
+            (
+                json!({"enabledad": true}),
+                2,
+                "enabledad is not supported by this plugin",
+            ),
+            (
+                json!({"ipMasqBackend": "iptables"}),
+                2,
+                "ipMasqBackend \"iptables\" is not supported by this plugin",
+            ),
+            (
+                json!({"vlan": 5, "isGateway": true}),
+                2,
+                "isGateway together with vlan is not supported by this plugin",
+            ),
+            (json!({"bridge": "a/b"}), 7, "invalid bridge name \"a/b\""),
+            (
+                json!({"hairpinMode": true, "promiscMode": true}),
+                7,
+                "cannot set hairpin mode and promiscuous mode at the same time",
+            ),
+            (
+                json!({"vlan": 4095}),
+                7,
+                "invalid VLAN ID 4095 (must be between 0 and 4094)",
+            ),
+            (
+                json!({"disableContainerInterface": true, "ipam": {"type": "host-local"}}),
+                7,
+                "cannot use IPAM when disableContainerInterface is set",
+            ),
+            (
+                json!({"runtimeConfig": {"mac": "nonsense"}}),
+                7,
+                "invalid link address \"nonsense\"",
+            ),
+            (
+                json!({"mtu": -1}),
+                6,
+                "cannot read the configuration of network n",
+            ),
+        ];
+        for (value, code, msg) in cases {
+            let error = BridgeConf::new(&conf(value.clone()), "").unwrap_err();
+            assert_eq!((error.code, error.msg.as_str()), (code, msg), "{value}");
+        }
+    }
+
+    #[test]
+    fn link_address_of_the_most_specific_source() {
+        let runtime = json!({"runtimeConfig": {"mac": "02:00:00:00:00:01"}, "args": {"cni": {"mac": "02:00:00:00:00:02"}}});
+        let args = json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}});
+        for (value, last) in [
+            (runtime, Some(1)),
+            (args, Some(2)),
+            (json!({"unknown": {}}), Some(3)),
+        ] {
+            let got =
+                BridgeConf::new(&conf(value), "IgnoreUnknown=1;MAC=02:00:00:00:00:03").unwrap();
+            assert_eq!(got.mac.map(|mac| mac[5]), last);
+        }
+    }
+
+    fn plan(value: Value, leased: Value) -> Layer3 {
+        Layer3::new(
+            &BridgeConf::new(&conf(value), "").unwrap(),
+            serde_json::from_value(leased).unwrap(),
+        )
+    }
+
+    #[test]
+    fn gateways_and_routes() {
+        let leased = json!({
+            "ips": [{"address": "10.1.0.9/24"}, {"address": "10.2.0.9/24", "gateway": "10.2.0.254"}, {"address": "fd00::9/64", "gateway": "fd00::1"}],
+            "routes": [{"dst": "192.168.0.0/16"}]
+        });
+        let none = plan(json!({}), leased.clone());
+        assert_eq!(
+            (none.gateways.len(), none.routes.len(), none.ips[0].gateway),
+            (0, 1, None)
+        );
+
+        let gateway = plan(json!({"isGateway": true}), leased.clone());
+        let text: Vec<String> = gateway.gateways.iter().map(IpNet::to_string).collect();
+        assert_eq!(text, ["10.1.0.1/24", "10.2.0.254/24", "fd00::1/64"]);
+        let routes: Vec<_> = gateway
+            .resolved_routes()
+            .map(|r| (r.dst.to_string(), r.gw.unwrap().to_string()))
+            .collect();
+        assert_eq!(
+            routes,
+            [("192.168.0.0/16".to_owned(), "10.1.0.1".to_owned())]
+        );
+
+        let default = plan(json!({"isDefaultGateway": true}), leased.clone());
+        let routes: Vec<_> = default
+            .resolved_routes()
+            .map(|r| (r.dst.to_string(), r.gw.unwrap().to_string()))
+            .collect();
+        let expected = [
+            ("192.168.0.0/16", "10.1.0.1"),
+            ("0.0.0.0/0", "10.1.0.1"),
+            ("::/0", "fd00::1"),
+        ];
+        assert_eq!(routes, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(default.mac(), Some([0x0a, 0x58, 10, 1, 0, 9]));
+
+        let own = json!({"ips": [{"address": "10.1.0.9/24"}], "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.7"}]});
+        let kept = plan(json!({"isDefaultGateway": true}), own);
+        let routes: Vec<_> = kept
+            .resolved_routes()
+            .map(|r| r.gw.unwrap().to_string())
+            .collect();
+        assert_eq!(routes, ["10.1.0.7"]);
+    }
+
+    #[test]
+    fn existing_addresses() {
+        let wanted = "10.1.0.1/24".parse().unwrap();
+        for (existing, expected) in [
+            ("10.1.0.1/24", Existing::Same),
+            ("10.1.0.2/24", Existing::Overlaps),
+            ("10.1.0.1/16", Existing::Overlaps),
+            ("10.2.0.1/24", Existing::Other),
+            ("fe80::1/64", Existing::Other),
+        ] {
+            assert_eq!(
+                compare(existing.parse().unwrap(), wanted),
+                expected,
+                "{existing}"
+            );
+        }
+    }
+}

@@ -1,0 +1,679 @@
+//! Links, addresses and routes through rtnetlink(7); the only user of the crate `rtnetlink`.
+//!
+//! *Invariants*: a [`Links`] is a socket of the namespace in which it was opened and works there from anywhere. Calls
+//! are synchronous: the kernel answers a request before `send` returns, so no runtime is needed. Errors name the object.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use nix::libc;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
+use rtnetlink::packet_route::link::{
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData,
+    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage, State,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
+};
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
+
+use crate::error::{CniError, Result};
+use crate::result::Route;
+
+/// A dump is asked for again this often when the kernel says that it changed meanwhile.
+const DUMP_TRIES: usize = 8;
+/// The kernel's datagrams for dumps are 32 KiB at most.
+const RECEIVE: usize = 64 << 10;
+
+/// What is known of a link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Index in its namespace.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// `bridge`, `veth`, …; empty for hardware and loopback.
+    pub kind: String,
+    /// Link address.
+    pub mac: Vec<u8>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Able to pass packets.
+    pub operational: bool,
+    /// `ifalias`.
+    pub alias: String,
+    /// A bridge that tells VLANs apart.
+    pub vlan_filtering: bool,
+    /// Index of the bridge that it is a port of.
+    pub controller: Option<u32>,
+}
+
+/// A pair of virtual interfaces; the second end is born in another namespace.
+#[derive(Debug)]
+pub struct VethPair<'a> {
+    /// Name of the end here.
+    pub host_name: &'a str,
+    /// Name of the end there.
+    pub name: &'a str,
+    /// There.
+    pub netns: BorrowedFd<'a>,
+    /// MTU of both in bytes; `None`: the kernel's default.
+    pub mtu: Option<u32>,
+    /// Link address of the end there; `None`: random.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// A route as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRoute {
+    /// Destination.
+    pub dst: IpNet,
+    /// Next hop.
+    pub gw: Option<IpAddr>,
+}
+
+/// A socket of one namespace.
+pub struct Links {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Links {
+    /// Opens the socket in the calling thread's namespace.
+    pub fn open() -> Result<Self> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            Ok(socket)
+        };
+        let socket =
+            open().map_err(|cause| CniError::operation("cannot open a rtnetlink socket", cause))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    fn call(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
+        for _ in 0..DUMP_TRIES {
+            if let Some(answer) = self.call_once(message.clone(), flags)? {
+                return Ok(answer);
+            }
+        }
+        Err(io::Error::other("the kernel's tables keep changing"))
+    }
+
+    /// `None`: a dump that was overtaken by a change.
+    fn call_once(&mut self, message: Message, flags: u16) -> io::Result<Option<Vec<Message>>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        request.header.sequence_number = self.sequence;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        retry(|| self.socket.send(&bytes, 0))?;
+
+        let mut answer = Vec::new();
+        let mut whole = true;
+        loop {
+            let mut bytes = Vec::with_capacity(RECEIVE);
+            retry(|| self.socket.recv_from(&mut bytes, 0))?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let part =
+                    NetlinkMessage::<Message>::deserialize(rest).map_err(io::Error::other)?;
+                let length = (part.header.length as usize)
+                    .next_multiple_of(4)
+                    .min(rest.len());
+                rest = rest.get(length..).unwrap_or_default();
+                if part.header.sequence_number != self.sequence {
+                    continue;
+                }
+                whole &= part.header.flags & NLM_F_DUMP_INTR == 0;
+                match part.payload {
+                    NetlinkPayload::InnerMessage(message) => answer.push(message),
+                    NetlinkPayload::Error(error) => match error.code {
+                        Some(code) => {
+                            return Err(io::Error::from_raw_os_error(code.get().wrapping_neg()));
+                        }
+                        None => return Ok(Some(answer)),
+                    },
+                    NetlinkPayload::Done(_) => return Ok(whole.then_some(answer)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn get_link(&mut self, mut message: LinkMessage) -> io::Result<Option<Link>> {
+        message
+            .attributes
+            .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        match self.call(Message::GetLink(message), 0) {
+            Ok(answer) => Ok(answer.into_iter().find_map(link_of)),
+            Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(cause) => Err(cause),
+        }
+    }
+
+    /// The link `name`, if there is one.
+    pub fn by_name(&mut self, name: &str) -> Result<Option<Link>> {
+        self.get_link(LinkUnspec::new_with_name(name).build())
+            .map_err(|cause| {
+                CniError::operation(format!("cannot look up the interface {name}"), cause)
+            })
+    }
+
+    /// The link `name`; its absence is an error.
+    pub fn require(&mut self, name: &str) -> Result<Link> {
+        self.by_name(name)?
+            .ok_or_else(|| CniError::operation(format!("interface {name} not found"), ""))
+    }
+
+    /// The link with `index`, if there is one.
+    pub fn by_index(&mut self, index: u32) -> Result<Option<Link>> {
+        self.get_link(LinkUnspec::new_with_index(index).build())
+            .map_err(|cause| {
+                CniError::operation(
+                    format!("cannot look up the interface number {index}"),
+                    cause,
+                )
+            })
+    }
+
+    /// The ports of a bridge.
+    pub fn ports(&mut self, bridge: &Link) -> Result<Vec<Link>> {
+        let request = LinkMessageBuilder::<LinkUnspec>::new()
+            .controller(bridge.index)
+            .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+            .build();
+        let answer = self
+            .call(Message::GetLink(request), NLM_F_DUMP)
+            .map_err(|cause| {
+                CniError::operation(format!("cannot list the ports of {}", bridge.name), cause)
+            })?;
+        Ok(answer
+            .into_iter()
+            .filter_map(link_of)
+            .filter(|link| link.controller == Some(bridge.index))
+            .collect())
+    }
+
+    /// Makes a bridge, down. The kernel's own answer (EEXIST) decides a race.
+    pub fn create_bridge(
+        &mut self,
+        name: &str,
+        mtu: Option<u32>,
+        vlan_filtering: bool,
+    ) -> Result<()> {
+        let mut builder = LinkMessageBuilder::<LinkBridge>::new(name);
+        if let Some(mtu) = mtu {
+            builder = builder.mtu(mtu);
+        }
+        if vlan_filtering {
+            builder = builder.vlan_filtering(true);
+        }
+        self.create(builder.build())
+            .map_err(|cause| CniError::operation(format!("cannot create the bridge {name}"), cause))
+    }
+
+    fn create(&mut self, message: LinkMessage) -> io::Result<()> {
+        self.call(Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map(|_| ())
+    }
+
+    /// Makes a pair; `Ok(false)`: one of the names is taken.
+    pub fn create_veth(&mut self, pair: &VethPair<'_>) -> Result<bool> {
+        let mut host = LinkMessageBuilder::<LinkUnspec>::new().name(pair.host_name);
+        let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(pair.name)
+            .setns_by_fd(pair.netns.as_raw_fd());
+        if let Some(mtu) = pair.mtu {
+            host = host.mtu(mtu);
+            peer = peer.mtu(mtu);
+        }
+        if let Some(mac) = pair.mac {
+            peer = peer.address(mac.to_vec());
+        }
+        let mut message = host.build();
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.build()))),
+        ]));
+        match self.create(message) {
+            Ok(()) => Ok(true),
+            Err(cause) if cause.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(cause) => Err(CniError::operation(
+                format!(
+                    "cannot create the veth pair {} and {}",
+                    pair.host_name, pair.name
+                ),
+                cause,
+            )),
+        }
+    }
+
+    fn change(
+        &mut self,
+        link: &Link,
+        what: &str,
+        builder: LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<()> {
+        self.call(Message::SetLink(builder.index(link.index).build()), 0)
+            .map(|_| ())
+            .map_err(|cause| {
+                CniError::operation(format!("cannot set {what} of {}", link.name), cause)
+            })
+    }
+
+    /// Brings a link up.
+    pub fn up(&mut self, link: &Link) -> Result<()> {
+        self.change(
+            link,
+            "the state up",
+            LinkMessageBuilder::<LinkUnspec>::new().up(),
+        )
+    }
+
+    /// Takes a link down.
+    pub fn down(&mut self, link: &Link) -> Result<()> {
+        self.change(
+            link,
+            "the state down",
+            LinkMessageBuilder::<LinkUnspec>::new().down(),
+        )
+    }
+
+    /// Makes a link receive everything.
+    pub fn promiscuous(&mut self, link: &Link) -> Result<()> {
+        let builder = LinkMessageBuilder::<LinkUnspec>::new().promiscuous(true);
+        self.change(link, "promiscuous mode", builder)
+    }
+
+    /// Sets the link address.
+    pub fn set_mac(&mut self, link: &Link, mac: &[u8]) -> Result<()> {
+        let builder = LinkMessageBuilder::<LinkUnspec>::new().address(mac.to_vec());
+        self.change(link, "the link address", builder)
+    }
+
+    /// Sets `ifalias`.
+    pub fn set_alias(&mut self, link: &Link, alias: &str) -> Result<()> {
+        self.change(
+            link,
+            "the alias",
+            LinkMessageBuilder::<LinkUnspec>::new().alias(alias),
+        )
+    }
+
+    /// Makes `port` a port of `bridge`.
+    pub fn attach(&mut self, port: &Link, bridge: &Link) -> Result<()> {
+        let builder = LinkMessageBuilder::<LinkUnspec>::new().controller(bridge.index);
+        self.change(port, &format!("the bridge {}", bridge.name), builder)
+    }
+
+    /// Sets a bridge port's hairpin mode and isolation.
+    pub fn set_port(&mut self, port: &Link, hairpin: bool, isolated: bool) -> Result<()> {
+        let builder = LinkMessageBuilder::<LinkUnspec>::new()
+            .set_port_kind(InfoPortKind::Bridge)
+            .set_port_data(InfoPortData::BridgePort(vec![
+                InfoBridgePort::HairpinMode(hairpin),
+                InfoBridgePort::Isolated(isolated),
+            ]))
+            .index(port.index);
+        self.call(Message::NewLink(builder.build()), 0)
+            .map(|_| ())
+            .map_err(|cause| {
+                CniError::operation(
+                    format!("cannot set the bridge port flags of {}", port.name),
+                    cause,
+                )
+            })
+    }
+
+    /// Makes `vid` the VLAN of a port, untagged, and the only one unless it is to keep the bridge's default too.
+    pub fn set_access_vlan(&mut self, port: &Link, vid: u16, keep_default: bool) -> Result<()> {
+        let request = |vid, flags| {
+            let mut message = LinkMessage::default();
+            message.header.interface_family = AddressFamily::Bridge;
+            message.header.index = port.index;
+            message.attributes = vec![LinkAttribute::AfSpecBridge(vec![AfSpecBridge::VlanInfo(
+                BridgeVlanInfo { flags, vid },
+            )])];
+            message
+        };
+        let untagged = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
+        let mut set = || {
+            self.call(Message::SetLink(request(vid, untagged)), 0)?;
+            if vid != 1 && !keep_default {
+                // the port got the bridge's default VLAN when it was attached
+                self.call(
+                    Message::DelLink(request(1, BridgeVlanInfoFlags::empty())),
+                    0,
+                )?;
+            }
+            Ok(())
+        };
+        set().map_err(|cause: io::Error| {
+            CniError::operation(format!("cannot set the VLAN {vid} of {}", port.name), cause)
+        })
+    }
+
+    /// Removes a link; missing is success.
+    pub fn delete(&mut self, link: &Link) -> Result<()> {
+        let message = LinkUnspec::new_with_index(link.index).build();
+        match self.call(Message::DelLink(message), 0) {
+            Err(cause) if cause.raw_os_error() != Some(libc::ENODEV) => Err(CniError::operation(
+                format!("cannot delete the interface {}", link.name),
+                cause,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until packets pass: a bridge port that got its carrier this moment doesn't forward yet.
+    pub fn wait_operational(&mut self, link: &Link) -> Result<()> {
+        for attempt in 0..12 {
+            match self.by_index(link.index)? {
+                Some(now) if now.operational => return Ok(()),
+                None => break,
+                // 2 s in all
+                Some(_) => std::thread::sleep(Duration::from_micros(500 << attempt)),
+            }
+        }
+        Err(CniError::operation(
+            format!("interface {} does not become operational", link.name),
+            "",
+        ))
+    }
+
+    /// The addresses of a link.
+    pub fn addresses(&mut self, link: &Link) -> Result<Vec<IpNet>> {
+        let mut answer = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = AddressMessage::default();
+            message.header.family = family;
+            answer.extend(
+                self.call(Message::GetAddress(message), NLM_F_DUMP)
+                    .map_err(|cause| {
+                        CniError::operation(
+                            format!("cannot list the addresses of {}", link.name),
+                            cause,
+                        )
+                    })?,
+            );
+        }
+        Ok(answer
+            .into_iter()
+            .filter_map(|message| match message {
+                Message::NewAddress(found) if found.header.index == link.index => {
+                    address_of(&found)
+                }
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Adds an address that is usable at once (no duplicate detection); one that is there already is success.
+    pub fn add_address(&mut self, link: &Link, address: IpNet) -> Result<()> {
+        let mut message = address_message(link, address);
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        if let IpNet::V4(net) = address
+            && net.prefix_len() < 31
+        {
+            message
+                .attributes
+                .push(AddressAttribute::Broadcast(net.broadcast()));
+        }
+        match self.call(Message::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL) {
+            Err(cause) if cause.raw_os_error() != Some(libc::EEXIST) => Err(CniError::operation(
+                format!("cannot add {address} to {}", link.name),
+                cause,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes an address; missing is success.
+    pub fn delete_address(&mut self, link: &Link, address: IpNet) -> Result<()> {
+        match self.call(Message::DelAddress(address_message(link, address)), 0) {
+            Err(cause) if cause.raw_os_error() != Some(libc::EADDRNOTAVAIL) => Err(
+                CniError::operation(format!("cannot remove {address} from {}", link.name), cause),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a route over `link`. One to the same destination with the same metric stays as it is: with several
+    /// interfaces the first to claim a destination has it.
+    pub fn add_route(&mut self, link: &Link, route: &Route) -> Result<()> {
+        match self.call(
+            Message::NewRoute(route_message(link, route)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        ) {
+            Err(cause) if cause.raw_os_error() != Some(libc::EEXIST) => {
+                let via = route.gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
+                let what = format!(
+                    "cannot add the route to {}{via} over {}",
+                    route.dst, link.name
+                );
+                Err(CniError::operation(what, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every unicast route over `link`, of every table.
+    pub fn routes(&mut self, link: &Link) -> Result<Vec<FoundRoute>> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let answer = self
+                .call(Message::GetRoute(message), NLM_F_DUMP)
+                .map_err(|cause| {
+                    CniError::operation(format!("cannot list the routes of {}", link.name), cause)
+                })?;
+            for message in answer {
+                if let Message::NewRoute(route) = message
+                    && route.attributes.contains(&RouteAttribute::Oif(link.index))
+                {
+                    found.extend(route_of(&route));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The link over which `address` is reached.
+    pub fn link_to(&mut self, address: IpAddr) -> Result<Option<Link>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        message
+            .attributes
+            .push(RouteAttribute::Destination(address.into()));
+        let answer = match self.call(Message::GetRoute(message), 0) {
+            Err(cause) if cause.raw_os_error() == Some(libc::ENETUNREACH) => return Ok(None),
+            answer => answer.map_err(|cause| {
+                CniError::operation(format!("cannot find the route to {address}"), cause)
+            })?,
+        };
+        let index = answer.iter().find_map(|message| match message {
+            Message::NewRoute(route) => {
+                route
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        RouteAttribute::Oif(index) => Some(*index),
+                        _ => None,
+                    })
+            }
+            _ => None,
+        });
+        index.map_or(Ok(None), |index| self.by_index(index))
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+fn link_of(message: Message) -> Option<Link> {
+    let Message::NewLink(message) = message else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::OperState(state) => link.operational = state == State::Up,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                        LinkInfo::Data(InfoData::Bridge(data)) => {
+                            link.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn address_message(link: &Link, address: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.addr());
+    message.header.index = link.index;
+    message.header.prefix_len = address.prefix_len();
+    message.attributes = vec![
+        AddressAttribute::Local(address.addr()),
+        AddressAttribute::Address(address.addr()),
+    ];
+    message
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpNet> {
+    let mut remote = None;
+    let mut local = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => remote = Some(*address),
+            _ => {}
+        }
+    }
+    IpNet::new(local.or(remote)?, message.header.prefix_len).ok()
+}
+
+fn route_message(link: &Link, route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(route.dst.addr());
+    message.header.destination_prefix_length = route.dst.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = match (route.scope, route.gw) {
+        (Some(scope), _) => scope.into(),
+        (None, Some(_)) => RouteScope::Universe,
+        (None, None) => RouteScope::Link,
+    };
+    message.attributes.push(RouteAttribute::Oif(link.index));
+    if route.dst.prefix_len() > 0 {
+        message
+            .attributes
+            .push(RouteAttribute::Destination(route.dst.network().into()));
+    }
+    if let Some(gw) = route.gw {
+        message.attributes.push(RouteAttribute::Gateway(gw.into()));
+    }
+    if let Some(table) = route.table {
+        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        message.attributes.push(RouteAttribute::Table(table));
+    }
+    if let Some(priority) = route.priority {
+        message.attributes.push(RouteAttribute::Priority(priority));
+    }
+    let metrics: Vec<RouteMetric> = [
+        route.mtu.map(RouteMetric::Mtu),
+        route.advmss.map(RouteMetric::Advmss),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    message
+}
+
+fn route_of(message: &RouteMessage) -> Option<FoundRoute> {
+    let ip = |address: &RouteAddress| match address {
+        RouteAddress::Inet(ip) => Some(IpAddr::from(*ip)),
+        RouteAddress::Inet6(ip) => Some(IpAddr::from(*ip)),
+        _ => None,
+    };
+    let mut dst: Option<IpAddr> = None;
+    let mut gw = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => dst = ip(address),
+            RouteAttribute::Gateway(address) => gw = ip(address),
+            _ => {}
+        }
+    }
+    let any: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        _ => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let dst = IpNet::new(dst.unwrap_or(any), message.header.destination_prefix_length).ok()?;
+    Some(FoundRoute { dst, gw })
+}

@@ -1,0 +1,99 @@
+//! Masquerading of what containers send out of their subnet: one rule for each address, in a table of its own.
+//!
+//! *Invariants*: a rule's comment is its attachment's tag; the table exists as long as it has a rule. Callers hold the
+//! host lock.
+
+use ipnet::IpNet;
+
+use crate::error::{CniError, Result};
+use crate::netns::HostLock;
+use crate::nft::{Batch, Chain, Expr, FoundRule, Hook, Nft, POSTROUTING, Rule, Table};
+
+const CHAIN: &str = "postrouting";
+const TABLE: Table = Table {
+    name: "sampan_masquerade",
+    chains: &[Chain {
+        name: CHAIN,
+        hook: Some(Hook {
+            kind: "nat",
+            number: POSTROUTING,
+            priority: 100,
+        }),
+    }],
+};
+
+fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
+    let rule = |address: &IpNet| {
+        let multicast = match address {
+            IpNet::V4(_) => IpNet::new_assert([224, 0, 0, 0].into(), 4),
+            IpNet::V6(_) => IpNet::new_assert([0xff00u16, 0, 0, 0, 0, 0, 0, 0].into(), 8),
+        };
+        Rule {
+            chain: CHAIN,
+            exprs: vec![
+                Expr::Source(true, address.addr().into()),
+                Expr::Destination(false, address.trunc()),
+                Expr::Destination(false, multicast),
+                Expr::Masquerade,
+            ],
+            comment: tag.to_owned(),
+        }
+    };
+    addresses.iter().map(rule).collect()
+}
+
+/// Adds the rules of an attachment, in place of any it has.
+pub fn add(tag: &str, addresses: &[IpNet], _lock: &HostLock) -> Result<()> {
+    let mut nft = Nft::open()?;
+    let mut batch = Batch::default();
+    batch.table(&TABLE);
+    for old in nft.rules(&TABLE)?.iter().filter(|rule| rule.comment == tag) {
+        batch.delete(&TABLE, old);
+    }
+    for rule in rules(tag, addresses) {
+        batch.rule(&TABLE, &rule);
+    }
+    nft.apply(batch)
+}
+
+/// Removes the rules of an attachment.
+pub fn remove(tag: &str, lock: &HostLock) -> Result<()> {
+    retain(|comment| comment != tag, lock)
+}
+
+/// Removes the rules whose comment isn't wanted, and the table after its last rule.
+pub fn retain(wanted: impl Fn(&str) -> bool, _lock: &HostLock) -> Result<()> {
+    let mut nft = Nft::open()?;
+    let (keep, drop): (Vec<FoundRule>, Vec<FoundRule>) = nft
+        .rules(&TABLE)?
+        .into_iter()
+        .partition(|rule| wanted(&rule.comment));
+    let mut batch = Batch::default();
+    if drop.is_empty() {
+        return Ok(());
+    }
+    if keep.is_empty() {
+        batch.delete_table(&TABLE);
+    }
+    for rule in drop.iter().filter(|_| !keep.is_empty()) {
+        batch.delete(&TABLE, rule);
+    }
+    nft.apply(batch)
+}
+
+/// Whether the rules are there.
+pub fn check(tag: &str, addresses: &[IpNet]) -> Result<()> {
+    let found = Nft::open()?
+        .rules(&TABLE)?
+        .iter()
+        .filter(|rule| rule.comment == tag)
+        .count();
+    if found >= addresses.len() {
+        return Ok(());
+    }
+    Err(CniError::check(format!(
+        "{found} of {} masquerading rules are in the nftables table inet {}",
+        addresses.len(),
+        TABLE.name
+    )))
+}

@@ -1,0 +1,567 @@
+//! The plugin `portmap`: ports of the host that lead into a container.
+//!
+//! ```text
+//! prerouting, output   fib daddr type local → hostports
+//! hostports            one rule for each mapping and family: dnat to the container
+//! masquerade           replies that would miss the host's address translation: from the container's own subnet
+//!                      (hairpin, a neighbour) and from the host's loopback; others keep their source address
+//! martians             nobody outside may speak to 127.0.0.0/8: route_localnet opens it (CVE-2020-8558)
+//! ```
+//!
+//! *Invariants*: a rule's comment begins with the attachment's tag, one in `hostports` goes on with what it maps, so
+//! conflicts and CHECK need no file. The table exists as long as it has a mapping. Changes happen under the host lock.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::conf::Conf;
+use crate::error::{CniError, PORT_TAKEN, Result};
+use crate::link::Links;
+use crate::netns::HostLock;
+use crate::nft::{
+    Batch, Chain, Expr, FoundRule, Hook, MAX_COMMENT, Nft, OUTPUT, POSTROUTING, PREROUTING, Rule,
+    Table,
+};
+use crate::result::AddResult;
+use crate::skel::{Invocation, Plugin};
+use crate::sysctl;
+use crate::tag::{self, tag};
+
+/// The commands.
+pub const PLUGIN: Plugin = Plugin {
+    add,
+    del,
+    check,
+    gc,
+    status,
+};
+
+const HOST_PORTS: &str = "hostports";
+const MASQUERADE: &str = "masquerade";
+const DNAT_PRIORITY: i32 = -100;
+
+const fn base(name: &'static str, kind: &'static str, number: u32, priority: i32) -> Chain {
+    Chain {
+        name,
+        hook: Some(Hook {
+            kind,
+            number,
+            priority,
+        }),
+    }
+}
+
+const TABLE: Table = Table {
+    name: "sampan_portmap",
+    chains: &[
+        Chain {
+            name: HOST_PORTS,
+            hook: None,
+        },
+        base("prerouting", "nat", PREROUTING, DNAT_PRIORITY),
+        base("output", "nat", OUTPUT, DNAT_PRIORITY),
+        base(MASQUERADE, "nat", POSTROUTING, 100),
+        base("martians", "filter", PREROUTING, -300),
+    ],
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
+    #[serde(default)]
+    backend: Option<String>,
+    #[serde(default)]
+    snat: Option<bool>,
+    #[serde(default)]
+    masq_all: bool,
+    #[serde(default)]
+    mark_masq_bit: Option<i64>,
+    #[serde(default)]
+    external_set_mark_chain: Option<String>,
+    #[serde(default)]
+    conditions_v4: Option<Vec<Value>>,
+    #[serde(default)]
+    conditions_v6: Option<Vec<Value>>,
+    #[serde(default)]
+    runtime_config: WireRuntime,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireRuntime {
+    #[serde(default)]
+    port_mappings: Option<Vec<WireMapping>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireMapping {
+    #[serde(default)]
+    host_port: i64,
+    #[serde(default)]
+    container_port: i64,
+    #[serde(default)]
+    protocol: String,
+    #[serde(rename = "hostIP", default)]
+    host_ip: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "" | "tcp" => Some(Self::Tcp),
+            "udp" => Some(Self::Udp),
+            "sctp" => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// A host port of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HostPort {
+    protocol: Protocol,
+    /// Unspecified: every address of the family.
+    address: IpAddr,
+    port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} {}", self.protocol, self.address, self.port)
+    }
+}
+
+impl HostPort {
+    /// Reads what a comment holds after the tag.
+    fn of_comment(comment: &str) -> Option<Self> {
+        let mut words = comment.split(' ').skip(3);
+        Some(Self {
+            protocol: Protocol::parse(words.next()?)?,
+            address: words.next()?.parse().ok()?,
+            port: words.next()?.parse().ok()?,
+        })
+    }
+
+    fn collides(&self, other: &Self) -> bool {
+        let (a, b) = (self.address, other.address);
+        self.protocol == other.protocol
+            && self.port == other.port
+            && a.is_ipv4() == b.is_ipv4()
+            && (a == b || a.is_unspecified() || b.is_unspecified())
+    }
+}
+
+/// A mapping of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mapping {
+    host: HostPort,
+    container: IpAddr,
+    container_port: u16,
+}
+
+#[derive(Debug)]
+struct PortmapConf {
+    snat: bool,
+    masq_all: bool,
+    ports: Vec<WireMapping>,
+}
+
+impl PortmapConf {
+    fn new(conf: &Conf) -> Result<Self> {
+        let wire: Wire = conf.parse()?;
+        if let Some(other) = wire.backend.as_deref().filter(|name| *name != "nftables") {
+            return Err(CniError::unsupported(
+                &format!("backend {other:?}"),
+                "only nftables",
+            ));
+        }
+        if wire.external_set_mark_chain.is_some() {
+            return Err(CniError::unsupported(
+                "externalSetMarkChain",
+                "it is an iptables chain",
+            ));
+        }
+        for (key, conditions) in [
+            ("conditionsV4", &wire.conditions_v4),
+            ("conditionsV6", &wire.conditions_v6),
+        ] {
+            if conditions.as_ref().is_some_and(|list| !list.is_empty()) {
+                return Err(CniError::unsupported(key, "use hostIP of the port mapping"));
+            }
+        }
+        // no mark is needed with nftables; the value is checked for the sake of other backends
+        if wire
+            .mark_masq_bit
+            .is_some_and(|bit| !(0..=31).contains(&bit))
+        {
+            return Err(CniError::config("MasqMarkBit must be between 0 and 31"));
+        }
+        Ok(Self {
+            snat: wire.snat.unwrap_or(true),
+            masq_all: wire.masq_all,
+            ports: wire.runtime_config.port_mappings.unwrap_or_default(),
+        })
+    }
+
+    /// The mappings for the first address of each family, in the order of the configuration.
+    fn mappings(&self, container: &[IpNet]) -> Result<Vec<Mapping>> {
+        let mut mappings: Vec<Mapping> = Vec::new();
+        for (index, port) in self.ports.iter().enumerate() {
+            let invalid = |why: String| CniError::config(format!("portMappings[{index}]: {why}"));
+            let number = |what: &str, number: i64| {
+                u16::try_from(number)
+                    .ok()
+                    .filter(|number| *number > 0)
+                    .ok_or_else(|| invalid(format!("Invalid {what} port number: {number}")))
+            };
+            let container_port = number("container", port.container_port)?;
+            let host_port = number("host", port.host_port)?;
+            let protocol = Protocol::parse(&port.protocol.to_ascii_lowercase())
+                .ok_or_else(|| invalid(format!("invalid protocol {:?}", port.protocol)))?;
+            let wanted: Option<IpAddr> = match port.host_ip.as_str() {
+                "" => None,
+                text => Some(
+                    text.parse()
+                        .map_err(|_| invalid(format!("invalid hostIP {text:?}")))?,
+                ),
+            };
+            let before = mappings.len();
+            for v4 in [true, false] {
+                let Some(address) = container.iter().find(|net| net.addr().is_ipv4() == v4) else {
+                    continue;
+                };
+                let any: IpAddr = if v4 { [0; 4].into() } else { [0u16; 8].into() };
+                let address_of_host = wanted.unwrap_or(any);
+                if address_of_host.is_ipv4() != v4 {
+                    continue;
+                }
+                let mapping = Mapping {
+                    host: HostPort {
+                        protocol,
+                        address: address_of_host,
+                        port: host_port,
+                    },
+                    container: address.addr(),
+                    container_port,
+                };
+                if let Some(other) = mappings
+                    .iter()
+                    .find(|other| other.host.collides(&mapping.host))
+                {
+                    return Err(invalid(format!(
+                        "host port {} is mapped twice ({})",
+                        mapping.host, other.host
+                    )));
+                }
+                mappings.push(mapping);
+            }
+            if mappings.len() == before {
+                let family = wanted
+                    .map(|ip| format!(" for host address {ip}"))
+                    .unwrap_or_default();
+                return Err(invalid(format!("the container has no address{family}")));
+            }
+        }
+        Ok(mappings)
+    }
+}
+
+/// The first address of each family of the container.
+fn container_addresses(result: &AddResult, ifname: &str) -> Vec<IpNet> {
+    let first = |v4: bool| {
+        result
+            .container_ips(ifname)
+            .map(|ip| ip.address)
+            .find(|net| net.addr().is_ipv4() == v4)
+    };
+    [first(true), first(false)].into_iter().flatten().collect()
+}
+
+fn loopback(v4: bool) -> IpNet {
+    if v4 {
+        Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into()
+    } else {
+        IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1]).into()
+    }
+}
+
+/// The rules that belong to no mapping.
+fn base_rules() -> Vec<Rule> {
+    let rule = |chain, exprs| Rule {
+        chain,
+        exprs,
+        comment: String::new(),
+    };
+    vec![
+        rule(
+            "prerouting",
+            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS)],
+        ),
+        rule(
+            "output",
+            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS)],
+        ),
+        rule(
+            "martians",
+            vec![
+                Expr::NotFromLoopback,
+                Expr::Destination(true, loopback(true)),
+                Expr::Drop,
+            ],
+        ),
+    ]
+}
+
+fn mapping_rule(tag: &str, mapping: &Mapping) -> Rule {
+    let host = mapping.host;
+    let mut exprs = vec![
+        match (host.address.is_unspecified(), host.address.is_ipv4()) {
+            (true, true) => Expr::Family(true),
+            // no route leads from ::1 to another interface: clients are better refused at once, and then try 127.0.0.1
+            (true, false) => Expr::Destination(false, loopback(false)),
+            (false, _) => Expr::Destination(true, host.address.into()),
+        },
+    ];
+    exprs.extend([
+        Expr::Protocol(host.protocol.number()),
+        Expr::DestinationPort(host.port),
+        Expr::Dnat(mapping.container, mapping.container_port),
+    ]);
+    Rule {
+        chain: HOST_PORTS,
+        exprs,
+        comment: format!("{tag} {host}"),
+    }
+}
+
+/// Only connections that a mapping changed are touched: what reaches the container by its own address stays.
+fn masquerade_rules(tag: &str, conf: &PortmapConf, container: &IpNet) -> Vec<Rule> {
+    let rule = |source: Option<IpNet>| {
+        let mut exprs: Vec<Expr> = source
+            .map(|net| Expr::Source(true, net))
+            .into_iter()
+            .collect();
+        exprs.extend([
+            Expr::Destination(true, container.addr().into()),
+            Expr::Dnatted,
+            Expr::Masquerade,
+        ]);
+        Rule {
+            chain: MASQUERADE,
+            exprs,
+            comment: tag.to_owned(),
+        }
+    };
+    match (conf.snat, conf.masq_all) {
+        (false, _) => Vec::new(),
+        (true, true) => vec![rule(None)],
+        (true, false) => {
+            let local = Some(loopback(true)).filter(|_| container.addr().is_ipv4());
+            [Some(container.trunc()), local]
+                .into_iter()
+                .flatten()
+                .map(|net| rule(Some(net)))
+                .collect()
+        }
+    }
+}
+
+fn rules(tag: &str, conf: &PortmapConf, container: &[IpNet]) -> Result<Vec<Rule>> {
+    let mappings = conf.mappings(container)?;
+    let mut rules: Vec<Rule> = mappings
+        .iter()
+        .map(|mapping| mapping_rule(tag, mapping))
+        .collect();
+    for net in container {
+        if mappings
+            .iter()
+            .any(|mapping| mapping.container == net.addr())
+        {
+            rules.extend(masquerade_rules(tag, conf, net));
+        }
+    }
+    match rules.iter().find(|rule| rule.comment.len() > MAX_COMMENT) {
+        Some(rule) => Err(CniError::config(format!(
+            "too long for an nftables comment: {}",
+            rule.comment
+        ))),
+        None => Ok(rules),
+    }
+}
+
+fn is_of(tag: &str, comment: &str) -> bool {
+    comment
+        .strip_prefix(tag)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
+/// A host port that another attachment has.
+fn conflict(tag: &str, wanted: &[Mapping], found: &[FoundRule]) -> Option<CniError> {
+    let others = found.iter().filter(|rule| !is_of(tag, &rule.comment));
+    for (owner, port) in others.filter_map(|rule| {
+        Some((
+            tag::parse(&rule.comment)?,
+            HostPort::of_comment(&rule.comment)?,
+        ))
+    }) {
+        if let Some(mapping) = wanted.iter().find(|mapping| mapping.host.collides(&port)) {
+            return Some(
+                CniError::new(PORT_TAKEN, format!("host port {} is in use", mapping.host)).because(
+                    format!(
+                        "container {} on network {} has {port}",
+                        owner.container_id, owner.network
+                    ),
+                ),
+            );
+        }
+    }
+    None
+}
+
+fn own_tag(conf: &Conf, invocation: &Invocation) -> Result<String> {
+    tag(&conf.name, &invocation.container_id, &invocation.ifname)
+}
+
+fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
+    let portmap = PortmapConf::new(conf)?;
+    let result = conf.required_prev_result()?;
+    if portmap.ports.is_empty() {
+        return result.to_json(&conf.cni_version);
+    }
+    let tag = own_tag(conf, invocation)?;
+    let container = container_addresses(&result, &invocation.ifname);
+    let mappings = portmap.mappings(&container)?;
+    let wanted = rules(&tag, &portmap, &container)?;
+
+    let _lock = HostLock::take()?;
+    let mut nft = Nft::open()?;
+    let found = nft.rules(&TABLE)?;
+    if let Some(error) = conflict(&tag, &mappings, &found) {
+        return Err(error);
+    }
+    if portmap.snat {
+        open_loopback(&container)?;
+    }
+    let mut batch = Batch::default();
+    batch.table(&TABLE);
+    if !found.iter().any(|rule| rule.chain == "prerouting") {
+        base_rules()
+            .iter()
+            .for_each(|rule| batch.rule(&TABLE, rule));
+    }
+    found
+        .iter()
+        .filter(|rule| is_of(&tag, &rule.comment))
+        .for_each(|rule| batch.delete(&TABLE, rule));
+    wanted.iter().for_each(|rule| batch.rule(&TABLE, rule));
+    nft.apply(batch)?;
+    result.to_json(&conf.cni_version)
+}
+
+/// Lets connections to 127.0.0.1 be sent on to the container. IPv6 has no such switch.
+fn open_loopback(container: &[IpNet]) -> Result<()> {
+    let Some(address) = container.iter().map(IpNet::addr).find(IpAddr::is_ipv4) else {
+        return Ok(());
+    };
+    match Links::open()?.link_to(address)? {
+        Some(link) => sysctl::set(&["ipv4", "conf", &link.name, "route_localnet"], "1"),
+        None => Ok(()),
+    }
+}
+
+fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
+    let tag = own_tag(conf, invocation)?;
+    retain(|comment| !is_of(&tag, comment))
+}
+
+/// Removes the rules whose comment isn't wanted, and the table after its last mapping.
+fn retain(wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let _lock = HostLock::take()?;
+    let mut nft = Nft::open()?;
+    let found = nft.rules(&TABLE)?;
+    let owned: Vec<&FoundRule> = found
+        .iter()
+        .filter(|rule| !rule.comment.is_empty())
+        .collect();
+    let drop: Vec<&FoundRule> = owned
+        .iter()
+        .copied()
+        .filter(|rule| !wanted(&rule.comment))
+        .collect();
+    let mut batch = Batch::default();
+    if drop.len() == owned.len() && !found.is_empty() {
+        batch.delete_table(&TABLE);
+    } else {
+        drop.iter().for_each(|rule| batch.delete(&TABLE, rule));
+    }
+    nft.apply(batch)
+}
+
+fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
+    let portmap = PortmapConf::new(conf)?;
+    let result = conf.required_prev_result()?;
+    if portmap.ports.is_empty() {
+        return Ok(());
+    }
+    let tag = own_tag(conf, invocation)?;
+    let mut found = Nft::open()?.rules(&TABLE)?;
+    let wanted = rules(
+        &tag,
+        &portmap,
+        &container_addresses(&result, &invocation.ifname),
+    )?;
+    for rule in base_rules().into_iter().chain(wanted) {
+        let same = |known: &FoundRule| known.chain == rule.chain && known.comment == rule.comment;
+        match found.iter().position(same) {
+            Some(index) => drop(found.swap_remove(index)),
+            None => {
+                let (chain, whose) = (rule.chain, rule.comment);
+                return Err(CniError::check(format!(
+                    "missing rule in the nftables chain inet {} {chain}",
+                    TABLE.name
+                ))
+                .because(whose));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
+    let valid = conf.valid_attachments()?;
+    retain(|comment| !tag::is_stale(&conf.name, &valid, comment))
+}
+
+fn status(conf: &Conf, _: &Invocation) -> Result<()> {
+    PortmapConf::new(conf).map(|_| ())
+}

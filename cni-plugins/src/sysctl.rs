@@ -1,0 +1,34 @@
+//! Network settings under `/proc/sys/net`, of the calling thread's network namespace.
+//!
+//! *Invariants*: a setting that already has the value isn't written, so read-only systems that are set up right do.
+
+use std::path::PathBuf;
+use std::{fs, io};
+
+use crate::error::{CniError, Result};
+
+fn path(parts: &[&str]) -> PathBuf {
+    // an interface's name can hold dots but no slash: parts are path components, never split
+    let mut path = PathBuf::from("/proc/sys/net");
+    path.extend(parts);
+    path
+}
+
+/// Sets `net/<parts…>` to `value`.
+pub fn set(parts: &[&str], value: &str) -> Result<()> {
+    let path = path(parts);
+    let now = fs::read_to_string(&path).map_err(|cause| CniError::io("read", &path, &cause))?;
+    if now.trim() == value {
+        return Ok(());
+    }
+    fs::write(&path, value)
+        .map_err(|cause| CniError::io(&format!("write {value} to"), &path, &cause))
+}
+
+/// As [`set`]; a kernel without the setting (no IPv6) is fine.
+pub fn set_if_present(parts: &[&str], value: &str) -> Result<()> {
+    match fs::metadata(path(parts)) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => set(parts, value),
+    }
+}

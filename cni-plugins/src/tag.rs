@@ -1,0 +1,79 @@
+//! The mark on everything that belongs to one attachment: veth aliases and comments of nftables rules.
+//!
+//! *Invariants*: a tag names network, container and interface, so an object can be found without any file. None of the
+//! three can hold a space.
+
+use crate::conf::ValidAttachment;
+use crate::error::{CniError, Result};
+
+/// Room in an interface's alias (IFALIASZ) and in a rule's user data beside what a plugin adds.
+const MAX_TAG: usize = 200;
+
+/// The parts of a tag.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tag<'a> {
+    /// The network.
+    pub network: &'a str,
+    /// `CNI_CONTAINERID`.
+    pub container_id: &'a str,
+    /// `CNI_IFNAME`.
+    pub ifname: &'a str,
+}
+
+/// `<network> <container id> <ifname>`.
+pub fn tag(network: &str, container_id: &str, ifname: &str) -> Result<String> {
+    let tag = format!("{network} {container_id} {ifname}");
+    if tag.len() > MAX_TAG {
+        return Err(CniError::config(format!(
+            "network name and container id are {} bytes too long together",
+            tag.len() - MAX_TAG
+        )));
+    }
+    Ok(tag)
+}
+
+/// Reads a tag; what a plugin added after it is ignored.
+pub fn parse(text: &str) -> Option<Tag<'_>> {
+    let mut words = text.split(' ');
+    let tag = Tag {
+        network: words.next()?,
+        container_id: words.next()?,
+        ifname: words.next()?,
+    };
+    (!tag.ifname.is_empty()).then_some(tag)
+}
+
+/// Whether `text` is the tag of an attachment of `network` that isn't valid any more.
+pub fn is_stale(network: &str, valid: &[ValidAttachment], text: &str) -> bool {
+    parse(text).is_some_and(|found| {
+        found.network == network
+            && !valid.iter().any(|known| {
+                known.container_id == found.container_id && known.ifname == found.ifname
+            })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip() {
+        let text = tag("net", "c1", "eth0").unwrap();
+        assert_eq!(text, "net c1 eth0");
+        let expected = Tag {
+            network: "net",
+            container_id: "c1",
+            ifname: "eth0",
+        };
+        assert_eq!(parse(&text), Some(expected));
+        assert_eq!(
+            parse("net c1 eth0 tcp 80").map(|tag| tag.ifname),
+            Some("eth0")
+        );
+        for other in ["", "net", "net c1", "net c1 "] {
+            assert_eq!(parse(other), None, "{other:?}");
+        }
+        assert_eq!(tag("n", &"c".repeat(200), "eth0").unwrap_err().code, 7);
+    }
+}

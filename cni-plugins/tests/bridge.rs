@@ -1,0 +1,540 @@
+//! `bridge` and `loopback` as processes between namespaces.
+
+mod common;
+
+use std::path::Path;
+
+use common::{
+    Call, Host, REFERENCE, addresses, ask, host_json, ip, ip_json, remove_pod, rules, run, serve,
+};
+use serde_json::{Value, json};
+
+fn config(host: &Host, change: Value) -> Value {
+    let mut config = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0", "removeBridge": true,
+        "isDefaultGateway": true,
+        "ipam": {
+            "type": "host-local", "dataDir": host.leases(),
+            "ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd09::/64"}]]
+        }
+    });
+    for (key, value) in change.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn link(list: &Value, key: &str) -> Value {
+    list[0][key].clone()
+}
+
+#[test]
+fn dual_stack_from_first_to_last() {
+    let mut host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    let before = host.snapshot();
+    let config = config(&host, json!({"mtu": 1400, "ipMasq": true}));
+    let (call_a, call_b) = (Call::new("a", &a), Call::new("b", &b));
+    let result = call_a.ok("bridge", "ADD", &config);
+    let port = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    assert_eq!(
+        result,
+        json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": "br0", "mac": link(&host_json(&["link", "show", "br0"]), "address"), "mtu": 1400},
+                {"name": port, "mac": link(&host_json(&["link", "show", &port]), "address"), "mtu": 1400},
+                {"name": "eth0", "mac": "0a:58:0a:09:00:02", "mtu": 1400, "sandbox": a}
+            ],
+            "ips": [
+                {"interface": 2, "address": "10.9.0.2/24", "gateway": "10.9.0.1"},
+                {"interface": 2, "address": "fd09::2/64", "gateway": "fd09::1"}
+            ],
+            "routes": [{"dst": "0.0.0.0/0", "gw": "10.9.0.1"}, {"dst": "::/0", "gw": "fd09::1"}],
+            "dns": {}
+        })
+    );
+    assert_eq!(
+        addresses(&ip_json(&a, &["addr", "show", "eth0"])),
+        ["10.9.0.2/24", "fd09::2/64"]
+    );
+    assert_eq!(
+        addresses(&host_json(&["addr", "show", "br0"])),
+        ["10.9.0.1/24", "fd09::1/64"]
+    );
+    for (family, gateway) in [("-4", "10.9.0.1"), ("-6", "fd09::1")] {
+        let routes = ip_json(&a, &[family, "route", "show", "default"]);
+        assert_eq!(
+            (&routes[0]["gateway"], &routes[0]["dev"]),
+            (&json!(gateway), &json!("eth0"))
+        );
+    }
+    call_b.ok("bridge", "ADD", &config);
+    // usable on return: host, neighbour, both families
+    for address in ["10.9.0.2", "[fd09::2]"] {
+        serve(&a, &format!("{address}:80"));
+        assert_eq!(
+            common::inside(&b, || ask(&format!("{address}:80"))),
+            if address.starts_with('[') {
+                "fd09::3"
+            } else {
+                "10.9.0.3"
+            }
+        );
+    }
+    assert_eq!(
+        (ask("10.9.0.2:80"), ask("[fd09::2]:80")),
+        ("10.9.0.1".into(), "fd09::1".into())
+    );
+    assert_eq!(
+        rules(),
+        "table inet sampan_masquerade {\n\tchain postrouting {\n\t\ttype nat hook postrouting priority 100; policy accept;\n\
+         \t\tip saddr 10.9.0.2 ip daddr != 10.9.0.0/24 ip daddr != 224.0.0.0/4 masquerade comment \"net a eth0\"\n\
+         \t\tip6 saddr fd09::2 ip6 daddr != fd09::/64 ip6 daddr != ff00::/8 masquerade comment \"net a eth0\"\n\
+         \t\tip saddr 10.9.0.3 ip daddr != 10.9.0.0/24 ip daddr != 224.0.0.0/4 masquerade comment \"net b eth0\"\n\
+         \t\tip6 saddr fd09::3 ip6 daddr != fd09::/64 ip6 daddr != ff00::/8 masquerade comment \"net b eth0\"\n\t}\n}\n"
+    );
+    let mut check = config.clone();
+    check["prevResult"] = result;
+    call_a.ok("bridge", "CHECK", &check);
+    call_a.ok("bridge", "STATUS", &config);
+
+    call_a.ok("bridge", "DEL", &config);
+    call_a.ok("bridge", "DEL", &config);
+    assert_eq!(ip_json(&a, &["link"]).as_array().unwrap().len(), 1);
+    // the other one lives on
+    assert_eq!(
+        common::inside(&b, || ask("10.9.0.1:9")),
+        "error: ConnectionRefused"
+    );
+    remove_pod(&b);
+    call_b.ok("bridge", "DEL", &config);
+    assert_eq!(host.snapshot(), before);
+    let no_netns = Call {
+        netns: None,
+        ..call_b
+    };
+    no_netns.ok("bridge", "DEL", &config);
+}
+
+#[test]
+fn masquerade_hides_the_subnet() {
+    let mut host = Host::new();
+    let (pod, outside) = (host.pod("pod"), host.pod("outside"));
+    connect_outside(&outside);
+    serve(&outside, "192.0.2.2:80");
+    serve(&outside, "[2001:db8::2]:80");
+    let plain = config(&host, json!({}));
+    let call = Call::new("a", &pod);
+    call.ok("bridge", "ADD", &plain);
+    // no way back to the pod's own address
+    assert_eq!(
+        common::inside(&pod, || ask("192.0.2.2:80")),
+        "error: TimedOut"
+    );
+    call.ok("bridge", "DEL", &plain);
+    let masq = config(&host, json!({"ipMasq": true}));
+    call.ok("bridge", "ADD", &masq);
+    assert_eq!(common::inside(&pod, || ask("192.0.2.2:80")), "192.0.2.1");
+    assert_eq!(
+        common::inside(&pod, || ask("[2001:db8::2]:80")),
+        "2001:db8::1"
+    );
+}
+
+/// A machine beside the host that doesn't know the pods' subnet.
+fn connect_outside(outside: &Path) {
+    let outside_arg = outside.to_str().unwrap();
+    run(
+        "ip",
+        &[
+            "link",
+            "add",
+            "up0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "up1",
+            "netns",
+            outside_arg,
+        ],
+    );
+    run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
+    run(
+        "ip",
+        &["addr", "add", "2001:db8::1/64", "dev", "up0", "nodad"],
+    );
+    run("ip", &["link", "set", "up0", "up"]);
+    ip(outside, &["addr", "add", "192.0.2.2/24", "dev", "up1"]);
+    ip(
+        outside,
+        &["addr", "add", "2001:db8::2/64", "dev", "up1", "nodad"],
+    );
+    ip(outside, &["link", "set", "up1", "up"]);
+}
+
+#[test]
+fn check_sees_what_changed() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let config = config(&host, json!({"ipMasq": true}));
+    let call = Call::new("a", &pod);
+    let result = call.ok("bridge", "ADD", &config);
+    let port = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    let mut check = config.clone();
+    check["prevResult"] = result;
+    assert_eq!(
+        call.err("bridge", "CHECK", &config)["msg"],
+        "required prevResult missing"
+    );
+    let pod_ip = |args: &[&str]| ip(&pod, args);
+    let steps: [(&dyn Fn(), String); 6] = [
+        (
+            &|| drop(run("nft", &["flush", "ruleset"])),
+            "0 of 2 masquerading rules are in the nftables table inet sampan_masquerade".into(),
+        ),
+        (
+            &|| drop(pod_ip(&["route", "del", "default"])),
+            "interface eth0 has lost its route to 0.0.0.0/0".into(),
+        ),
+        (
+            &|| drop(pod_ip(&["addr", "del", "10.9.0.2/24", "dev", "eth0"])),
+            "interface eth0 has lost its address 10.9.0.2/24".into(),
+        ),
+        (
+            &|| drop(pod_ip(&["link", "set", "eth0", "down"])),
+            format!("interface eth0 is down in {}", pod.display()),
+        ),
+        (
+            &|| drop(run("ip", &["link", "set", &port, "nomaster"])),
+            format!("interface {port} is no port of the bridge br0"),
+        ),
+        (
+            &|| drop(run("ip", &["link", "del", "br0"])),
+            "bridge br0 is missing".into(),
+        ),
+    ];
+    for (change, msg) in steps {
+        change();
+        assert_eq!(
+            call.err("bridge", "CHECK", &check),
+            json!({"cniVersion": "1.1.0", "code": 100, "msg": msg, "details": ""})
+        );
+    }
+}
+
+#[test]
+fn failures_leave_nothing() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    ip(&pod, &["link", "add", "taken", "type", "bridge"]);
+    run(
+        "ip",
+        &[
+            "link", "add", "other", "type", "veth", "peer", "name", "other1",
+        ],
+    );
+    let before = host.snapshot();
+    let call = Call::new("a", &pod);
+    let taken = Call {
+        ifname: "taken".into(),
+        ..call.clone()
+    };
+    let here = Call::new("a", Path::new("/proc/self/ns/net"));
+    let file = Call::new("a", Path::new("/etc/hostname"));
+    let path = pod.display();
+    let route = json!({"type": "host-local", "dataDir": host.leases(), "subnet": "10.9.0.0/24", "routes": [{"dst": "10.0.0.0/8", "gw": "192.168.1.1"}]});
+    let cases = [
+        (
+            &taken,
+            json!({}),
+            999,
+            format!("interface taken exists already in {path}"),
+        ),
+        (
+            &call,
+            json!({"bridge": "other"}),
+            999,
+            "\"other\" already exists but is not a bridge".into(),
+        ),
+        (
+            &call,
+            json!({"ipam": route}),
+            999,
+            "cannot add the route to 10.0.0.0/8 via 192.168.1.1 over eth0".into(),
+        ),
+        (
+            &call,
+            json!({"mtu": 70000}),
+            999,
+            "cannot create the bridge br0".into(),
+        ),
+        (
+            &call,
+            json!({"ipam": {"type": "nothing"}}),
+            7,
+            "failed to find plugin \"nothing\" in path [\"/nonexistent\"]".into(),
+        ),
+        (
+            &call,
+            json!({"ipam": {"type": "../x"}}),
+            7,
+            "invalid plugin name \"../x\" in ipam.type".into(),
+        ),
+        (
+            &here,
+            json!({}),
+            4,
+            "CNI_NETNS /proc/self/ns/net is the plugin's own network namespace".into(),
+        ),
+        (
+            &file,
+            json!({}),
+            4,
+            "CNI_NETNS /etc/hostname is not a network namespace".into(),
+        ),
+    ];
+    for (call, change, code, msg) in cases {
+        let error = call.err("bridge", "ADD", &config(&host, change));
+        assert_eq!(
+            (&error["code"], &error["msg"]),
+            (&json!(code), &json!(msg)),
+            "{error}"
+        );
+        assert_eq!(host.snapshot(), before);
+        assert_eq!(ip_json(&pod, &["link"]).as_array().unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn somebody_elses_bridge_stays() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    run("ip", &["link", "add", "br0", "type", "bridge"]);
+    run("ip", &["addr", "add", "10.9.0.77/24", "dev", "br0"]);
+    let call = Call::new("a", &pod);
+    let error = call.err("bridge", "ADD", &config(&host, json!({})));
+    assert_eq!(
+        error["msg"],
+        "\"br0\" already has an IP address different from 10.9.0.1/24"
+    );
+    assert_eq!(error["details"], "10.9.0.77/24; forceAddress replaces it");
+    let force = config(&host, json!({"forceAddress": true}));
+    call.ok("bridge", "ADD", &force);
+    assert_eq!(
+        addresses(&host_json(&["addr", "show", "br0"])),
+        ["10.9.0.1/24", "fd09::1/64"]
+    );
+    call.ok("bridge", "DEL", &force);
+    assert_eq!(host_json(&["link", "show", "br0"])[0]["ifname"], "br0");
+}
+
+#[test]
+fn port_options() {
+    let mut host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    let details = |result: &Value| {
+        let port = result["interfaces"][1]["name"].as_str().unwrap();
+        host_json(&["-d", "link", "show", port])[0]["linkinfo"]["info_slave_data"].clone()
+    };
+    let ipam = json!({"type": "host-local", "dataDir": host.leases(), "subnet": "10.9.0.0/24"});
+    let options = config(
+        &host,
+        json!({
+            "hairpinMode": true, "portIsolation": true, "isDefaultGateway": false, "ipam": ipam,
+            "runtimeConfig": {"mac": "02:11:22:33:44:55"}
+        }),
+    );
+    let result = Call::new("a", &a).ok("bridge", "ADD", &options);
+    assert_eq!(
+        (&details(&result)["hairpin"], &details(&result)["isolated"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(
+        link(&ip_json(&a, &["link", "show", "eth0"]), "address"),
+        "02:11:22:33:44:55"
+    );
+    assert_eq!(addresses(&host_json(&["addr", "show", "br0"])), [""; 0]);
+    Call::new("a", &a).ok("bridge", "DEL", &options);
+
+    let bare = config(
+        &host,
+        json!({"bridge": "br2", "disableContainerInterface": true, "isDefaultGateway": false, "ipam": {}}),
+    );
+    Call::new("b", &b).ok("bridge", "ADD", &bare);
+    assert_eq!(
+        link(&ip_json(&b, &["link", "show", "eth0"]), "operstate"),
+        "DOWN"
+    );
+}
+
+#[test]
+fn vlan() {
+    let mut host = Host::new();
+    let a = host.pod("a");
+    if !has_vlan_filtering() {
+        println!("skipped: needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING");
+        return;
+    }
+    let ipam = json!({"type": "host-local", "dataDir": host.leases(), "subnet": "10.9.0.0/24"});
+    let vlan = config(
+        &host,
+        json!({"bridge": "br1", "vlan": 30, "preserveDefaultVlan": false, "isDefaultGateway": false, "promiscMode": true, "ipam": ipam}),
+    );
+    let result = Call::new("a", &a).ok("bridge", "ADD", &vlan);
+    let port = result["interfaces"][1]["name"].as_str().unwrap();
+    let vlans: Value =
+        serde_json::from_str(&run("bridge", &["-j", "vlan", "show", "dev", port])).unwrap();
+    assert_eq!(
+        vlans[0]["vlans"],
+        json!([{"vlan": 30, "flags": ["PVID", "Egress Untagged"]}])
+    );
+    let flags = link(&host_json(&["link", "show", "br1"]), "flags");
+    assert!(
+        flags.as_array().unwrap().contains(&json!("PROMISC")),
+        "{flags}"
+    );
+    run("ip", &["link", "add", "br2", "type", "bridge"]);
+    Call::new("a", &a).ok("bridge", "DEL", &vlan);
+    let error = Call::new("a", &a).err(
+        "bridge",
+        "ADD",
+        &config(
+            &host,
+            json!({"bridge": "br2", "vlan": 30, "isDefaultGateway": false, "ipam": ipam}),
+        ),
+    );
+    assert_eq!(error["msg"], "bridge \"br2\" doesn't filter VLANs");
+}
+
+fn has_vlan_filtering() -> bool {
+    let add = [
+        "link",
+        "add",
+        "probe",
+        "type",
+        "bridge",
+        "vlan_filtering",
+        "1",
+    ];
+    let status = std::process::Command::new("ip").args(add).status().unwrap();
+    status.success() && !run("ip", &["link", "del", "probe"]).contains("error")
+}
+
+#[test]
+fn garbage_collection_keeps_the_valid() {
+    let mut host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    let mut config = config(&host, json!({"ipMasq": true}));
+    for (id, pod) in [("a", &a), ("b", &b)] {
+        Call::new(id, pod).ok("bridge", "ADD", &config);
+    }
+    config["cni.dev/valid-attachments"] = json!([{"containerID": "b", "ifname": "eth0"}]);
+    Call::new("", Path::new("")).ok("bridge", "GC", &config);
+    assert_eq!(host.snapshot()["leases"], json!(["10.9.0.3", "fd09::3"]));
+    assert!(!rules().contains("net a eth0"), "{}", rules());
+    assert!(rules().contains("net b eth0"), "{}", rules());
+    assert_eq!(ip_json(&a, &["link"]).as_array().unwrap().len(), 1);
+    assert_eq!(
+        common::inside(&b, || ask("10.9.0.1:9")),
+        "error: ConnectionRefused"
+    );
+}
+
+#[test]
+fn add_and_del_race_for_the_bridge() {
+    let mut host = Host::new();
+    let before = host.snapshot();
+    let config = config(&host, json!({"ipMasq": true}));
+    let pods: Vec<_> = (0..4)
+        .map(|n| (format!("c{n}"), host.pod(&format!("p{n}"))))
+        .collect();
+    std::thread::scope(|scope| {
+        for (id, pod) in &pods {
+            let config = &config;
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    Call::new(id, pod).ok("bridge", "ADD", config);
+                    assert_eq!(
+                        common::inside(pod, || ask("10.9.0.1:9")),
+                        "error: ConnectionRefused"
+                    );
+                    Call::new(id, pod).ok("bridge", "DEL", config);
+                }
+            });
+        }
+    });
+    assert_eq!(host.snapshot(), before);
+}
+
+/// Needs the package containernetworking-plugins.
+#[test]
+fn results_have_the_reference_plugins_form() {
+    let mut host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    for version in ["0.3.1", "0.4.0", "1.0.0"] {
+        let config = config(&host, json!({"cniVersion": version}));
+        let reference = Call {
+            path: REFERENCE.into(),
+            ..Call::new("b", &b)
+        };
+        let mut ours = Call::new("a", &a).ok("bridge", "ADD", &config);
+        let mut theirs = reference.ok(&format!("{REFERENCE}/bridge"), "ADD", &config);
+        for result in [&mut ours, &mut theirs] {
+            for link in result["interfaces"].as_array_mut().unwrap() {
+                link["mac"] = json!("");
+                link["sandbox"] = json!(link.get("sandbox").is_some());
+            }
+            result["interfaces"][1]["name"] = json!("");
+            for ip in result["ips"].as_array_mut().unwrap() {
+                ip["address"] = json!("");
+            }
+        }
+        assert_eq!(ours, theirs);
+        reference.ok(&format!("{REFERENCE}/bridge"), "DEL", &config);
+        // either plugin deletes the other's
+        Call {
+            path: REFERENCE.into(),
+            ..Call::new("a", &a)
+        }
+        .ok(&format!("{REFERENCE}/bridge"), "DEL", &config);
+        assert_eq!(host.snapshot()["leases"], json!([]));
+    }
+}
+
+#[test]
+fn loopback() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    ip(&pod, &["link", "set", "lo", "down"]);
+    let config = json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"});
+    let call = Call {
+        ifname: "lo".into(),
+        ..Call::new("a", &pod)
+    };
+    assert_eq!(
+        call.err("loopback", "CHECK", &config)["msg"],
+        format!("loopback interface is down in {}", pod.display())
+    );
+    let expected = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": pod}],
+        "ips": [{"interface": 0, "address": "127.0.0.1/8"}, {"interface": 0, "address": "::1/128"}],
+        "dns": {}
+    });
+    assert_eq!(call.ok("loopback", "ADD", &config), expected);
+    assert_eq!(
+        call.ok(&format!("{REFERENCE}/loopback"), "ADD", &config),
+        expected
+    );
+    call.ok("loopback", "CHECK", &config);
+    call.ok("loopback", "DEL", &config);
+    remove_pod(&pod);
+    call.ok("loopback", "DEL", &config);
+    let version = call.ok("bridge", "VERSION", &json!({"cniVersion": "1.0.0"}));
+    assert_eq!(
+        version,
+        json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
+    );
+}

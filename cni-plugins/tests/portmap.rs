@@ -1,0 +1,409 @@
+//! `portmap` as a process, with real connections from every side.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Call, Host, ask, inside, ip, remove_pod, rules, run, serve};
+use serde_json::{Value, json};
+
+fn bridge(host: &Host) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0", "removeBridge": true,
+        "isDefaultGateway": true, "ipMasq": true,
+        "ipam": {
+            "type": "host-local", "dataDir": host.leases(),
+            "ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd09::/64"}]]
+        }
+    })
+}
+
+fn portmap(previous: &Value, ports: Value) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "portmap",
+        "prevResult": previous, "runtimeConfig": {"portMappings": ports}
+    })
+}
+
+/// A machine beside the host, with a route to nothing but the host.
+fn outside(host: &mut Host) -> std::path::PathBuf {
+    let outside = host.pod("outside");
+    run(
+        "ip",
+        &[
+            "link",
+            "add",
+            "up0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "up1",
+            "netns",
+            outside.to_str().unwrap(),
+        ],
+    );
+    run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
+    run(
+        "ip",
+        &["addr", "add", "2001:db8::1/64", "dev", "up0", "nodad"],
+    );
+    run("ip", &["link", "set", "up0", "up"]);
+    ip(&outside, &["addr", "add", "192.0.2.2/24", "dev", "up1"]);
+    ip(
+        &outside,
+        &["addr", "add", "2001:db8::2/64", "dev", "up1", "nodad"],
+    );
+    ip(&outside, &["link", "set", "up1", "up"]);
+    ip(
+        &outside,
+        &["route", "add", "127.0.0.8/32", "via", "192.0.2.1"],
+    );
+    outside
+}
+
+#[test]
+fn connections_from_every_side() {
+    let mut host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    let outside = outside(&mut host);
+    let before = host.snapshot();
+    let (call_a, call_b) = (Call::new("a", &a), Call::new("b", &b));
+    let previous = call_a.ok("bridge", "ADD", &bridge(&host));
+    call_b.ok("bridge", "ADD", &bridge(&host));
+    let ports = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 8081, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"},
+        {"hostPort": 8082, "containerPort": 80, "protocol": "tcp", "hostIP": "127.0.0.1"}
+    ]);
+    let config = portmap(&previous, ports);
+    assert_eq!(call_a.ok("portmap", "ADD", &config), previous);
+    call_a.ok("portmap", "CHECK", &config);
+    serve(&a, "10.9.0.2:80");
+    serve(&a, "[fd09::2]:80");
+
+    // who asks, whom, and the source that the container sees
+    let host_asks = |address: &str| ask(address);
+    assert_eq!(host_asks("127.0.0.1:8080"), "10.9.0.1");
+    assert_eq!(host_asks("[::1]:8080"), "error: ConnectionRefused");
+    assert_eq!(host_asks("192.0.2.1:8080"), "192.0.2.1");
+    assert_eq!(host_asks("192.0.2.1:8081"), "192.0.2.1");
+    assert_eq!(host_asks("127.0.0.1:8081"), "error: ConnectionRefused");
+    assert_eq!(host_asks("127.0.0.1:8082"), "10.9.0.1");
+    assert_eq!(host_asks("127.0.0.1:80"), "error: ConnectionRefused");
+    let client = |address: &'static str| inside(&outside, move || ask(address));
+    assert_eq!(client("192.0.2.1:8080"), "192.0.2.2");
+    assert_eq!(client("[2001:db8::1]:8080"), "2001:db8::2");
+    assert_eq!(client("192.0.2.1:8081"), "192.0.2.2");
+    assert_eq!(client("192.0.2.1:8082"), "error: ConnectionRefused");
+    let neighbour = |address: &'static str| inside(&b, move || ask(address));
+    assert_eq!(neighbour("10.9.0.1:8080"), "10.9.0.1");
+    assert_eq!(neighbour("192.0.2.1:8080"), "10.9.0.1");
+    assert_eq!(neighbour("[2001:db8::1]:8080"), "fd09::1");
+    assert_eq!(neighbour("10.9.0.2:80"), "10.9.0.3");
+    let itself = |address: &'static str| inside(&a, move || ask(address));
+    assert_eq!(itself("192.0.2.1:8080"), "10.9.0.1");
+    assert_eq!(itself("[2001:db8::1]:8080"), "fd09::1");
+
+    call_a.ok("portmap", "DEL", &config);
+    call_a.ok("portmap", "DEL", &config);
+    assert_eq!(host_asks("192.0.2.1:8080"), "error: ConnectionRefused");
+    for call in [&call_a, &call_b] {
+        call.ok("bridge", "DEL", &bridge(&host));
+    }
+    assert_eq!(host.snapshot(), before);
+}
+
+/// route_localnet would let a neighbour speak to services that listen on the host's loopback only (CVE-2020-8558).
+#[test]
+fn loopback_stays_closed_to_neighbours() {
+    let mut host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    let previous = Call::new("a", &a).ok("bridge", "ADD", &bridge(&host));
+    Call::new("b", &b).ok("bridge", "ADD", &bridge(&host));
+    let ports = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.1"}]);
+    Call::new("a", &a).ok("portmap", "ADD", &portmap(&previous, ports));
+    let secret = std::net::TcpListener::bind("127.0.0.8:99").unwrap();
+    ip(&b, &["route", "add", "127.0.0.8/32", "via", "10.9.0.1"]);
+    ip(&b, &["addr", "del", "127.0.0.1/8", "dev", "lo"]);
+    run(
+        "nsenter",
+        &[
+            &format!("--net={}", b.display()),
+            "sh",
+            "-c",
+            "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet",
+        ],
+    );
+    assert_eq!(inside(&b, || ask("127.0.0.8:99")), "error: TimedOut");
+    // the attack is real: without our rule it gets through
+    run(
+        "nft",
+        &["flush", "chain", "inet", "sampan_portmap", "martians"],
+    );
+    assert!(inside(&b, || std::net::TcpStream::connect("127.0.0.8:99").is_ok()));
+    drop(secret);
+}
+
+#[test]
+fn rules_as_nft_prints_them() {
+    let host = Host::new();
+    let call = Call::new("a", Path::new("/nowhere"));
+    let previous = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24"}, {"address": "fd09::2/64"}], "dns": {}});
+    let before = host.snapshot();
+    let mut config = portmap(
+        &previous,
+        json!([
+            {"hostPort": 53, "containerPort": 5353, "protocol": "UDP"},
+            {"hostPort": 7, "containerPort": 8, "protocol": "sctp", "hostIP": "192.0.2.1"},
+            {"hostPort": 9, "containerPort": 9, "protocol": "tcp", "hostIP": "::"}
+        ]),
+    );
+    call.ok("portmap", "ADD", &config);
+    let once = rules();
+    let hook = |kind: &str, hook: &str, priority: i32| {
+        format!("\t\ttype {kind} hook {hook} priority {priority}; policy accept;\n")
+    };
+    let expected = format!(
+        "table inet sampan_portmap {{\n\tchain hostports {{\n\
+         \t\tmeta nfproto 2 udp dport 53 dnat ip to 10.9.0.2:5353 comment \"net a eth0 udp 0.0.0.0 53\"\n\
+         \t\tip6 daddr != ::1 udp dport 53 dnat ip6 to [fd09::2]:5353 comment \"net a eth0 udp :: 53\"\n\
+         \t\tip daddr 192.0.2.1 sctp dport 7 dnat ip to 10.9.0.2:8 comment \"net a eth0 sctp 192.0.2.1 7\"\n\
+         \t\tip6 daddr != ::1 tcp dport 9 dnat ip6 to [fd09::2]:9 comment \"net a eth0 tcp :: 9\"\n\t}}\n\n\
+         \tchain prerouting {{\n{}\t\tfib daddr type 2 jump hostports\n\t}}\n\n\
+         \tchain output {{\n{}\t\tfib daddr type 2 jump hostports\n\t}}\n\n\
+         \tchain masquerade {{\n{}\
+         \t\tip saddr 10.9.0.0/24 ip daddr 10.9.0.2 ct status 0x20 masquerade comment \"net a eth0\"\n\
+         \t\tip saddr 127.0.0.0/8 ip daddr 10.9.0.2 ct status 0x20 masquerade comment \"net a eth0\"\n\
+         \t\tip6 saddr fd09::/64 ip6 daddr fd09::2 ct status 0x20 masquerade comment \"net a eth0\"\n\
+         \t}}\n\n\
+         \tchain martians {{\n{}\t\tmeta iiftype != 772 ip daddr 127.0.0.0/8 drop\n\t}}\n}}\n",
+        hook("nat", "prerouting", -100),
+        hook("nat", "output", -100),
+        hook("nat", "postrouting", 100),
+        hook("filter", "prerouting", -300),
+    );
+    assert_eq!(once, expected);
+    // again is the same
+    call.ok("portmap", "ADD", &config);
+    assert_eq!(rules(), once);
+    call.ok("portmap", "CHECK", &config);
+    run(
+        "nft",
+        &["flush", "chain", "inet", "sampan_portmap", "output"],
+    );
+    assert_eq!(
+        call.err("portmap", "CHECK", &config),
+        json!({"cniVersion": "1.1.0", "code": 100, "msg": "missing rule in the nftables chain inet sampan_portmap output", "details": ""})
+    );
+    // DEL knows what to do without the ports
+    config["runtimeConfig"] = json!({});
+    call.ok("portmap", "DEL", &config);
+    assert_eq!(host.snapshot(), before);
+
+    for (change, expected) in [("snat", (4, 0)), ("masqAll", (4, 2))] {
+        let mut config = portmap(
+            &previous,
+            json!([{"hostPort": 53, "containerPort": 53, "protocol": "udp"}, {"hostPort": 53, "containerPort": 53}]),
+        );
+        config[change] = json!(change == "masqAll");
+        call.ok("portmap", "ADD", &config);
+        let text = rules();
+        assert_eq!(
+            (
+                text.matches("dnat ip").count(),
+                text.matches(" masquerade comment").count()
+            ),
+            expected,
+            "{text}"
+        );
+        assert_eq!(text.matches("saddr").count(), 0, "{text}");
+        call.ok("portmap", "CHECK", &config);
+        call.ok("portmap", "DEL", &config);
+    }
+}
+
+#[test]
+fn conflicts_name_the_other() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let previous = |last: u8| json!({"cniVersion": "1.1.0", "ips": [{"address": format!("10.9.0.{last}/24")}], "dns": {}});
+    let ports = |ip: &str, port: u16, protocol: &str| json!([{"hostPort": 1000, "containerPort": 1}, {"hostPort": port, "containerPort": 1, "protocol": protocol, "hostIP": ip}]);
+    let first = portmap(&previous(2), ports("192.0.2.1", 80, "tcp"));
+    let (a, b) = (
+        Call::new("a", Path::new("/nowhere")),
+        Call::new("b", Path::new("/nowhere")),
+    );
+    a.ok("portmap", "ADD", &first);
+    let with_rules = rules();
+    let only = |ip: &str, port: u16, protocol: &str| {
+        portmap(&previous(3), json!([ports(ip, port, protocol)[1]]))
+    };
+    for (config, port, other) in [
+        (
+            only("", 1000, "tcp"),
+            "tcp 0.0.0.0 1000",
+            "tcp 0.0.0.0 1000",
+        ),
+        (
+            only("192.0.2.7", 1000, "tcp"),
+            "tcp 192.0.2.7 1000",
+            "tcp 0.0.0.0 1000",
+        ),
+        (
+            only("0.0.0.0", 80, "tcp"),
+            "tcp 0.0.0.0 80",
+            "tcp 192.0.2.1 80",
+        ),
+    ] {
+        let expected = json!({
+            "cniVersion": "1.1.0", "code": 102, "msg": format!("host port {port} is in use"),
+            "details": format!("container a on network net has {other}")
+        });
+        assert_eq!(b.err("portmap", "ADD", &config), expected);
+        assert_eq!(rules(), with_rules);
+    }
+    for config in [only("192.0.2.2", 80, "tcp"), only("192.0.2.1", 80, "udp")] {
+        b.ok("portmap", "ADD", &config);
+    }
+    b.ok("portmap", "DEL", &first);
+    assert_eq!(rules(), with_rules);
+    let mut gc = first.clone();
+    gc["cni.dev/valid-attachments"] = json!([{"containerID": "a", "ifname": "eth0"}]);
+    a.ok("portmap", "GC", &gc);
+    assert_eq!(rules(), with_rules);
+    gc["cni.dev/valid-attachments"] = json!([]);
+    a.ok("portmap", "GC", &gc);
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn refusals() {
+    let _host = Host::new();
+    let previous = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24"}], "dns": {}});
+    let port = |change: Value| {
+        let mut port = json!({"hostPort": 80, "containerPort": 80, "protocol": "tcp"});
+        port[change[0].as_str().unwrap()] = change[1].clone();
+        portmap(&previous, json!([port]))
+    };
+    let option = |key: &str, value: Value| {
+        let mut config = portmap(&previous, json!([]));
+        config[key] = value;
+        config
+    };
+    let cases = [
+        (
+            port(json!(["hostPort", 0])),
+            7,
+            "portMappings[0]: Invalid host port number: 0",
+        ),
+        (
+            port(json!(["hostPort", 65536])),
+            7,
+            "portMappings[0]: Invalid host port number: 65536",
+        ),
+        (
+            port(json!(["containerPort", -1])),
+            7,
+            "portMappings[0]: Invalid container port number: -1",
+        ),
+        (
+            port(json!(["protocol", "icmp"])),
+            7,
+            "portMappings[0]: invalid protocol \"icmp\"",
+        ),
+        (
+            port(json!(["hostIP", "nonsense"])),
+            7,
+            "portMappings[0]: invalid hostIP \"nonsense\"",
+        ),
+        (
+            port(json!(["hostIP", "fd00::1"])),
+            7,
+            "portMappings[0]: the container has no address for host address fd00::1",
+        ),
+        (
+            portmap(
+                &previous,
+                json!([{"hostPort": 1, "containerPort": 1}, {"hostPort": 1, "containerPort": 2, "hostIP": "192.0.2.1"}]),
+            ),
+            7,
+            "portMappings[1]: host port tcp 192.0.2.1 1 is mapped twice (tcp 0.0.0.0 1)",
+        ),
+        (
+            portmap(&Value::Null, json!([{"hostPort": 1, "containerPort": 1}])),
+            7,
+            "required prevResult missing",
+        ),
+        (
+            portmap(&json!([]), json!([])),
+            6,
+            "prevResult is not a CNI result",
+        ),
+        (
+            option("backend", json!("iptables")),
+            2,
+            "backend \"iptables\" is not supported by this plugin",
+        ),
+        (
+            option("conditionsV4", json!(["-s", "10.0.0.0/8"])),
+            2,
+            "conditionsV4 is not supported by this plugin",
+        ),
+        (
+            option("externalSetMarkChain", json!("X")),
+            2,
+            "externalSetMarkChain is not supported by this plugin",
+        ),
+        (
+            option("markMasqBit", json!(32)),
+            7,
+            "MasqMarkBit must be between 0 and 31",
+        ),
+    ];
+    for (config, code, msg) in cases {
+        let error = Call::new("a", Path::new("/nowhere")).err("portmap", "ADD", &config);
+        assert_eq!(
+            (&error["code"], &error["msg"]),
+            (&json!(code), &json!(msg)),
+            "{config}"
+        );
+        assert_eq!(rules(), "");
+    }
+}
+
+#[test]
+fn a_thousand_ports_in_one_batch() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let call = Call::new("a", Path::new("/nowhere"));
+    let previous = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24"}, {"address": "fd09::2/64"}], "dns": {}});
+    let ports: Vec<Value> = (1..=1000)
+        .map(|port| json!({"hostPort": 20000 + port, "containerPort": port}))
+        .collect();
+    let config = portmap(&previous, json!(ports));
+    call.ok("portmap", "ADD", &config);
+    call.ok("portmap", "CHECK", &config);
+    assert_eq!(rules().matches("dnat ip").count(), 2000);
+    call.ok("portmap", "DEL", &config);
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn del_after_the_namespace_is_gone() {
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let before = host.snapshot();
+    let call = Call::new("a", &a);
+    let previous = call.ok("bridge", "ADD", &bridge(&host));
+    let config = portmap(&previous, json!([{"hostPort": 80, "containerPort": 80}]));
+    call.ok("portmap", "ADD", &config);
+    remove_pod(&a);
+    let gone = Call {
+        netns: None,
+        ..call
+    };
+    gone.ok("portmap", "DEL", &config);
+    gone.ok("bridge", "DEL", &bridge(&host));
+    assert_eq!(host.snapshot(), before);
+}
