@@ -109,19 +109,54 @@ pub(super) fn run(kind: &str, call: &Call<'_>, config: Value) -> Result<Value, P
 
 /// The plugins of the library that is linked into this program.
 mod built_in {
-    use super::{Call, PluginFailure, Value};
+    use std::path::Path;
 
-    pub(super) const NAMES: &[&str] = &[];
+    use super::{Call, Command, PluginFailure, Value, arguments};
 
+    pub(super) use cni_plugins::BUILT_IN as NAMES;
+
+    /// Runs on a thread of its own: a plugin visits other namespaces and drives a runtime for netlink, and the caller
+    /// may be in the middle of one already.
     pub(super) fn run(kind: &str, call: &Call<'_>, config: Value) -> Result<Value, PluginFailure> {
-        let _ = (kind, config);
-        Err(PluginFailure::Missing(call.plugin_dirs.to_vec()))
+        let invocation = cni_plugins::Invocation {
+            command: match call.command {
+                Command::Add => cni_plugins::Command::Add,
+                Command::Check => cni_plugins::Command::Check,
+                Command::Del => cni_plugins::Command::Del,
+                Command::Gc => cni_plugins::Command::Gc,
+                Command::Status => cni_plugins::Command::Status,
+            },
+            container_id: call.container_id.into(),
+            netns: call.netns.map(Path::to_path_buf),
+            ifname: call.ifname.into(),
+            args: arguments(call),
+            path: call.plugin_dirs.to_vec(),
+            config,
+        };
+        let answer = std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name(format!("cni-{kind}"))
+                .spawn_scoped(scope, || cni_plugins::run(kind, &invocation))
+                .map_err(|e| PluginFailure::Start(e.to_string()))?
+                .join()
+                .map_err(|_| PluginFailure::BadResult("it panicked".into()))
+        });
+        answer?.map_err(|e| PluginFailure::Reported {
+            code: e.code.into(),
+            msg: e.msg,
+            details: e.details,
+        })
     }
+}
+
+/// `CNI_ARGS`.
+fn arguments(call: &Call<'_>) -> String {
+    let args: Vec<_> = call.args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    args.join(";")
 }
 
 /// The variables of CNI §2 "Parameters".
 fn environment(call: &Call<'_>) -> BTreeMap<&'static str, OsString> {
-    let args: Vec<_> = call.args.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let dirs: Vec<_> = call.plugin_dirs.iter().map(|d| d.as_os_str()).collect();
     let mut path = Vec::new();
     for (i, dir) in dirs.iter().enumerate() {
@@ -138,7 +173,7 @@ fn environment(call: &Call<'_>) -> BTreeMap<&'static str, OsString> {
             call.netns.map(|p| p.as_os_str().into()).unwrap_or_default(),
         ),
         ("CNI_IFNAME", call.ifname.into()),
-        ("CNI_ARGS", args.join(";").into()),
+        ("CNI_ARGS", arguments(call).into()),
         ("CNI_PATH", OsString::from_vec(path)),
     ])
 }

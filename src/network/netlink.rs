@@ -22,6 +22,7 @@ const RTM_GETROUTE: u16 = 26;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const IFLA_IFNAME: u16 = 3;
 const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
@@ -36,6 +37,7 @@ const RTNEXTHOP: usize = 8;
 const IFINFOMSG: usize = 16;
 /// Largest answer: the kernel sizes dumps to what the reader offers, 32 KiB at most.
 const BUFFER: usize = 64 << 10;
+const MAX_ATTEMPTS: u32 = 20;
 
 /// A route socket of the namespace it was opened in.
 pub(super) struct Socket {
@@ -109,8 +111,19 @@ impl Socket {
         }
     }
 
-    /// Sends one request; gives the bodies of the answers.
+    /// Asks until the answer is of one moment: the kernel marks a dump during which something changed.
     fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        for _ in 0..MAX_ATTEMPTS {
+            match self.exchange(kind, flags, body) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+        Err(io::Error::other("the kernel's tables change all the time"))
+    }
+
+    /// Sends one request; gives the bodies of the answers.
+    fn exchange(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = Vec::with_capacity(HEADER + body.len());
         message.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
@@ -122,6 +135,7 @@ impl Socket {
         send(&self.fd, &message, SendFlags::empty())?;
         let mut answers = Vec::new();
         let mut buffer = vec![0; BUFFER];
+        let mut whole = true;
         loop {
             let length = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
                 Ok((length, _)) => length,
@@ -129,37 +143,55 @@ impl Socket {
                 Err(e) => return Err(e.into()),
             };
             let datagram = buffer.get(..length).ok_or_else(cut)?;
-            if collect(datagram, self.sequence, &mut answers)? {
-                return Ok(answers);
+            let datagram = Datagram::read(datagram, self.sequence, &mut answers)?;
+            whole &= !datagram.interrupted;
+            match (datagram.last, whole) {
+                (false, _) => {}
+                (true, true) => return Ok(answers),
+                (true, false) => return Err(io::ErrorKind::Interrupted.into()),
             }
         }
     }
 }
 
-/// Takes the messages of one datagram; true after the last one of the answer.
-fn collect(mut datagram: &[u8], sequence: u32, answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
-    while !datagram.is_empty() {
-        let length = u32_at(datagram, 0).ok_or_else(cut)? as usize;
-        let kind = u16_at(datagram, 4).ok_or_else(cut)?;
-        let number = u32_at(datagram, 8).ok_or_else(cut)?;
-        let body = datagram.get(HEADER..length).ok_or_else(cut)?;
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        if number != sequence {
-            continue;
-        }
-        match kind {
-            // also DONE carries an error number
-            NLMSG_ERROR | NLMSG_DONE => {
-                return match u32_at(body, 0).unwrap_or(0) as i32 {
-                    0 => Ok(true),
-                    errno => Err(io::Error::from_raw_os_error(errno.wrapping_neg())),
-                };
+/// What a datagram says beyond its messages.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Datagram {
+    /// The answer is complete.
+    last: bool,
+    /// Something changed while the kernel was listing.
+    interrupted: bool,
+}
+
+impl Datagram {
+    /// Takes the messages out of one datagram.
+    fn read(mut rest: &[u8], sequence: u32, answers: &mut Vec<Vec<u8>>) -> io::Result<Datagram> {
+        let mut datagram = Datagram::default();
+        while !rest.is_empty() {
+            let length = u32_at(rest, 0).ok_or_else(cut)? as usize;
+            let kind = u16_at(rest, 4).ok_or_else(cut)?;
+            let flags = u16_at(rest, 6).ok_or_else(cut)?;
+            let number = u32_at(rest, 8).ok_or_else(cut)?;
+            let body = rest.get(HEADER..length).ok_or_else(cut)?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+            if number != sequence {
+                continue;
             }
-            RTM_NEWROUTE | RTM_NEWLINK => answers.push(body.to_vec()),
-            _ => {}
+            datagram.interrupted |= flags & NLM_F_DUMP_INTR != 0;
+            match kind {
+                // also DONE carries an error number
+                NLMSG_ERROR | NLMSG_DONE => {
+                    match u32_at(body, 0).unwrap_or(0) as i32 {
+                        0 => datagram.last = true,
+                        errno => return Err(io::Error::from_raw_os_error(errno.wrapping_neg())),
+                    };
+                }
+                RTM_NEWROUTE | RTM_NEWLINK => answers.push(body.to_vec()),
+                _ => {}
+            }
         }
+        Ok(datagram)
     }
-    Ok(false)
 }
 
 fn link(body: &[u8]) -> Option<(u32, String)> {
@@ -340,14 +372,51 @@ mod tests {
     }
 
     #[test]
-    fn hostile_datagrams() {
+    fn datagrams() {
+        let message = |kind: u16, flags: u16, number: u32, body: &[u8]| {
+            let mut m = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+            m.extend_from_slice(&kind.to_ne_bytes());
+            m.extend_from_slice(&flags.to_ne_bytes());
+            m.extend_from_slice(&number.to_ne_bytes());
+            m.extend_from_slice(&[0; 4]);
+            m.extend_from_slice(body);
+            m
+        };
+        let mut answers = Vec::new();
+        let bytes = [
+            message(RTM_NEWLINK, 0, 7, &[1, 2, 3, 4]),
+            message(RTM_NEWLINK, 0, 8, &[5, 6, 7, 8]),
+            message(NLMSG_DONE, NLM_F_DUMP_INTR, 7, &[0; 4]),
+        ];
+        let got = Datagram::read(&bytes.concat(), 7, &mut answers).unwrap();
+        let expected = Datagram {
+            last: true,
+            interrupted: true,
+        };
+        assert_eq!((got, answers), (expected, vec![vec![1, 2, 3, 4]]));
+        let error = message(NLMSG_ERROR, 0, 7, &(-libc::EPERM).to_ne_bytes());
+        let got = Datagram::read(&error, 7, &mut Vec::new()).unwrap_err();
+        assert_eq!(got.raw_os_error(), Some(libc::EPERM));
         for bytes in [
             &[1, 2, 3][..],
             &[0; 16],
             &[255; 16],
             &[15, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
         ] {
-            assert!(collect(bytes, 1, &mut Vec::new()).is_err(), "{bytes:?}");
+            let got = Datagram::read(bytes, 1, &mut Vec::new());
+            assert!(got.is_err(), "{bytes:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes: Vec<u8>) {
+            let _ = Datagram::read(&bytes, 0, &mut Vec::new());
+            let mut body = route(10, 254, 0, &[]);
+            body.extend_from_slice(&bytes);
+            default_routes(body);
+            next_hops(&bytes);
+            link(&bytes);
         }
     }
 }

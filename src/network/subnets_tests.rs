@@ -152,3 +152,22 @@ fn subnets_of_lists() {
     got.sort();
     assert_eq!(got, nets(&["10.0.0.0/24", "fd00::/64"]));
 }
+
+#[test]
+fn networks_made_at_once_never_overlap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut got: Vec<IpNet> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|i| {
+                let state = dir.path();
+                scope
+                    .spawn(move || acquire(state, &network(&format!("n{i}"), &[], false), "p", &[]))
+            })
+            .collect();
+        let results = threads.into_iter().map(|t| t.join().unwrap().unwrap());
+        results.flatten().collect()
+    });
+    got.sort();
+    got.dedup();
+    assert_eq!(got.len(), 8);
+}
