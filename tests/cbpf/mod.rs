@@ -12,9 +12,9 @@ pub struct Data {
 
 impl Data {
     fn word(&self, offset: u32) -> u32 {
-        assert_eq!(offset % 4, 0);
+        assert!(offset.is_multiple_of(4));
         let wide = |value: u64| {
-            if offset % 8 == 0 {
+            if offset.is_multiple_of(8) {
                 value as u32
             } else {
                 (value >> 32) as u32
