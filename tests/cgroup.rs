@@ -295,8 +295,13 @@ fn device_rules_deny() {
         cgroup.apply(ZERO_TOO).unwrap();
         assert!(status_in(&cgroup.0, ": </dev/zero").success());
         assert!(!status_in(&cgroup.0, ": >/dev/zero").success());
+        // also with cgroups below, as when a running container is updated
+        let inner = cgroup.0.child("inner");
+        inner.create().unwrap();
         cgroup.apply(NULL_ONLY).unwrap();
-        assert!(!status_in(&cgroup.0, ": </dev/zero").success());
+        cgroup.apply(NULL_ONLY).unwrap();
+        assert!(!status_in(&inner, ": </dev/zero").success());
+        assert!(status_in(&inner, ": </dev/null").success());
     }
 }
 

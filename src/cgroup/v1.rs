@@ -147,7 +147,8 @@ fn apply_devices(
         }
         return Err(unavailable("devices", "device rules".to_owned()));
     };
-    for (name, line) in devices::lines(&rules) {
+    let current = file::read(&folder.join("devices.list"))?;
+    for (name, line) in devices::changes(&rules, &current) {
         file::write(&folder.join(name), &line)?;
     }
     Ok(())

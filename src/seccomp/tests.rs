@@ -374,3 +374,76 @@ fn default_profile_is_short_and_widens_with_capabilities() {
         }
     }
 }
+
+/// A rule of one call for the naive reading: (argument, operator, value, two) and an errno.
+type Raw = (Vec<(usize, usize, usize, usize)>, u32);
+
+const OPERATORS: [&str; 7] = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
+const VALUES: [u64; 6] = [0, 1, 0x26, 0xffff_ffff, 0x1_0000_0026, u64::MAX];
+
+fn holds(operator: usize, argument: u64, value: u64, two: u64) -> bool {
+    match operator {
+        0 => argument != value,
+        1 => argument < value,
+        2 => argument <= value,
+        3 => argument == value,
+        4 => argument >= value,
+        5 => argument > value,
+        _ => argument & value == two & value,
+    }
+}
+
+fn naive(rules: &[Raw], args: [u64; 6]) -> u32 {
+    if let Some((_, errno)) = rules.iter().find(|(conditions, _)| conditions.is_empty()) {
+        return RET_ERRNO | errno;
+    }
+    for (conditions, errno) in rules {
+        let mut each = conditions
+            .iter()
+            .map(|&(index, op, value, two)| holds(op, args[index], VALUES[value], VALUES[two]));
+        let mut seen = std::collections::BTreeSet::new();
+        let twice = conditions.iter().any(|condition| !seen.insert(condition.0));
+        if if twice {
+            each.any(|one| one)
+        } else {
+            each.all(|one| one)
+        } {
+            return RET_ERRNO | errno;
+        }
+    }
+    RET_ALLOW
+}
+
+proptest::proptest! {
+    #[test]
+    fn several_overlapping_rules(rules in proptest::collection::vec(
+        (proptest::collection::vec((0usize..3, 0usize..7, 0usize..6, 0usize..6), 0..4), 1u32..5), 0..6)) {
+        let text: Vec<String> = rules
+            .iter()
+            .map(|(conditions, errno): &Raw| {
+                let args: Vec<String> = conditions
+                    .iter()
+                    .map(|&(index, op, value, two)| format!(
+                        r#"{{"index":{index},"op":"SCMP_CMP_{}","value":{},"valueTwo":{}}}"#,
+                        OPERATORS[op], VALUES[value], VALUES[two]
+                    ))
+                    .collect();
+                format!(r#"{{"names":["lseek"],"action":"SCMP_ACT_ERRNO","errnoRet":{errno},"args":[{}]}}"#, args.join(","))
+            })
+            .collect();
+        let program = compiled(&format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{}]}}"#, text.join(",")));
+        let number = arch::NATIVE.number("lseek").unwrap();
+        for a in VALUES {
+            for b in VALUES {
+                for c in VALUES {
+                    let args = [a, b, c, 0, 0, 0];
+                    proptest::prop_assert_eq!(
+                        ask(&program, arch::NATIVE.audit(), number, args),
+                        naive(&rules, args),
+                        "{:x?}", args
+                    );
+                }
+            }
+        }
+    }
+}
