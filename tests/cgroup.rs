@@ -241,7 +241,9 @@ fn frozen_means_stopped() {
 fn kill_bomb(cgroup: &Fresh) {
     let child = cgroup.0.child("bomb");
     child.create().unwrap();
-    let mut bomb = run_in(&child, "bomb() { bomb & bomb & wait; }; trap '' TERM; bomb");
+    // a shell would give up at the first fork that fails
+    let script = "exec /usr/bin/python3 -c 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass'";
+    let mut bomb = run_in(&child, script);
     until("it grows", || cgroup.0.processes().unwrap().len() > 20);
     cgroup.0.kill().unwrap();
     assert_eq!(cgroup.0.processes().unwrap(), Vec::<i32>::new());
@@ -353,6 +355,14 @@ fn nobody_kills_or_freezes_himself() {
     let own = Cgroup::own().unwrap();
     assert!(matches!(own.kill(), Err(Error::Own { .. })));
     assert!(matches!(own.freeze(true), Err(Error::Own { .. })));
+    // nor a hierarchy as a whole
+    let root = Cgroup::at("/").unwrap();
+    root.create().unwrap();
+    assert!(matches!(
+        root.kill(),
+        Err(Error::Own { .. } | Error::Path { .. })
+    ));
+    assert!(matches!(root.remove(), Err(Error::Path { .. })));
 }
 
 #[test]

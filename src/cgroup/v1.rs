@@ -130,6 +130,11 @@ fn apply_unified(
         there.set_devices(resources.devices().clone());
         resources.set_devices(None);
     }
+    let nothing =
+        there.hugepage_limits().is_none() && there.rdma().is_none() && there.devices().is_none();
+    if nothing {
+        return Ok(());
+    }
     v2::apply(path, &there)
 }
 

@@ -36,6 +36,10 @@ fn ancestors(path: &Path) -> Vec<PathBuf> {
 pub(super) fn create(path: &Path) -> Result<(), Error> {
     let existing = ancestors(path);
     let Some(nearest) = existing.last().cloned() else {
+        if path.join("cgroup.controllers").exists() {
+            // the root of the mount: there already, and its parent is not ours
+            return Ok(());
+        }
         return Err(Error::Hierarchy(format!(
             "{} is not below a mount of type cgroup2",
             path.display()

@@ -3,7 +3,8 @@
 //! *Invariants:* the numbers are those of the crate `syscalls`, generated from the kernel's tables; added
 //! here is only what those lack: other names for the same call, x32, and Arm's private calls.
 
-use std::str::FromStr;
+use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use oci_spec::runtime::Arch as Name;
 
@@ -65,28 +66,60 @@ impl Arch {
 
     /// The number of a system call, `None` where there is no such call.
     pub(super) fn number(self, name: &str) -> Option<u32> {
-        let id = match self {
-            Arch::X86_64 => syscalls::x86_64::Sysno::from_str(name).ok()?.id(),
-            Arch::X32 => return x32(name),
-            Arch::X86 => syscalls::x86::Sysno::from_str(name).ok()?.id(),
-            Arch::Aarch64 => {
-                // the kernel's table calls number 79 fstatat, its headers newfstatat
-                let name = if name == "newfstatat" {
-                    "fstatat"
-                } else {
-                    name
-                };
-                let id = syscalls::aarch64::Sysno::from_str(name).ok()?.id();
+        match self {
+            Arch::X32 => x32(name),
+            _ => self.numbers().get(name).copied(),
+        }
+    }
+
+    /// The crate looks names up one after the other; a profile has hundreds, each for several machines.
+    fn numbers(self) -> &'static Numbers {
+        static TABLES: [OnceLock<Numbers>; 4] = [const { OnceLock::new() }; 4];
+        let [x86_64, x86, aarch64, arm] = &TABLES;
+        match self {
+            Arch::X86_64 | Arch::X32 => x86_64.get_or_init(|| {
+                let calls = syscalls::x86_64::Sysno::iter();
+                collect(calls.map(|call| (call.name(), call.id())))
+            }),
+            Arch::X86 => x86.get_or_init(|| {
+                let calls = syscalls::x86::Sysno::iter();
+                collect(calls.map(|call| (call.name(), call.id())))
+            }),
+            Arch::Aarch64 => aarch64.get_or_init(|| {
+                let calls = syscalls::aarch64::Sysno::iter();
+                let mut numbers = collect(calls.map(|call| (call.name(), call.id())));
                 // the generic table's calls for 32-bit machines with 64-bit time
-                return u32::try_from(id)
-                    .ok()
-                    .filter(|id| !(403..=423).contains(id));
-            }
-            Arch::Arm => return arm(name),
-        };
-        u32::try_from(id).ok()
+                numbers.retain(|_, number| !(403..=423).contains(number));
+                // the kernel's table calls it fstatat, its headers newfstatat
+                numbers.insert("newfstatat", 79);
+                numbers
+            }),
+            Arch::Arm => arm.get_or_init(|| {
+                let calls = syscalls::arm::Sysno::iter();
+                let mut numbers = collect(calls.map(|call| (call.name(), call.id())));
+                numbers.extend(ARM_OWN);
+                numbers
+            }),
+        }
     }
 }
+
+type Numbers = HashMap<&'static str, u32>;
+
+fn collect(calls: impl Iterator<Item = (&'static str, i32)>) -> Numbers {
+    calls
+        .filter_map(|(name, id)| Some((name, u32::try_from(id).ok()?)))
+        .collect()
+}
+
+/// 32-bit Arm has calls of its own above 0xf0000 (arch/arm/include/uapi/asm/unistd.h), and another name
+/// for arm_sync_file_range.
+const ARM_OWN: [(&str, u32); 4] = [
+    ("breakpoint", 0xf_0001),
+    ("cacheflush", 0xf_0002),
+    ("set_tls", 0xf_0005),
+    ("sync_file_range2", 341),
+];
 
 /// x32 has the numbers of x86_64 with a bit set (arch/x86/entry/syscalls/syscall_64.tbl) …
 fn x32(name: &str) -> Option<u32> {
@@ -155,18 +188,6 @@ const X32_LACKS: [&str; 13] = [
     "map_shadow_stack",
     "uretprobe",
 ];
-
-/// 32-bit Arm has calls of its own above 0xf0000 (arch/arm/include/uapi/asm/unistd.h) and other names for
-/// two more.
-fn arm(name: &str) -> Option<u32> {
-    match name {
-        "breakpoint" => Some(0xf_0001),
-        "cacheflush" => Some(0xf_0002),
-        "set_tls" => Some(0xf_0005),
-        "sync_file_range2" => Some(341),
-        _ => u32::try_from(syscalls::arm::Sysno::from_str(name).ok()?.id()).ok(),
-    }
-}
 
 /// On 32-bit x86 a call may also come through socketcall(2) or ipc(2): (that call, its first argument).
 pub(super) fn multiplexed(arch: Arch, name: &str) -> Option<(&'static str, u64)> {

@@ -3,7 +3,9 @@
 use super::cbpf::{Data, run};
 use super::*;
 
+#[cfg(target_arch = "x86_64")]
 const X86_64: u32 = 0xc000_003e;
+#[cfg(target_arch = "x86_64")]
 const X86: u32 = 0x4000_0003;
 
 fn compiled(json: &str) -> Program {
