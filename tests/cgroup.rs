@@ -431,3 +431,29 @@ fn processes_in_the_parent_are_told_or_step_aside() {
     assert_eq!(unified().unwrap(), cgroup.0);
     home.attach(own).unwrap();
 }
+
+/// The kernel's verifier takes every shape of program that rules can give.
+#[test]
+fn device_programs_are_valid() {
+    let Some(parent) = unified() else {
+        println!("skipped: needs a cgroup2 mount");
+        return;
+    };
+    let cgroup = Fresh::new(parent, "verifier");
+    for rules in [
+        r#"{"allow":false}"#,
+        r#"{"allow":true}"#,
+        r#"{"allow":false,"type":"c","major":1,"minor":5,"access":"w"}"#,
+        r#"{"allow":true,"type":"b","access":""},{"allow":false,"access":""}"#,
+        r#"{"allow":true,"type":"c","access":"m"},{"allow":true,"type":"b","access":"m"},{"allow":false,"major":7}"#,
+        r#"{"allow":false},{"allow":true,"access":"r"},{"allow":true,"access":"w"},{"allow":true,"access":"m"}"#,
+        r#"{"allow":false,"access":"rwm"},{"allow":true,"type":"c","access":"m"},{"allow":true,"type":"b","access":"m"},
+           {"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":8,"access":"rwm"},
+           {"allow":true,"type":"c","major":136,"access":"rwm"},{"allow":true,"type":"c","major":5,"minor":2,"access":"rwm"},
+           {"allow":true,"type":"b","major":4294967295,"minor":4294967295,"access":"rw"}"#,
+    ] {
+        cgroup
+            .apply(&format!(r#"{{"devices":[{rules}]}}"#))
+            .unwrap();
+    }
+}
