@@ -4,6 +4,7 @@
 //! rule that names the device and the access decides; where none does, the answer is the parent's. The
 //! program asks nothing but its context, and always ends: it has forward jumps only.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
@@ -60,15 +61,8 @@ fn rule((index, entry): (usize, &LinuxDeviceCgroup)) -> Result<Rule, Error> {
             .map(Some)
             .map_err(|_| invalid(format!("{value} is not a device number"))),
     };
-    let mut access = 0;
-    for letter in entry.access().as_deref().unwrap_or("rwm").chars() {
-        access |= match letter {
-            'r' => READ,
-            'w' => WRITE,
-            'm' => MKNOD,
-            _ => return Err(invalid(format!("access {letter:?} is none of r, w, m"))),
-        };
-    }
+    let access = bits(entry.access().as_deref().unwrap_or("rwm"))
+        .map_err(|letter| invalid(format!("access {letter:?} is none of r, w, m")))?;
     Ok(Rule {
         allow: entry.allow(),
         kind,
@@ -86,7 +80,7 @@ fn effective(rules: &[Rule]) -> &[Rule] {
 
 /// (file, line) in order. To the kernel `a` means all devices and all access, whatever follows
 /// (devices.rst), so a narrower rule for both kinds is two lines.
-pub(super) fn lines(rules: &[Rule]) -> Vec<(&'static str, String)> {
+fn lines(rules: &[Rule]) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
     for rule in effective(rules) {
         let name = if rule.allow {
@@ -102,11 +96,7 @@ pub(super) fn lines(rules: &[Rule]) -> Vec<(&'static str, String)> {
             continue;
         }
         let number = |value: Option<u32>| value.map_or("*".to_owned(), |value| value.to_string());
-        let access: String = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
-            .iter()
-            .filter(|(bit, _)| rule.access & bit != 0)
-            .map(|(_, letter)| letter)
-            .collect();
+        let access = letters(rule.access);
         for (kind, letter) in [(BLOCK, 'b'), (CHAR, 'c')] {
             if rule.kind.is_none_or(|wanted| wanted == kind) {
                 let (major, minor) = (number(rule.major), number(rule.minor));
@@ -115,6 +105,72 @@ pub(super) fn lines(rules: &[Rule]) -> Vec<(&'static str, String)> {
         }
     }
     lines
+}
+
+/// What to write on top of `current`, the content of devices.list. A cgroup that denies already is only
+/// corrected: to deny everything first would hit running processes, and is EINVAL with cgroups below.
+pub(super) fn changes(rules: &[Rule], current: &str) -> Vec<(&'static str, String)> {
+    let rules = effective(rules);
+    let allows = match rules.split_first() {
+        Some((first, rest)) if first.is_for_everything() && !first.allow => rest,
+        _ => return lines(rules),
+    };
+    let Some(have) = listed(current.lines()) else {
+        return lines(rules);
+    };
+    let allow_lines = lines(allows);
+    if allow_lines.iter().any(|(name, _)| *name == "devices.deny") {
+        return lines(rules);
+    }
+    let Some(want) = listed(allow_lines.iter().map(|(_, line)| line.as_str())) else {
+        return lines(rules);
+    };
+    let mut found = Vec::new();
+    let mut difference = |name, one: &Listed, other: &Listed| {
+        for (device, access) in one {
+            let rest = access & !other.get(device).copied().unwrap_or(0);
+            if rest != 0 {
+                found.push((name, format!("{device} {}", letters(rest))));
+            }
+        }
+    };
+    difference("devices.allow", &want, &have);
+    difference("devices.deny", &have, &want);
+    found
+}
+
+/// Device → access.
+type Listed = BTreeMap<String, u8>;
+
+/// Reads lines such as `c 1:3 rwm`; `None` if one of them is for everything (or is no such line).
+fn listed<'a>(lines: impl Iterator<Item = &'a str>) -> Option<Listed> {
+    let mut found = Listed::new();
+    for line in lines {
+        let (device, access) = line.rsplit_once(' ')?;
+        if device.starts_with('a') {
+            return None;
+        }
+        *found.entry(device.to_owned()).or_default() |= bits(access).ok()?;
+    }
+    Some(found)
+}
+
+/// `rwm` → bits; the error is the letter that is none.
+fn bits(access: &str) -> Result<u8, char> {
+    access.chars().try_fold(0, |bits, letter| match letter {
+        'r' => Ok(bits | READ),
+        'w' => Ok(bits | WRITE),
+        'm' => Ok(bits | MKNOD),
+        other => Err(other),
+    })
+}
+
+fn letters(access: u8) -> String {
+    [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
+        .iter()
+        .filter(|(bit, _)| access & bit != 0)
+        .map(|(_, letter)| letter)
+        .collect()
 }
 
 // eBPF opcodes, linux/bpf_common.h and linux/bpf.h
@@ -373,6 +429,40 @@ mod tests {
             ["devices.deny a"]
         );
         assert_eq!(text("[]"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn changes_to_what_is_there() {
+        let wanted = parse(
+            r#"[{"allow":false},{"allow":true,"type":"c","major":1,"minor":3},{"allow":true,"type":"c","access":"m"}]"#,
+        );
+        let text = |current: &str| -> Vec<String> {
+            let found = changes(&wanted, current);
+            found
+                .iter()
+                .map(|(file, line)| format!("{file} {line}"))
+                .collect()
+        };
+        let fresh = [
+            "devices.deny a",
+            "devices.allow c 1:3 rwm",
+            "devices.allow c *:* m",
+        ];
+        assert_eq!(text("a *:* rwm"), fresh);
+        assert_eq!(text("c 1:3 rwm\nc *:* m"), Vec::<String>::new());
+        assert_eq!(
+            text("c 1:3 r\nb 8:0 rw"),
+            [
+                "devices.allow c *:* m",
+                "devices.allow c 1:3 wm",
+                "devices.deny b 8:0 rw"
+            ]
+        );
+        // a rule that takes away again: from the start
+        let again = parse(
+            r#"[{"allow":false},{"allow":true,"type":"c","major":1},{"allow":false,"type":"c","major":1,"minor":5}]"#,
+        );
+        assert_eq!(changes(&again, "c 1:3 rwm").len(), 3);
     }
 
     #[test]

@@ -328,6 +328,7 @@ impl Cgroup {
     /// SIGKILL for every member, here and below, until none is left (bounded); a frozen one is thawed.
     pub fn kill(&self) -> Result<(), Error> {
         self.refuse_own("kill")?;
+        self.refuse_root()?;
         match self {
             Cgroup::V2(path) => v2::kill(self, path),
             Cgroup::V1 {
@@ -351,6 +352,20 @@ impl Cgroup {
         }
     }
 
+    /// A hierarchy as a whole is not ours: its root has no cgroup above it.
+    fn refuse_root(&self) -> Result<(), Error> {
+        for path in self.checked()?.folders() {
+            let above = path.parent().map(|parent| parent.join("cgroup.procs"));
+            if path.exists() && !above.is_some_and(|file| file.exists()) {
+                return Err(Error::Path {
+                    path: path.display().to_string(),
+                    why: "is the root of its hierarchy; name a cgroup below it",
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// `kill` and `freeze` would hit the caller half-way through.
     fn refuse_own(&self, action: &'static str) -> Result<(), Error> {
         let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
@@ -365,8 +380,9 @@ impl Cgroup {
 
     /// Removes it with everything below; missing is success. Goes on after errors and tells them all.
     pub fn remove(&self) -> Result<(), Error> {
+        self.refuse_root()?;
         let mut errors = Vec::new();
-        for path in self.checked()?.folders() {
+        for path in self.folders() {
             if let Err(error) = file::remove(path) {
                 errors.push(error);
             }

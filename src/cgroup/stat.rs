@@ -163,9 +163,10 @@ pub(super) fn tree(cgroup: &Cgroup) -> Result<Tree, Error> {
     })
 }
 
-/// Quota with period, and weight.
-#[allow(clippy::type_complexity)]
-fn cpu(cgroup: &Cgroup) -> Result<(Option<(u64, u64)>, Option<u64>), Error> {
+/// Quota with period, and weight, as in [`Tree`].
+type Cpu = (Option<(u64, u64)>, Option<u64>);
+
+fn cpu(cgroup: &Cgroup) -> Result<Cpu, Error> {
     match cgroup {
         Cgroup::V2(path) => {
             let text = file::read_optional(&path.join("cpu.max"))?.unwrap_or_default();

@@ -130,6 +130,11 @@ fn apply_unified(
         there.set_devices(resources.devices().clone());
         resources.set_devices(None);
     }
+    let nothing =
+        there.hugepage_limits().is_none() && there.rdma().is_none() && there.devices().is_none();
+    if nothing {
+        return Ok(());
+    }
     v2::apply(path, &there)
 }
 
@@ -147,7 +152,8 @@ fn apply_devices(
         }
         return Err(unavailable("devices", "device rules".to_owned()));
     };
-    for (name, line) in devices::lines(&rules) {
+    let current = file::read(&folder.join("devices.list"))?;
+    for (name, line) in devices::changes(&rules, &current) {
         file::write(&folder.join(name), &line)?;
     }
     Ok(())

@@ -36,6 +36,10 @@ fn ancestors(path: &Path) -> Vec<PathBuf> {
 pub(super) fn create(path: &Path) -> Result<(), Error> {
     let existing = ancestors(path);
     let Some(nearest) = existing.last().cloned() else {
+        if path.join("cgroup.controllers").exists() {
+            // the root of the mount: there already, and its parent is not ours
+            return Ok(());
+        }
         return Err(Error::Hierarchy(format!(
             "{} is not below a mount of type cgroup2",
             path.display()
@@ -441,6 +445,37 @@ mod tests {
         let instead = setting("x", "1", Absent::Instead("limit".into(), "7".into()));
         assert_eq!(bounded((10, 20), &[ignored, instead]), (7, 20, true));
         assert!(!bounded((10, 20), &[setting("x", "1", Absent::Error)]).2);
+    }
+
+    /// The way of kernels before 5.14, which this one would not take by itself.
+    #[test]
+    fn kill_without_the_file_for_it() {
+        let parent = match Cgroup::own() {
+            Ok(Cgroup::V2(path)) => Some(path),
+            Ok(Cgroup::V1 { unified, .. }) => unified,
+            Err(_) => None,
+        };
+        let name = format!("sampan-unit-{}", std::process::id());
+        let Some(path) = parent.map(|parent| parent.join(name)) else {
+            println!("skipped: needs a cgroup2 mount");
+            return;
+        };
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let cgroup = Cgroup::V2(path.clone());
+        cgroup.create().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        cgroup.attach(child.id().cast_signed()).unwrap();
+        cgroup.freeze(true).unwrap();
+        kill_frozen(&cgroup, &path).unwrap();
+        assert!(!child.wait().unwrap().success());
+        cgroup.remove().unwrap();
+        assert!(!path.exists());
     }
 
     #[test]
