@@ -77,6 +77,16 @@ pub(super) fn merge(base: Node, over: Node) -> Result<Node> {
     merge_at(base, over, "", "")
 }
 
+/// Merges one service over the service that it extends.
+pub(super) fn merge_service(name: &str, base: Node, over: Node) -> Result<Node> {
+    merge_at(
+        base,
+        over,
+        &format!("services{SEPARATOR}{name}"),
+        &join("services", name),
+    )
+}
+
 /// Removes what `!reset` marks in a file that has nothing below it.
 pub(super) fn settle(node: Node) -> Node {
     let value = match node.value {

@@ -3,7 +3,7 @@
 //! *Invariants.* A pod has one interface per network, so the settings of its services on a network are one set: a
 //! contradiction is refused with both places. Networks keep the file's order, `default` comes first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -150,9 +150,10 @@ pub(super) fn networks(
     uses: Vec<(String, Use<'_>)>,
 ) -> Result<Vec<Network>> {
     let declared = root.entries_of("networks")?;
+    let known: HashSet<&str> = declared.iter().map(|(key, _)| *key).collect();
     let mut by_key: HashMap<String, Vec<Use<'_>>> = HashMap::new();
     for (key, used) in uses {
-        if key != DEFAULT && !declared.iter().any(|(k, _)| *k == key) {
+        if key != DEFAULT && !known.contains(key.as_str()) {
             return Err(used.at.key_pos.error(
                 &used.at.path,
                 format_args!("network {key} is not declared below networks:"),

@@ -339,11 +339,11 @@ impl<'a> At<'a> {
         }
     }
 
-    /// CPUs' worth of time.
+    /// CPUs' worth of time; 0 is no limit.
     pub fn cpus(&self) -> Result<f64> {
         let raw = self.raw()?;
         match raw.parse::<f64>() {
-            Ok(cpus) if cpus.is_finite() && (0.001..=1e6).contains(&cpus) => Ok(cpus),
+            Ok(cpus) if cpus == 0.0 || (0.001..=1e6).contains(&cpus) => Ok(cpus),
             _ => Err(self.error(format_args!(
                 "{raw:?} is not a number of cpus; write something like 0.5"
             ))),

@@ -6,7 +6,7 @@
 //! *Invariants.* Every reference (service, network, volume) of an enabled service leads somewhere; dependencies have no
 //! cycle; services are looked at in the file's order, so that of two the later one is named as the culprit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::node::{At, Pos, Result};
 use super::project::{MountSource, PodOptions, Project, Service, Volume};
@@ -40,11 +40,12 @@ pub(super) fn project(
     if enabled.is_empty() {
         return Err(root.error("no service is enabled; choose a profile"));
     }
+    let names: HashSet<&str> = enabled.iter().map(|(name, _)| *name).collect();
     let mut services = BTreeMap::new();
     let mut uses = Vec::new();
     for (name, at) in &enabled {
         let mut service = service(name, at, context)?;
-        known_dependencies(&mut service, at, &all, &enabled, context)?;
+        known_dependencies(&mut service, at, &all, &names, context)?;
         uses.extend(network::uses(at, &service.networks));
         services.insert((*name).to_owned(), service);
     }
@@ -76,13 +77,13 @@ fn known_dependencies(
     service: &mut Service,
     at: &At<'_>,
     all: &[(&str, At<'_>)],
-    enabled: &[(&str, &At<'_>)],
+    enabled: &HashSet<&str>,
     context: &mut Context<'_>,
 ) -> Result<()> {
     let missing: Vec<(String, bool)> = service
         .depends_on
         .iter()
-        .filter(|(name, _)| !enabled.iter().any(|(n, _)| n == name))
+        .filter(|(name, _)| !enabled.contains(name.as_str()))
         .map(|(name, dependency)| (name.clone(), dependency.required))
         .collect();
     for (name, required) in missing {
