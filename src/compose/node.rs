@@ -218,6 +218,11 @@ impl<'a> At<'a> {
         (!entry.value.is_null()).then(|| self.entry(entry))
     }
 
+    /// As [`At::get`]; an empty text counts as absent too, as where a variable had nothing to say.
+    pub fn filled(&self, key: &str) -> Option<At<'a>> {
+        self.get(key).filter(|at| at.raw() != Ok(""))
+    }
+
     /// Walks down several keys.
     pub fn find(&self, keys: &[&str]) -> Option<At<'a>> {
         keys.iter().try_fold(self.clone(), |at, key| at.get(key))

@@ -46,7 +46,7 @@ pub(super) fn project(
     for (name, at) in &enabled {
         let mut service = service(name, at, context)?;
         known_dependencies(&mut service, at, &all, &names, context)?;
-        uses.extend(network::uses(at, &service.networks));
+        uses.extend(network::uses(at, &service.networks)?);
         services.insert((*name).to_owned(), service);
     }
     no_cycle(&services, &enabled)?;
@@ -86,8 +86,12 @@ fn known_dependencies(
         .filter(|(name, _)| !enabled.contains(name.as_str()))
         .map(|(name, dependency)| (name.clone(), dependency.required))
         .collect();
+    let optional: HashMap<&str, At<'_>> = at.entries_of("depends_on")?.into_iter().collect();
     for (name, required) in missing {
-        let place = dependency_place(at, &name);
+        let place = match optional.get(name.as_str()) {
+            Some(place) => place.clone(),
+            None => dependency_place(at, &name),
+        };
         let why = match all.iter().find(|(n, _)| *n == name) {
             Some((_, other)) => format!(
                 "service {name} is not enabled; choose its profile ({})",
@@ -152,7 +156,7 @@ fn no_cycle(services: &BTreeMap<String, Service>, enabled: &[(&str, &At<'_>)]) -
 fn unique_names(services: &BTreeMap<String, Service>, enabled: &[(&str, &At<'_>)]) -> Result<()> {
     let mut known: HashMap<String, Pos> = HashMap::new();
     for (name, at) in enabled {
-        let Some(place) = at.get("container_name") else {
+        let Some(place) = at.filled("container_name") else {
             continue;
         };
         let Some(container) = services.get(*name).and_then(|s| s.container_name.clone()) else {
