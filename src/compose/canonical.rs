@@ -39,6 +39,7 @@ fn service(node: &mut Node, path: &str) -> Result<()> {
         })?;
     }
     edit(node, path, "depends_on", &mut depends_on)?;
+    edit(node, path, "extends", &mut extends)?;
     edit(node, path, "networks", &mut |at| {
         names(at, &|pos| Node::new(pos, Value::Null))
     })?;
@@ -197,6 +198,19 @@ fn depends_on(at: &At<'_>) -> Result<Value> {
                 entry("required", "true"),
             ],
         )
+    })
+}
+
+/// The name of a service → `service: name`.
+fn extends(at: &At<'_>) -> Result<Value> {
+    let pos = &at.node.pos;
+    Ok(match &at.node.value {
+        Value::Map(entries) => Value::Map(entries.clone()),
+        _ => Value::Map(vec![Entry::new(
+            pos,
+            "service",
+            Node::str(pos, at.string()?),
+        )]),
     })
 }
 

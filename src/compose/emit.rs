@@ -452,8 +452,12 @@ fn write_dict(dict: &Dict, indent: usize, out: &mut String) {
         if i > 0 || indent == 0 {
             out.push_str(&" ".repeat(indent));
         }
-        out.push_str(&quoted(key, false));
-        out.push(':');
+        let key = quoted(key, false);
+        // YAML 1.2.2, 7.4: a key on the line of its value has at most 1024 characters
+        match key.len() < 1000 {
+            true => out.extend([&key, ":"]),
+            false => out.extend(["? ", &key, "\n", &" ".repeat(indent), ":"]),
+        }
         write_value(value, indent, out);
     }
 }
@@ -494,7 +498,7 @@ fn quoted(text: &str, value: bool) -> String {
     } else {
         text.to_owned()
     };
-    let start = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
+    let start = text.starts_with(|c: char| c.is_ascii_alphabetic() || "_/".contains(c));
     let plain = text
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));

@@ -81,7 +81,9 @@ fn consistent(at: &At<'_>, limits: Limits) -> Result<Limits> {
         (Some(limit), Some(reservation), _) if reservation > limit => {
             error("the memory reservation is larger than the memory limit; lower it")
         }
-        (None, _, Some(_)) => error("a limit of memory plus swap needs a memory limit"),
+        (None, _, Some(swap)) if swap > 0 => {
+            error("a limit of memory plus swap needs a memory limit")
+        }
         (Some(limit), _, Some(swap)) if u64::try_from(swap).is_ok_and(|swap| swap < limit) => {
             error("the limit of memory plus swap is smaller than the memory limit; raise it")
         }

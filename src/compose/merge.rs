@@ -7,6 +7,8 @@
 //! *Invariants.* Pure; every file is canonical already, so an attribute has one shape only; the later file wins; the
 //! order of the earlier file is kept.
 
+use std::collections::HashMap;
+
 use super::node::{Entry, Node, Result, Tag, Value, join};
 
 /// An exception to the general rule.
@@ -77,6 +79,16 @@ pub(super) fn merge(base: Node, over: Node) -> Result<Node> {
     merge_at(base, over, "", "")
 }
 
+/// Merges one service over the service that it extends.
+pub(super) fn merge_service(name: &str, base: Node, over: Node) -> Result<Node> {
+    merge_at(
+        base,
+        over,
+        &format!("services{SEPARATOR}{name}"),
+        &join("services", name),
+    )
+}
+
 /// Removes what `!reset` marks in a file that has nothing below it.
 pub(super) fn settle(node: Node) -> Node {
     let value = match node.value {
@@ -125,11 +137,8 @@ fn merge_at(base: Node, over: Node, path: &str, shown: &str) -> Result<Node> {
                 ..Node::map(&base.pos, Vec::new())
             })
         }
-        (Value::Seq(mut items), Value::Seq(later)) => {
-            for item in later {
-                append(&mut items, settle(item), rule);
-            }
-            Ok(Node::seq(&base.pos, items))
+        (Value::Seq(items), Value::Seq(later)) => {
+            Ok(Node::seq(&base.pos, append(items, later, rule)))
         }
         (Value::Scalar { .. }, value @ Value::Scalar { .. }) => Ok(Node::new(&over.pos, value)),
         (_, value) => {
@@ -147,61 +156,95 @@ fn merge_at(base: Node, over: Node, path: &str, shown: &str) -> Result<Node> {
 }
 
 fn merge_entries(
-    mut entries: Vec<Entry>,
+    entries: Vec<Entry>,
     later: Vec<Entry>,
     path: &str,
     shown: &str,
     keyed: bool,
 ) -> Result<Vec<Entry>> {
+    let mut index: HashMap<String, usize> = entries
+        .iter()
+        .enumerate()
+        .map(|(i, e)| (e.key.clone(), i))
+        .collect();
+    let mut slots: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
     for over in later {
-        let found = entries.iter().position(|e| e.key == over.key);
-        if over.value.tag == Tag::Reset {
-            entries.retain(|e| e.key != over.key);
-            continue;
-        }
-        let Some(slot) = found.and_then(|i| entries.get_mut(i)) else {
-            entries.push(Entry {
-                value: settle(over.value),
-                ..over
-            });
+        let Some(slot) = index.get(&over.key).and_then(|i| slots.get_mut(*i)) else {
+            if over.value.tag != Tag::Reset {
+                index.insert(over.key.clone(), slots.len());
+                slots.push(Some(Entry {
+                    value: settle(over.value),
+                    ..over
+                }));
+            }
             continue;
         };
+        if over.value.tag == Tag::Reset {
+            *slot = None;
+            continue;
+        }
         let below = match path {
             "" => over.key.clone(),
             _ => format!("{path}{SEPARATOR}{}", over.key),
         };
-        let base = std::mem::replace(&mut slot.value, Node::new(&over.pos, Value::Null));
-        slot.value = match keyed {
-            true => over.value,
-            false => merge_at(base, over.value, &below, &join(shown, &over.key))?,
-        };
-    }
-    Ok(entries)
-}
-
-fn append(items: &mut Vec<Node>, item: Node, rule: Option<Rule>) {
-    let same = |a: &Node, b: &Node, keys: &[&str]| {
-        keys.iter().all(|key| match *key {
-            "" => same_value(a, b),
-            key => match (a.get(key), b.get(key)) {
-                (Some(a), Some(b)) => same_value(a, b),
-                (a, b) => a.is_none() && b.is_none(),
+        *slot = Some(match slot.take() {
+            Some(base) if keyed => Entry {
+                value: over.value,
+                ..base
             },
-        })
-    };
-    let found = match rule {
-        Some(Rule::Unique(keys)) => items.iter().position(|old| same(old, &item, keys)),
-        _ => None,
-    };
-    match found.and_then(|i| items.get_mut(i)) {
-        Some(slot) => *slot = item,
-        None => items.push(item),
+            Some(Entry { key, pos, value }) => {
+                let value = merge_at(value, over.value, &below, &join(shown, &key))?;
+                Entry { key, pos, value }
+            }
+            None => Entry {
+                value: settle(over.value),
+                ..over
+            },
+        });
     }
+    Ok(slots.into_iter().flatten().collect())
 }
 
-fn same_value(a: &Node, b: &Node) -> bool {
-    match (&a.value, &b.value) {
-        (Value::Scalar { text: a, .. }, Value::Scalar { text: b, .. }) => a == b,
-        _ => false,
+fn append(mut items: Vec<Node>, later: Vec<Node>, rule: Option<Rule>) -> Vec<Node> {
+    let mut index: HashMap<String, usize> = HashMap::new();
+    for (i, item) in items.iter().enumerate() {
+        if let Some(id) = identity(item, rule) {
+            index.entry(id).or_insert(i);
+        }
     }
+    for item in later.into_iter().filter(|item| item.tag != Tag::Reset) {
+        let item = settle(item);
+        let id = identity(&item, rule);
+        match id
+            .as_ref()
+            .and_then(|id| index.get(id))
+            .and_then(|i| items.get_mut(*i))
+        {
+            Some(slot) => *slot = item,
+            None => {
+                index.extend(id.map(|id| (id, items.len())));
+                items.push(item);
+            }
+        }
+    }
+    items
+}
+
+/// What makes two items of a list the same one; `None`: nothing does.
+fn identity(item: &Node, rule: Option<Rule>) -> Option<String> {
+    let Some(Rule::Unique(keys)) = rule else {
+        return None;
+    };
+    let mut id = String::new();
+    for key in keys {
+        match (*key, item.get(key).map(|n| &n.value), &item.value) {
+            ("", _, Value::Scalar { text, .. }) | (_, Some(Value::Scalar { text, .. }), _) => {
+                id.extend(["=", text]);
+            }
+            ("", ..) | (_, Some(_), _) => return None,
+            (_, None, _) => {}
+        }
+        id.push(SEPARATOR);
+    }
+    Some(id)
 }

@@ -9,7 +9,7 @@
 //! | 2 interpolate | `interpolate`, `dotenv` | `${VAR:-x}` in values |
 //! | 3 validate | `schema` | known keys and shapes; what is not supported is refused |
 //! | 4 canonical | `canonical` | short forms → long forms |
-//! | 5 merge | `merge` | several files → one tree |
+//! | 5 merge | `extends`, `merge` | a service over the one it extends, several files → one tree |
 //! | 6 resolve | `resolve`, `service`, `mount`, `port`, `limits`, `network`, `order` | defaults, references, types |
 //!
 //! Phases 1 to 4 run per document, so that every finding has the place in the file it comes from. `emit` goes the other
@@ -22,6 +22,7 @@
 mod canonical;
 mod dotenv;
 mod emit;
+mod extends;
 mod files;
 mod interpolate;
 mod limits;
@@ -155,7 +156,7 @@ fn load_with(request: &LoadRequest, read: Read<'_>) -> Result<Loaded> {
     let name = project_name(request, &environment, &documents, &folder)?;
     environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
 
-    let (root, mut warnings) = one_tree(documents, &environment)?;
+    let (root, mut warnings) = one_tree(documents, &environment, &folder, read)?;
     let mut profiles = request.profiles.clone();
     let more = environment
         .get("COMPOSE_PROFILES")
@@ -266,14 +267,20 @@ fn documents(found: &[Found]) -> Result<Vec<Node>> {
 fn one_tree(
     documents: Vec<Node>,
     environment: &BTreeMap<String, String>,
+    folder: &Path,
+    read: Read<'_>,
 ) -> Result<(Node, Vec<String>)> {
     let mut interpolation = interpolate::Interpolation::new(environment);
     let mut warnings = Vec::new();
-    let mut tree: Option<Node> = None;
-    for mut document in documents {
+    let mut prepare = |mut document: Node| {
         interpolation.apply(&mut document, "")?;
         schema::validate(&document, &mut warnings)?;
-        let document = canonical::canonical(document)?;
+        canonical::canonical(document)
+    };
+    let mut extends = extends::Extends::new(read);
+    let mut tree: Option<Node> = None;
+    for document in documents {
+        let document = extends.apply(prepare(document)?, folder, &mut prepare)?;
         tree = Some(match tree {
             None => merge::settle(document),
             Some(base) => merge::merge(base, document)?,

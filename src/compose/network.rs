@@ -119,28 +119,19 @@ pub(super) struct Use<'a> {
 pub(super) fn uses<'a>(
     at: &At<'a>,
     networks: &BTreeMap<String, ServiceNetwork>,
-) -> Vec<(String, Use<'a>)> {
-    networks
-        .iter()
-        .map(|(key, settings)| {
-            let place = At {
-                node: at.node,
-                path: at.path.clone(),
-                key_pos: at.key_pos,
-            };
-            let place = at
-                .get("networks")
-                .and_then(|n| n.entries().ok()?.into_iter().find(|(k, _)| k == key))
-                .map_or(place, |(_, at)| at);
-            (
-                key.clone(),
-                Use {
-                    settings: settings.clone(),
-                    at: place,
-                },
-            )
-        })
-        .collect()
+) -> Result<Vec<(String, Use<'a>)>> {
+    let places: HashMap<&str, At<'a>> = at.entries_of("networks")?.into_iter().collect();
+    let used = networks.iter().map(|(key, settings)| {
+        let at = places.get(key.as_str()).unwrap_or(at).clone();
+        (
+            key.clone(),
+            Use {
+                settings: settings.clone(),
+                at,
+            },
+        )
+    });
+    Ok(used.collect())
 }
 
 /// The networks that are used, in order, with the pod's settings on each.
@@ -150,9 +141,10 @@ pub(super) fn networks(
     uses: Vec<(String, Use<'_>)>,
 ) -> Result<Vec<Network>> {
     let declared = root.entries_of("networks")?;
+    let known: HashMap<&str, &At<'_>> = declared.iter().map(|(key, at)| (*key, at)).collect();
     let mut by_key: HashMap<String, Vec<Use<'_>>> = HashMap::new();
     for (key, used) in uses {
-        if key != DEFAULT && !declared.iter().any(|(k, _)| *k == key) {
+        if key != DEFAULT && !known.contains_key(key.as_str()) {
             return Err(used.at.key_pos.error(
                 &used.at.path,
                 format_args!("network {key} is not declared below networks:"),
@@ -172,7 +164,7 @@ pub(super) fn networks(
         let Some(uses) = by_key.get(key) else {
             continue;
         };
-        let at = declared.iter().find(|(k, _)| *k == key).map(|(_, at)| at);
+        let at = known.get(key).copied();
         let network = network(key, at, root, project, attachment(uses)?)?;
         unique_interface(&network, uses, &mut interfaces)?;
         out.push(network);

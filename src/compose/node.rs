@@ -218,6 +218,11 @@ impl<'a> At<'a> {
         (!entry.value.is_null()).then(|| self.entry(entry))
     }
 
+    /// As [`At::get`]; an empty text counts as absent too, as where a variable had nothing to say.
+    pub fn filled(&self, key: &str) -> Option<At<'a>> {
+        self.get(key).filter(|at| at.raw() != Ok(""))
+    }
+
     /// Walks down several keys.
     pub fn find(&self, keys: &[&str]) -> Option<At<'a>> {
         keys.iter().try_fold(self.clone(), |at, key| at.get(key))
@@ -339,11 +344,11 @@ impl<'a> At<'a> {
         }
     }
 
-    /// CPUs' worth of time.
+    /// CPUs' worth of time; 0 is no limit.
     pub fn cpus(&self) -> Result<f64> {
         let raw = self.raw()?;
         match raw.parse::<f64>() {
-            Ok(cpus) if cpus.is_finite() && (0.001..=1e6).contains(&cpus) => Ok(cpus),
+            Ok(cpus) if cpus == 0.0 || (0.001..=1e6).contains(&cpus) => Ok(cpus),
             _ => Err(self.error(format_args!(
                 "{raw:?} is not a number of cpus; write something like 0.5"
             ))),

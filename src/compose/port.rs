@@ -89,7 +89,10 @@ fn published(item: &At<'_>) -> Result<Vec<Port>> {
             .ok_or_else(|| at.error(format_args!("{text:?} is not a port or a range of ports")))
     };
     let (target, target_end) = range(&target_at, 1)?;
-    let published = item.get("published").map(|at| range(&at, 0)).transpose()?;
+    let published = item
+        .filled("published")
+        .map(|at| range(&at, 0))
+        .transpose()?;
     let protocol = item
         .get("protocol")
         .map_or(Ok("tcp".to_owned()), |at| at.string())?
@@ -105,7 +108,7 @@ fn published(item: &At<'_>) -> Result<Vec<Port>> {
     {
         return Err(mode.error("must be host or ingress"));
     }
-    let host_ip = item.get("host_ip").map(|at| host_ip(&at)).transpose()?;
+    let host_ip = item.filled("host_ip").map(|at| host_ip(&at)).transpose()?;
     if let Some((first, last)) = published
         && last - first != target_end - target
     {

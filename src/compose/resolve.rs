@@ -6,7 +6,7 @@
 //! *Invariants.* Every reference (service, network, volume) of an enabled service leads somewhere; dependencies have no
 //! cycle; services are looked at in the file's order, so that of two the later one is named as the culprit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::node::{At, Pos, Result};
 use super::project::{MountSource, PodOptions, Project, Service, Volume};
@@ -40,12 +40,13 @@ pub(super) fn project(
     if enabled.is_empty() {
         return Err(root.error("no service is enabled; choose a profile"));
     }
+    let names: HashSet<&str> = enabled.iter().map(|(name, _)| *name).collect();
     let mut services = BTreeMap::new();
     let mut uses = Vec::new();
     for (name, at) in &enabled {
         let mut service = service(name, at, context)?;
-        known_dependencies(&mut service, at, &all, &enabled, context)?;
-        uses.extend(network::uses(at, &service.networks));
+        known_dependencies(&mut service, at, &all, &names, context)?;
+        uses.extend(network::uses(at, &service.networks)?);
         services.insert((*name).to_owned(), service);
     }
     no_cycle(&services, &enabled)?;
@@ -76,17 +77,21 @@ fn known_dependencies(
     service: &mut Service,
     at: &At<'_>,
     all: &[(&str, At<'_>)],
-    enabled: &[(&str, &At<'_>)],
+    enabled: &HashSet<&str>,
     context: &mut Context<'_>,
 ) -> Result<()> {
     let missing: Vec<(String, bool)> = service
         .depends_on
         .iter()
-        .filter(|(name, _)| !enabled.iter().any(|(n, _)| n == name))
+        .filter(|(name, _)| !enabled.contains(name.as_str()))
         .map(|(name, dependency)| (name.clone(), dependency.required))
         .collect();
+    let optional: HashMap<&str, At<'_>> = at.entries_of("depends_on")?.into_iter().collect();
     for (name, required) in missing {
-        let place = dependency_place(at, &name);
+        let place = match optional.get(name.as_str()) {
+            Some(place) => place.clone(),
+            None => dependency_place(at, &name),
+        };
         let why = match all.iter().find(|(n, _)| *n == name) {
             Some((_, other)) => format!(
                 "service {name} is not enabled; choose its profile ({})",
@@ -151,7 +156,7 @@ fn no_cycle(services: &BTreeMap<String, Service>, enabled: &[(&str, &At<'_>)]) -
 fn unique_names(services: &BTreeMap<String, Service>, enabled: &[(&str, &At<'_>)]) -> Result<()> {
     let mut known: HashMap<String, Pos> = HashMap::new();
     for (name, at) in enabled {
-        let Some(place) = at.get("container_name") else {
+        let Some(place) = at.filled("container_name") else {
             continue;
         };
         let Some(container) = services.get(*name).and_then(|s| s.container_name.clone()) else {

@@ -123,7 +123,10 @@ const SERVICE: &[(&str, Rule)] = &[
     ("expose", Is(LIST)),
     (
         "extends",
-        Refused("write the service out, or use a YAML anchor"),
+        Is(Either(&[
+            Scalar,
+            Map(&[("file", Is(Scalar)), ("service", Is(Scalar))]),
+        ])),
     ),
     ("external_links", Refused(LATER)),
     ("extra_hosts", Is(Either(&[LIST, Dict(&ONE_OR_LIST)]))),

@@ -88,7 +88,7 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
         hostname: host_name(at, "hostname")?,
         domainname: host_name(at, "domainname")?,
         container_name: at
-            .get("container_name")
+            .filled("container_name")
             .map(|at| schema::name_at(&at))
             .transpose()?,
         depends_on: dependencies(at)?,
@@ -106,7 +106,7 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
         volumes: mount::mounts(at, context)?,
         restart: restart(at)?,
         stop_signal: at
-            .get("stop_signal")
+            .filled("stop_signal")
             .map(|at| stop_signal(&at))
             .transpose()?,
         stop_grace_period: duration(at, "stop_grace_period")?.unwrap_or(Duration::from_secs(10)),
@@ -134,7 +134,7 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
 }
 
 fn optional(at: &At<'_>, key: &str) -> Result<Option<String>> {
-    at.get(key).map(|at| nonempty(&at)).transpose()
+    at.filled(key).map(|at| nonempty(&at)).transpose()
 }
 
 fn nonempty(at: &At<'_>) -> Result<String> {
@@ -213,7 +213,7 @@ fn host_platform() -> (&'static str, &'static str) {
 }
 
 fn platform(at: &At<'_>) -> Result<()> {
-    let Some(at) = at.get("platform") else {
+    let Some(at) = at.filled("platform") else {
         return Ok(());
     };
     let text = at.string()?;
@@ -233,7 +233,7 @@ fn platform(at: &At<'_>) -> Result<()> {
 }
 
 fn pull_policy(at: &At<'_>) -> Result<PullPolicy> {
-    let Some(at) = at.get("pull_policy") else {
+    let Some(at) = at.filled("pull_policy") else {
         return Ok(PullPolicy::default());
     };
     match at.string()?.as_str() {
@@ -308,14 +308,14 @@ fn env_file(
 }
 
 fn working_dir(at: &At<'_>) -> Result<Option<String>> {
-    let Some(at) = at.get("working_dir") else {
+    let Some(at) = at.filled("working_dir") else {
         return Ok(None);
     };
     mount::container_path(&at).map(Some)
 }
 
 fn host_name(at: &At<'_>, key: &str) -> Result<Option<String>> {
-    let Some(at) = at.get(key) else {
+    let Some(at) = at.filled(key) else {
         return Ok(None);
     };
     let name = at.string()?;

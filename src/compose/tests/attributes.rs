@@ -143,6 +143,10 @@ fn attributes() {
             json!({"dns": ["1.1.1.1"], "dns_search": ["a", "b"], "dns_opt": ["ndots:2"]}),
         ),
         ("x-anything: {a: [1]}", json!({})),
+        (
+            "user: ${NONE}\nhostname: ''\nworking_dir: $EMPTY\nrestart: $NONE\nmemswap_limit: -1\ncpus: 0",
+            json!({"user": null, "hostname": null, "working_dir": null, "restart": "no"}),
+        ),
     ];
     for (lines, expected) in table {
         let text = web(lines);

@@ -207,6 +207,18 @@ fn errors() {
             "services: {a: {image: i, container_name: b}, b: {image: i}}",
             "compose.yaml:1:42: services.a.container_name: b is the name of another service; choose another one",
         ),
+        (
+            "services: {a: {extends: b}, b: {extends: c}, c: {extends: {service: b}}}",
+            "compose.yaml:1:42: services.b.extends: services extend each other: b -> c -> b; remove one",
+        ),
+        (
+            "services: {a: {extends: b}}",
+            "compose.yaml:1:25: services.a.extends.service: there is no service b in that file",
+        ),
+        (
+            "services: {a: {extends: {file: x.yaml, service: b}}}",
+            "compose.yaml:1:32: services.a.extends.file: cannot read /srv/shop/x.yaml: entity not found",
+        ),
     ];
     let mut wrong = Vec::new();
     for (text, expected) in table {

@@ -79,7 +79,12 @@ fn bare(project: &Project) -> Value {
 
 #[test]
 fn what_is_written_loads_again() {
-    let project = load_one(EVERYTHING).unwrap().project;
+    let mut project = load_one(EVERYTHING).unwrap().project;
+    let labels = &mut project.services.get_mut("web").unwrap().labels;
+    labels.extend(
+        [("<<", "a"), ("$x", "$y"), (&"k".repeat(2000), "v")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned())),
+    );
     let yaml = to_yaml(&project);
     let again = load_one(&yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}"));
     assert_eq!(bare(&again.project), bare(&project), "\n{yaml}");
@@ -168,6 +173,35 @@ fn a_long_chain_of_services_is_ordered() {
         text.push_str(&format!("  s{i}: {{image: i, depends_on: [s{}]}}\n", i - 1));
     }
     assert_eq!(load_one(&text).unwrap().project.start_order().len(), 5000);
+}
+
+/// Nothing in a load grows with the square of a file.
+#[test]
+fn large_files_are_read() {
+    let names = |n: usize| (0..n).map(|i| format!("n{i}")).collect::<Vec<_>>();
+    let list = names(10_000).join(", ");
+    let declared: String = names(10_000)
+        .iter()
+        .map(|n| format!("  {n}: {{}}\n"))
+        .collect();
+    let base = format!(
+        "services:\n  web: {{image: i, environment: [{list}], networks: [{list}], cap_add: [{list}]}}\nnetworks:\n{declared}"
+    );
+    let over = format!("services:\n  web: {{environment: [{list}], cap_add: [{list}]}}\n");
+    let project = load_two(&base, &over).unwrap().project;
+    assert_eq!(
+        (
+            project.networks.len(),
+            project.services["web"].cap_add.len()
+        ),
+        (10_000, 10_000)
+    );
+    let services: String = names(10_000)
+        .iter()
+        .map(|n| format!("  {n}: {{image: i}}\n"))
+        .collect();
+    let all = format!("services:\n{services}  last: {{image: i, links: [{list}]}}\n");
+    assert_eq!(load_one(&all).unwrap().project.start_order().len(), 2);
 }
 
 proptest! {

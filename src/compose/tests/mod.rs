@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::project::Origin;
+use super::project::{MountSource, Origin};
 use super::*;
 
 mod attributes;
@@ -352,4 +352,44 @@ services:
             [vec!["db", "debug"], vec!["cache", "init"], vec!["web"]]
         );
     }
+}
+
+#[test]
+fn extends_copies_a_service() {
+    let files: &[(&str, &str)] = &[
+        (
+            "compose.yaml",
+            "services:\n  web:\n    extends: {file: sub/base.yaml, service: one}\n    environment: {B: own}\n    ports: ['81:81']\n    command: c\n    labels: !reset null\n  two:\n    extends: web\n    ports: !override []\n",
+        ),
+        (
+            "sub/base.yaml",
+            "services:\n  zero: {image: 'i:$SET', env_file: e.env, labels: [a=b]}\n  one:\n    extends: {service: zero}\n    environment: [A=1, B=2]\n    ports: ['80:80']\n    volumes: ['./d:/d', '/abs:/abs']\n",
+        ),
+        ("sub/e.env", "E=1"),
+    ];
+    let case = Case {
+        files,
+        named: &[],
+        environment: ENVIRONMENT,
+        profiles: &[],
+    };
+    let project = case.load().unwrap().project;
+    let (web, two) = (&project.services["web"], &project.services["two"]);
+    assert_eq!(web.image, "i:set");
+    let environment: Vec<_> = web
+        .environment
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
+    assert_eq!(environment, ["A=1", "B=own", "E=1"]);
+    assert_eq!(
+        web.ports.iter().map(|p| p.target).collect::<Vec<_>>(),
+        [80, 81]
+    );
+    assert!(web.labels.is_empty() && two.ports.is_empty());
+    assert_eq!(two.volumes, web.volumes);
+    let MountSource::Bind { path, .. } = &web.volumes[0].source else {
+        panic!()
+    };
+    assert_eq!(path, Path::new("/srv/shop/sub/d"));
 }
