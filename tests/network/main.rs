@@ -100,6 +100,13 @@ impl Host {
     }
 }
 
+/// The folder can only go when nothing is mounted in it.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = netns::remove(&self.path("pod"));
+    }
+}
+
 fn list(name: &str, plugins: &[Value]) -> NetworkList {
     let config = json!({"cniVersion": "1.0.0", "name": name, "plugins": plugins});
     NetworkList::parse(config.to_string().as_bytes(), "test").unwrap()
