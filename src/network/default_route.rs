@@ -53,18 +53,19 @@ pub fn keep_one_default(netns: &Path, preferred: &[String]) -> Result<(), Error>
     Error::all(errors.collect())
 }
 
-/// Before the ADDs: leaves the default route of a family in one generated list only, that of the first interface of
-/// `preferred` whose list offers one, as some plugins refuse to add a second. Lists from files stay as they are, and
-/// what their plugins do is settled by [`keep_one_default`].
+/// Before the ADDs: brings the attachments into the order of `preferred`, the rest behind, since a plugin leaves a
+/// destination to the interface that claimed it first; and leaves the default route of a family in one generated list
+/// only, that of the first which offers one, since some plugins refuse to add a second. Lists from files stay as they
+/// are, and what their plugins do is settled by [`keep_one_default`].
 pub fn offer_one_default(attachments: &mut [Attachment], preferred: &[String]) {
+    let rank = |a: &Attachment| preferred.iter().position(|p| *p == a.ifname);
+    // stable; those that are not preferred rank last
+    attachments.sort_by_key(|a| rank(a).unwrap_or(preferred.len()));
     for everywhere in ["0.0.0.0/0", "::/0"] {
-        let offers = |ifname: &String| {
-            let mut all = attachments.iter();
-            all.any(|a| a.ifname == *ifname && offers(&a.network, everywhere))
-        };
-        let chosen = preferred.iter().find(|ifname| offers(ifname));
-        for attachment in attachments.iter_mut() {
-            if Some(&attachment.ifname) != chosen && attachment.network.source == GENERATED {
+        let mut able = attachments.iter().filter(|a| rank(a).is_some());
+        let chosen = able.position(|a| offers(&a.network, everywhere));
+        for (i, attachment) in attachments.iter_mut().enumerate() {
+            if Some(i) != chosen && attachment.network.source == GENERATED {
                 retract(&mut attachment.network, everywhere);
             }
         }
@@ -215,7 +216,7 @@ mod tests {
             (
                 &[("a", GENERATED, &both), ("b", GENERATED, &both)],
                 &["b", "a"],
-                &[("a", GENERATED, &[]), ("b", GENERATED, &both)],
+                &[("b", GENERATED, &both), ("a", GENERATED, &[])],
             ),
             // the preferred one has no IPv6
             (
@@ -227,7 +228,20 @@ mod tests {
             (
                 &[("a", GENERATED, &both), ("b", "/f", &v4), ("c", "/g", &v4)],
                 &["b", "a", "c"],
-                &[("a", GENERATED, &v6), ("b", "/f", &v4), ("c", "/g", &v4)],
+                &[("b", "/f", &v4), ("a", GENERATED, &v6), ("c", "/g", &v4)],
+            ),
+            (
+                &[
+                    ("a", GENERATED, &v4),
+                    ("b", GENERATED, &v4),
+                    ("c", GENERATED, &v4),
+                ],
+                &["c"],
+                &[
+                    ("c", GENERATED, &v4),
+                    ("a", GENERATED, &[]),
+                    ("b", GENERATED, &[]),
+                ],
             ),
             (
                 &[("a", GENERATED, &["0.0.0.0/0", "10.0.0.0/8"])],

@@ -1,13 +1,20 @@
 //! The runtime side of CNI: configuration, plugin invocation, attachments with cached results.
 //!
 //! ```text
-//! conf          network lists from the configuration folders
-//! attach        ADD, CHECK, DEL along the chains of all interfaces; the cache that DEL works from
-//! invoke        one plugin, once              result      what ADD answered
-//! generate      compose networks as lists   subnets     which addresses these have, for how long
-//! hosts         /etc/hosts, /etc/resolv.conf
-//! default_route which network has it: one per family
-//! netns         pinned namespaces             netlink     the few kernel messages this module sends itself
+//! conf           network lists from the configuration folders
+//! generate       compose networks as such lists
+//! subnets        which addresses these have, and for how long
+//! attach         ADD, CHECK, DEL along the chains of all interfaces; the cache that DEL works from
+//! invoke         one plugin, once
+//! result         what ADD answered
+//! default_route  which interface has it, one per family
+//! hosts          /etc/hosts, /etc/resolv.conf
+//! netns          pinned namespaces
+//! netlink        the few kernel messages that this module sends itself
+//!
+//! up     subnets::acquire, generate or Cni::load · preference, offer_one_default · netns::create · add_all
+//!        · keep_one_default · hosts::hosts, hosts::resolv_conf
+//! down   del_all · netns::remove · subnets::release
 //! ```
 //!
 //! *Invariants:* whatever was begun can be undone from what is on disk; nothing here resolves names or talks to any
