@@ -1,0 +1,3 @@
+//! What the container's first process sees.
+use crate::Test;
+pub const TESTS: &[Test] = &[];
