@@ -153,6 +153,8 @@ fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result
         let state = describe(request, &child)?;
         life::store(&request.dir, &state)?;
         child.release()?;
+        // it no longer dies with us once it closed the channel; before, our end would be its end
+        child.let_go()?;
         Ok(state)
     };
     made().map_err(|error| match error {

@@ -58,7 +58,7 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
         }
         let console = child.set_up()?;
         child.release()?;
-        child.executed()?;
+        child.let_go()?;
         Ok(Exec {
             pid: child.pid,
             console,
