@@ -9,7 +9,7 @@ use oci_spec::runtime::Spec;
 
 use super::plan::{self, Host, Plan};
 use super::spawn::{Child, Join, Work, spawn};
-use super::{CreateRequest, Error, State, idmap, life};
+use super::{CreateRequest, Error, State, chain, idmap, life};
 use crate::init::gate;
 use crate::sys::{process, socket};
 
@@ -93,7 +93,7 @@ fn prepare_cgroup(request: &CreateRequest, plan: &Plan) -> Result<(), Error> {
     let cgroup = &request.cgroup;
     cgroup
         .create()
-        .map_err(|error| undo(request, Error::step("make the cgroup", error)))?;
+        .map_err(|error| undo(request, Error::step("make the cgroup", chain(&error))))?;
     match cgroup.processes() {
         Ok(members) if members.is_empty() => {}
         Ok(members) => {
@@ -102,14 +102,19 @@ fn prepare_cgroup(request: &CreateRequest, plan: &Plan) -> Result<(), Error> {
                 members.len()
             )));
         }
-        Err(error) => return Err(undo(request, Error::step("look into the cgroup", error))),
+        Err(error) => {
+            return Err(undo(
+                request,
+                Error::step("look into the cgroup", chain(&error)),
+            ));
+        }
     }
     let Some(resources) = &plan.resources else {
         return Ok(());
     };
     cgroup
         .apply(resources)
-        .map_err(|error| undo(request, Error::step("set the limits", error)))
+        .map_err(|error| undo(request, Error::step("set the limits", chain(&error))))
 }
 
 /// Clones, sets up, writes the state, releases.
@@ -120,7 +125,7 @@ fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result
     let cgroup = request
         .cgroup
         .open()
-        .map_err(|error| Error::step("open the cgroup", error))?;
+        .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = join_files(&plan.joins)?;
     let gate = gate::make(&request.dir).map_err(|error| in_dir("make the start gate", &error))?;
     let child = spawn(
@@ -136,7 +141,7 @@ fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result
             request
                 .cgroup
                 .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", error))?;
+                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
         }
         idmap::write(child.pid, &plan.uid_map, &plan.gid_map)?;
         if let Some(score) = plan.oom_score_adj {
@@ -148,6 +153,8 @@ fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result
         let state = describe(request, &child)?;
         life::store(&request.dir, &state)?;
         child.release()?;
+        // it no longer dies with us once it closed the channel; before, our end would be its end
+        child.let_go()?;
         Ok(state)
     };
     made().map_err(|error| match error {

@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 use super::create::load_spec;
 use super::process::{capabilities, filter, process};
 use super::spawn::{Join, Work, spawn};
-use super::{Error, Exec, State, life};
+use super::{Error, Exec, State, chain, life};
 use crate::init::plan::ProcessPlan;
 
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
@@ -34,7 +34,7 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
     let cgroup = state
         .cgroup
         .open()
-        .map_err(|error| Error::step("open the cgroup", error))?;
+        .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
     let child = spawn(
         Work::Exec(&plan),
@@ -49,7 +49,7 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
             state
                 .cgroup
                 .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", error))?;
+                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
         }
         if let Some(score) = process.oom_score_adj() {
             let path = format!("/proc/{}/oom_score_adj", child.pid);
@@ -58,7 +58,7 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
         }
         let console = child.set_up()?;
         child.release()?;
-        child.executed()?;
+        child.let_go()?;
         Ok(Exec {
             pid: child.pid,
             console,

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::{Error, State, Status};
+use super::{Error, State, Status, chain};
 use crate::cgroup::Cgroup;
 use crate::init::gate::{self, Outcome};
 use crate::sys::{file, pidfd, process};
@@ -129,9 +129,13 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     };
     if all {
         if signal == libc::SIGKILL {
-            return state.cgroup.kill().map_err(|error| at(&error));
+            return state.cgroup.kill().map_err(|error| at(&chain(&error)));
         }
-        for pid in state.cgroup.processes().map_err(|error| at(&error))? {
+        for pid in state
+            .cgroup
+            .processes()
+            .map_err(|error| at(&chain(&error)))?
+        {
             match pidfd::open(pid).and_then(|pidfd| pidfd::send_signal(&pidfd, signal)) {
                 // it ended in between
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
@@ -202,7 +206,7 @@ pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
     let members = cgroup
         .kill()
         .and_then(|()| cgroup.remove())
-        .map_err(|error| error.to_string());
+        .map_err(|error| chain(&error));
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
     // the record goes last: as long as something is left there is a container to delete
     let record = if members.is_ok() && gate.is_ok() {

@@ -54,6 +54,18 @@ impl Error {
     }
 }
 
+/// An error with its causes, joined by `: `.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure.kind {

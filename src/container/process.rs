@@ -150,7 +150,8 @@ pub fn filter(profile: Option<&LinuxSeccomp>) -> Result<Option<seccomp::Program>
     if profile.listener_path().is_some() {
         return Err("linux.seccomp.listenerPath: is not supported".to_owned());
     }
-    let program = seccomp::compile(profile).map_err(|error| format!("linux.seccomp: {error}"))?;
+    let program = seccomp::compile(profile)
+        .map_err(|error| format!("linux.seccomp: {}", super::chain(&error)))?;
     if program.notifies {
         return Err(
             "linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which is not supported".to_owned(),

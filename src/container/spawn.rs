@@ -222,10 +222,10 @@ impl Child {
         self.tell(&Message::Release)
     }
 
-    /// Waits until its program was executed.
-    pub fn executed(&self) -> Result<(), Error> {
+    /// Waits until it closed its end: the first process on its way to the gate, another one by executing its program.
+    pub fn let_go(&self) -> Result<(), Error> {
         match self.hear()? {
-            // the channel closes on exec; it also closes when the process dies, which its exit status tells the caller
+            // it also closes when the process dies, which its exit status tells the caller
             None => Ok(()),
             other => Err(unexpected(other)),
         }

@@ -9,7 +9,7 @@
 //!   │◄─────────────────── Ready [terminal] ───────────────┤
 //!   │ state.json                                          │
 //!   ├──────────────────── Release ───────────────────────►│ gate (first process only), filter, execve
-//!   │◄──── end of file: executed, or waits at the gate ───┤
+//!   │◄──── end of file: executed, or goes to the gate ────┤
 //! ```
 //!
 //! `Failed` may come in place of any message from the child. End of file before `Ready` means that the child died; before `Continue`

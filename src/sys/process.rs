@@ -73,16 +73,31 @@ pub fn exit_now(code: i32) -> ! {
 /// Signals as a fresh program expects them: default dispositions, nothing blocked. Rust ignores SIGPIPE, callers block or ignore more,
 /// and both are inherited through execve (signal(7) "Signal mask and pending signals").
 pub fn reset_signals() {
-    // SAFETY: zeroed sigset_t and sigaction are valid (SIG_DFL is 0); numbers that may not be changed answer EINVAL, which is harmless.
-    unsafe {
-        let action: libc::sigaction = std::mem::zeroed();
-        for signal in 1..=64 {
-            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    // the kernel's own structure and call: libc hides signals 32 and 33, which it uses itself; SIG_DFL, no flags, no mask are all zero
+    let action = [0u64; 8];
+    for signal in 1..=64 {
+        // SAFETY: `action` is larger than the kernel's structure on every 64-bit machine and is only read; the signal set has 8 bytes.
+        // Signals that may not be changed answer EINVAL, which is harmless.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                action.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8usize,
+            )
+        };
     }
+    // SAFETY: an empty set of 8 bytes, only read.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            action.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            8usize,
+        )
+    };
 }
 
 /// A new anonymous session keyring (keyctl(2) KEYCTL_JOIN_SESSION_KEYRING), so that the caller's keys are out of reach.
