@@ -457,7 +457,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let portmap = PortmapConf::new(conf)?;
     let result = conf.required_prev_result()?;
     if portmap.ports.is_empty() {
-        return result.to_json(&conf.cni_version);
+        return conf.passed_on();
     }
     let tag = own_tag(conf, invocation)?;
     let container = container_addresses(&result, &invocation.ifname);
@@ -497,7 +497,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         })
         .collect();
     match conntrack::forget_udp(&udp) {
-        Ok(()) => result.to_json(&conf.cni_version),
+        Ok(()) => conf.passed_on(),
         Err(error) => Err(with_undo(
             error,
             remove(&mut nft, |comment| !is_of(&tag, comment)),

@@ -635,6 +635,60 @@ impl Tap for Value {
 }
 
 #[test]
+fn several_networks_in_one_pod() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = host.snapshot();
+    let net = |n: u8| {
+        let ipam = json!({
+            "type": "host-local", "dataDir": host.leases(), "routes": [{"dst": format!("172.16.{n}.0/24"), "gw": format!("10.{n}.0.254")}],
+            "ranges": [[{"subnet": format!("10.{n}.0.0/24")}], [{"subnet": format!("10.{}.0.0/24", n + 100)}]]
+        });
+        config(
+            &host,
+            json!({"name": format!("net{n}"), "bridge": format!("br{n}"), "ipMasq": true, "ipam": ipam}),
+        )
+    };
+    let call = |n: u8| Call {
+        ifname: format!("eth{n}"),
+        ..Call::new("a", &pod)
+    };
+    for n in [1, 2] {
+        call(n).ok("bridge", "ADD", &net(n));
+        let device = format!("eth{n}");
+        let expected = [format!("10.{n}.0.2/24"), format!("10.{}.0.2/24", n + 100)];
+        assert_eq!(
+            addresses(&ip_json(&pod, &["addr", "show", &device])),
+            expected
+        );
+        let gateways = [format!("10.{n}.0.1/24"), format!("10.{}.0.1/24", n + 100)];
+        assert_eq!(
+            addresses(&host_json(&["addr", "show", &format!("br{n}")])),
+            gateways
+        );
+        let route = &ip_json(&pod, &["route", "show", &format!("172.16.{n}.0/24")])[0];
+        assert_eq!(
+            (&route["dev"], &route["gateway"]),
+            (&json!(device), &json!(format!("10.{n}.0.254")))
+        );
+    }
+    // the first to claim the default route has it
+    let routes = ip_json(&pod, &["route", "show", "default"]);
+    assert_eq!(
+        (routes.as_array().unwrap().len(), &routes[0]["dev"]),
+        (1, &json!("eth1"))
+    );
+    call(1).ok("bridge", "DEL", &net(1));
+    assert_eq!(
+        addresses(&ip_json(&pod, &["addr", "show", "eth2"])),
+        ["10.2.0.2/24", "10.102.0.2/24"]
+    );
+    assert_eq!(rules().matches("net2 a eth2").count(), 2);
+    call(2).ok("bridge", "DEL", &net(2));
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
 fn in_process() {
     use cni_plugins::{BUILT_IN, Command, Invocation, run};
     let mut host = Host::new();

@@ -515,7 +515,14 @@ impl Links {
             .attributes
             .push(RouteAttribute::Destination(address.into()));
         let answer = match self.call(Message::GetRoute(message), 0) {
-            Err(cause) if cause.raw_os_error() == Some(libc::ENETUNREACH) => return Ok(None),
+            Err(cause)
+                if matches!(
+                    cause.raw_os_error(),
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH)
+                ) =>
+            {
+                return Ok(None);
+            }
             answer => answer.map_err(|cause| {
                 CniError::operation(format!("cannot find the route to {address}"), cause)
             })?,
