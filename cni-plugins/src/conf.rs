@@ -114,6 +114,19 @@ impl Conf {
             .ok_or_else(|| CniError::config("required prevResult missing"))
     }
 
+    /// `prevResult` as this plugin's own answer: with every key that it came with, known here or not.
+    pub fn passed_on(&self) -> Result<Value> {
+        let result = self.required_prev_result()?;
+        let mut value = self.value.get("prevResult").cloned().unwrap_or_default();
+        match value.get("cniVersion").and_then(Value::as_str) {
+            Some(version) if version != self.cni_version => result.to_json(&self.cni_version),
+            _ => {
+                value["cniVersion"] = self.cni_version.clone().into();
+                Ok(value)
+            }
+        }
+    }
+
     /// `cni.dev/valid-attachments` of GC.
     pub fn valid_attachments(&self) -> Result<Vec<ValidAttachment>> {
         match self.value.get("cni.dev/valid-attachments") {
@@ -258,6 +271,20 @@ mod tests {
             format_mac(&[2, 0x42, 0xac, 0x11, 0, 15]),
             "02:42:ac:11:00:0f"
         );
+    }
+
+    #[test]
+    fn passing_on() {
+        let conf = |version: &str| {
+            let previous = json!({"cniVersion": "1.1.0", "interfaces": [{"name": "a", "mtu": 9, "pciID": "x"}], "new": 1});
+            Conf::new(json!({"cniVersion": version, "name": "n", "prevResult": previous})).unwrap()
+        };
+        assert_eq!(
+            conf("1.1.0").passed_on().unwrap(),
+            conf("1.1.0").value["prevResult"]
+        );
+        let older = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "a"}], "dns": {}});
+        assert_eq!(conf("1.0.0").passed_on().unwrap(), older);
     }
 
     #[test]

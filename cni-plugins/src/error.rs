@@ -111,6 +111,14 @@ pub fn all(steps: impl IntoIterator<Item = Result<()>>) -> Result<()> {
     Err(first)
 }
 
+/// An error, and what went wrong while its traces were removed.
+pub fn with_undo(error: CniError, undone: Result<()>) -> CniError {
+    match all([Err(error.clone()), undone]) {
+        Err(both) => both,
+        Ok(()) => error,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,12 +10,14 @@
 
 mod bridge;
 pub mod conf;
+mod conntrack;
 pub mod error;
 mod host_local;
 mod ipam;
 mod link;
 mod loopback;
 mod masquerade;
+mod netfilter;
 mod netns;
 mod nft;
 mod portmap;

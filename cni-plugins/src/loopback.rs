@@ -28,8 +28,8 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let mut links = netns.run(Links::open)?;
     let lo = links.require(LO)?;
     links.up(&lo)?;
-    if let Some(previous) = conf.prev_result()? {
-        return previous.to_json(&conf.cni_version);
+    if conf.prev_result()?.is_some() {
+        return conf.passed_on();
     }
     let ips = links.addresses(&lo)?.into_iter().map(|address| IpConfig {
         interface: Some(0),

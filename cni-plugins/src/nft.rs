@@ -4,23 +4,15 @@
 //! found again by their comment, which the kernel keeps as user data in the form that nft(8) prints. What the kernel
 //! answers is read with bounds. Numbers: `linux/netfilter/nf_tables.h`, `nfnetlink.h`.
 
-use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nix::libc;
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
 use crate::error::{CniError, Result};
+use crate::netfilter::{Attrs, Encoder, Netfilter, text};
 
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_APPEND: u16 = 0x800;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// NFNL_SUBSYS_NFTABLES, and its messages.
@@ -34,16 +26,10 @@ const DEL_RULE: u16 = SUBSYSTEM << 8 | 8;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
-const NLA_F_NESTED: u16 = 0x8000;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 /// nft(8)'s user data: type 0 is the comment, with its NUL.
 const UDATA_COMMENT: u8 = 0;
 /// NFT_USERDATA_MAXLEN less type, length and NUL.
 pub const MAX_COMMENT: usize = 253;
-const RECEIVE: usize = 64 << 10;
-const DUMP_TRIES: usize = 8;
-/// A batch is one datagram; this much holds some thousand rules.
-const SEND_BUFFER: usize = 4 << 20;
 
 /// Where in the kernel a base chain sits.
 #[derive(Debug, Clone, Copy)]
@@ -132,47 +118,8 @@ pub struct FoundRule {
     pub comment: String,
 }
 
-/// A growing netlink message.
-struct Encoder(Vec<u8>);
-
+/// The expressions; attribute numbers are those of each one's `enum nft_*_attributes`.
 impl Encoder {
-    fn new(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) -> Self {
-        let mut bytes = vec![0; 4];
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-        bytes.extend(sequence.to_ne_bytes());
-        bytes.extend(0u32.to_ne_bytes());
-        // struct nfgenmsg
-        bytes.extend([family, 0]);
-        bytes.extend(resource.to_be_bytes());
-        Self(bytes)
-    }
-
-    fn attr(&mut self, kind: u16, data: &[u8]) {
-        self.0.extend((data.len() as u16 + 4).to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(data);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    fn text(&mut self, kind: u16, text: &str) {
-        let mut bytes = text.as_bytes().to_vec();
-        bytes.push(0);
-        self.attr(kind, &bytes);
-    }
-
-    fn number(&mut self, kind: u16, number: u32) {
-        self.attr(kind, &number.to_be_bytes());
-    }
-
-    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let start = self.0.len();
-        self.attr(kind | NLA_F_NESTED, &[]);
-        fill(self);
-        let length = (self.0.len() - start) as u16;
-        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-    }
-
     fn expr(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
         // NFTA_LIST_ELEM { NFTA_EXPR_NAME, NFTA_EXPR_DATA }
         self.nest(1, |list| {
@@ -309,12 +256,6 @@ impl Encoder {
             }
         }
     }
-
-    fn finish(mut self) -> Vec<u8> {
-        let length = self.0.len() as u32;
-        self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        self.0
-    }
 }
 
 fn nfproto(address: IpAddr) -> u8 {
@@ -336,7 +277,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 #[derive(Default)]
 pub struct Batch {
     /// What each message is, for errors, and the message; its sequence number is its place, from 1.
-    messages: Vec<(String, Vec<u8>)>,
+    messages: Vec<(String, Encoder)>,
 }
 
 impl Batch {
@@ -344,7 +285,7 @@ impl Batch {
         let sequence = self.messages.len() as u32 + 1;
         let mut message = Encoder::new(kind, flags, sequence, NFPROTO_INET, 0);
         fill(&mut message);
-        self.messages.push((what, message.finish()));
+        self.messages.push((what, message));
     }
 
     /// Whether there is nothing to do.
@@ -422,95 +363,47 @@ impl Batch {
         );
     }
 
-    /// The datagram. Only the last message asks for an acknowledgement: errors come unasked, and thousands of
-    /// acknowledgements would overrun the socket.
-    fn bytes(mut self) -> Vec<u8> {
-        if let Some((_, last)) = self.messages.last_mut() {
-            let flags = NLM_F_REQUEST | NLM_F_ACK | u16::from_ne_bytes([last[6], last[7]]);
-            last[6..8].copy_from_slice(&flags.to_ne_bytes());
+    /// The datagram, and what its messages are. Only the last message asks for an acknowledgement: errors come unasked,
+    /// and thousands of acknowledgements would overrun the socket.
+    fn finish(self) -> (Vec<u8>, Vec<String>) {
+        let count = self.messages.len();
+        let mut bytes = Encoder::new(BATCH_BEGIN, 0, 0, 0, SUBSYSTEM).finish(false);
+        let mut names = Vec::new();
+        for (index, (what, message)) in self.messages.into_iter().enumerate() {
+            bytes.extend(message.finish(index + 1 == count));
+            names.push(what);
         }
-        let mut bytes = Encoder::new(BATCH_BEGIN, 0, 0, 0, SUBSYSTEM).finish();
-        self.messages
-            .iter()
-            .for_each(|(_, message)| bytes.extend(message));
-        bytes.extend(
-            Encoder::new(BATCH_END, 0, self.messages.len() as u32 + 1, 0, SUBSYSTEM).finish(),
-        );
-        bytes
+        bytes.extend(Encoder::new(BATCH_END, 0, count as u32 + 1, 0, SUBSYSTEM).finish(false));
+        (bytes, names)
     }
 }
 
 /// A socket of one namespace.
-pub struct Nft(Socket);
+pub struct Nft(Netfilter);
 
 impl Nft {
     /// Opens the socket in the calling thread's namespace.
     pub fn open() -> Result<Self> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_NETFILTER)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            Ok(socket)
-        };
-        open()
-            .map(Self)
-            .map_err(|cause| CniError::operation("cannot open a nfnetlink socket", cause))
+        Netfilter::open().map(Self)
     }
 
-    /// Every rule of a table; a missing table has none.
+    /// Every rule of a table; a missing table has none, nor has a kernel without nf_tables.
     pub fn rules(&mut self, table: &Table) -> Result<Vec<FoundRule>> {
-        for _ in 0..DUMP_TRIES {
-            match self.dump(table) {
-                Ok(Some(rules)) => return Ok(rules),
-                Ok(None) => {}
-                Err(cause) if cause.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
-                Err(cause) => {
-                    return Err(CniError::operation(
-                        format!("cannot list the nftables table inet {}", table.name),
-                        cause,
-                    ));
-                }
-            }
-        }
-        Err(CniError::operation(
-            format!("the nftables table inet {} keeps changing", table.name),
-            "",
-        ))
-    }
-
-    fn dump(&mut self, table: &Table) -> io::Result<Option<Vec<FoundRule>>> {
-        let mut request = Encoder::new(GET_RULE, NLM_F_DUMP, 1, NFPROTO_INET, 0);
-        request.text(1, table.name);
-        self.0.send(&request.finish(), 0)?;
-        let (mut rules, mut whole) = (Vec::new(), true);
-        loop {
-            let bytes = self.receive(0)?;
-            for message in Messages(&bytes) {
-                whole &= message.flags & NLM_F_DUMP_INTR == 0;
-                match message.kind {
-                    NLMSG_DONE => return Ok(whole.then_some(rules)),
-                    NLMSG_ERROR => {
-                        return Err(message
-                            .error()
-                            .unwrap_or_else(|| io::Error::other("empty error")));
-                    }
-                    NEW_RULE => {
-                        // some kernels' filter lets other tables through
-                        rules.extend(found_rule(message.body, table.name));
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    fn receive(&self, flags: i32) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(RECEIVE);
-        loop {
-            match self.0.recv_from(&mut bytes, flags) {
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                result => return result.map(|_| bytes),
-            }
+        let request = |flags| {
+            let mut request = Encoder::new(GET_RULE, flags, 1, NFPROTO_INET, 0);
+            request.text(1, table.name);
+            request
+        };
+        // some kernels' filter lets other tables through
+        match self.0.dump(request, |body| found_rule(body, table.name)) {
+            Err(cause) => match cause.raw_os_error() {
+                Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP) => Ok(Vec::new()),
+                _ => Err(CniError::operation(
+                    format!("cannot list the nftables table inet {}", table.name),
+                    cause,
+                )),
+            },
+            Ok(rules) => Ok(rules),
         }
     }
 
@@ -519,117 +412,22 @@ impl Nft {
         if batch.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = batch
-            .messages
-            .iter()
-            .map(|(what, _)| what.clone())
-            .collect();
-        let bytes = batch.bytes();
-        let name = |sequence: u32| {
-            let index = (sequence as usize).checked_sub(1);
-            index
-                .and_then(|index| names.get(index))
-                .map_or("change the nftables ruleset", String::as_str)
-        };
-        let failed = |sequence: u32, cause: &io::Error| {
-            let hint = match cause.raw_os_error() {
-                Some(libc::EOPNOTSUPP | libc::ENOENT | libc::EPROTONOSUPPORT) => {
-                    " (does the kernel have nf_tables with inet, nat, fib and conntrack?)"
-                }
-                _ => "",
-            };
-            CniError::operation(
-                format!("cannot {}", name(sequence)),
-                format!("{cause}{hint}"),
-            )
-        };
-        if bytes.len() > SEND_BUFFER / 64 {
-            self.widen();
-        }
-        self.0.send(&bytes, 0).map_err(|cause| failed(0, &cause))?;
-        // nfnetlink works inside send: everything it has to say is there, the acknowledgement last
-        loop {
-            let bytes = self
-                .receive(libc::MSG_DONTWAIT)
-                .map_err(|cause| failed(0, &cause))?;
-            for message in Messages(&bytes).filter(|message| message.kind == NLMSG_ERROR) {
-                match message.error() {
-                    Some(cause) => return Err(failed(message.sequence, &cause)),
-                    None if message.sequence as usize == names.len() => return Ok(()),
-                    None => {}
-                }
-            }
-        }
+        let (bytes, names) = batch.finish();
+        self.0
+            .send(&bytes, names.len() as u32)
+            .map_err(|(sequence, cause)| {
+                let index = (sequence as usize).checked_sub(1);
+                let name = index.and_then(|index| names.get(index));
+                let what = name.map_or("change the nftables ruleset", String::as_str);
+                let hint = match cause.raw_os_error() {
+                    Some(libc::EOPNOTSUPP | libc::ENOENT | libc::EINVAL) => {
+                        " (does the kernel have nf_tables with inet, nat, fib and conntrack?)"
+                    }
+                    _ => "",
+                };
+                CniError::operation(format!("cannot {what}"), format!("{cause}{hint}"))
+            })
     }
-
-    /// Best effort: where it doesn't help, `send` says EMSGSIZE.
-    fn widen(&self) {
-        use nix::sys::socket::{setsockopt, sockopt};
-        if setsockopt(&self.0, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
-            let _ = setsockopt(&self.0, sockopt::SndBuf, &SEND_BUFFER);
-        }
-    }
-}
-
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    body: &'a [u8],
-}
-
-impl Message<'_> {
-    /// The error of an NLMSG_ERROR; `None`: an acknowledgement.
-    fn error(&self) -> Option<io::Error> {
-        let code = self.body.first_chunk().map_or(libc::EPROTO, |code| {
-            i32::from_ne_bytes(*code).wrapping_neg()
-        });
-        (code != 0).then(|| io::Error::from_raw_os_error(code))
-    }
-}
-
-/// The messages of a datagram.
-struct Messages<'a>(&'a [u8]);
-
-impl<'a> Iterator for Messages<'a> {
-    type Item = Message<'a>;
-
-    fn next(&mut self) -> Option<Message<'a>> {
-        let header: &[u8; 16] = self.0.first_chunk()?;
-        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
-        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-        let body = self.0.get(16..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message {
-            kind: u16::from_ne_bytes([k0, k1]),
-            flags: u16::from_ne_bytes([f0, f1]),
-            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
-            body,
-        })
-    }
-}
-
-/// The attributes of a message.
-struct Attrs<'a>(&'a [u8]);
-
-impl<'a> Iterator for Attrs<'a> {
-    type Item = (u16, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let [l0, l1, k0, k1] = *self.0.first_chunk()?;
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let data = self.0.get(4..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, data))
-    }
-}
-
-fn text(data: &[u8]) -> String {
-    let end = data
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(data.len());
-    String::from_utf8_lossy(data.get(..end).unwrap_or_default()).into_owned()
 }
 
 fn comment(mut data: &[u8]) -> Option<String> {
@@ -649,7 +447,7 @@ fn found_rule(body: &[u8], table: &str) -> Option<FoundRule> {
         handle: 0,
         comment: String::new(),
     };
-    for (kind, data) in Attrs(body.get(4..)?) {
+    for (kind, data) in Attrs::of_body(body) {
         match kind {
             1 if text(data) != table => return None,
             2 => rule.chain = text(data),
@@ -672,7 +470,8 @@ mod tests {
             name: "t",
             chains: &[],
         });
-        let bytes = batch.bytes();
+        let (bytes, names) = batch.finish();
+        assert_eq!(names, ["delete the nftables table inet t"]);
         // begin, DELTABLE with request and acknowledgement, end
         assert_eq!(bytes.len(), 20 + 28 + 20);
         assert_eq!(
@@ -689,14 +488,14 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read_with_bounds() {
+    fn rules_are_read_with_bounds() {
         let mut message = Encoder::new(NEW_RULE, 0, 1, NFPROTO_INET, 0);
         message.text(1, "t");
         message.text(2, "c");
         message.attr(3, &7u64.to_be_bytes());
         message.attr(7, &[1, 1, 9, 0, 3, b'a', b'b', 0]);
-        let bytes = message.finish();
-        let body = Messages(&bytes).next().unwrap().body;
+        let bytes = message.finish(false);
+        let body = &bytes[16..];
         let expected = FoundRule {
             chain: "c".into(),
             handle: 7,
@@ -704,14 +503,10 @@ mod tests {
         };
         assert_eq!(found_rule(body, "t"), Some(expected));
         assert_eq!(found_rule(body, "other"), None);
-        for end in 0..bytes.len() {
-            assert_eq!(Messages(&bytes[..end]).count(), 0);
+        for end in 0..body.len() {
             // whatever comes of it: no panic
-            found_rule(&bytes[..end], "t");
-            let _ = comment(&bytes[..end]);
+            found_rule(&body[..end], "t");
+            let _ = comment(&body[..end]);
         }
-        let zero_length = [0u8; 32];
-        assert_eq!(Messages(&zero_length).count(), 0);
-        assert_eq!(Attrs(&zero_length).count(), 0);
     }
 }

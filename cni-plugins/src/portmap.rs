@@ -19,7 +19,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::conf::Conf;
-use crate::error::{CniError, PORT_TAKEN, Result};
+use crate::conntrack::{self, Target};
+use crate::error::{CniError, PORT_TAKEN, Result, with_undo};
 use crate::link::Links;
 use crate::netns::HostLock;
 use crate::nft::{
@@ -456,7 +457,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let portmap = PortmapConf::new(conf)?;
     let result = conf.required_prev_result()?;
     if portmap.ports.is_empty() {
-        return result.to_json(&conf.cni_version);
+        return conf.passed_on();
     }
     let tag = own_tag(conf, invocation)?;
     let container = container_addresses(&result, &invocation.ifname);
@@ -471,6 +472,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     }
     if portmap.snat {
         open_loopback(&container)?;
+        open_hairpin(&result)?;
     }
     let mut batch = Batch::default();
     batch.table(&TABLE);
@@ -485,7 +487,22 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         .for_each(|rule| batch.delete(&TABLE, rule));
     wanted.iter().for_each(|rule| batch.rule(&TABLE, rule));
     nft.apply(batch)?;
-    result.to_json(&conf.cni_version)
+    let udp: Vec<Target> = mappings
+        .iter()
+        .map(|mapping| mapping.host)
+        .filter(|host| host.protocol == Protocol::Udp)
+        .map(|host| Target {
+            address: host.address,
+            port: host.port,
+        })
+        .collect();
+    match conntrack::forget_udp(&udp) {
+        Ok(()) => conf.passed_on(),
+        Err(error) => Err(with_undo(
+            error,
+            remove(&mut nft, |comment| !is_of(&tag, comment)),
+        )),
+    }
 }
 
 /// Lets connections to 127.0.0.1 be sent on to the container. IPv6 has no such switch.
@@ -499,6 +516,32 @@ fn open_loopback(container: &[IpNet]) -> Result<()> {
     }
 }
 
+/// Where bridged packets go through the hooks of IP (br_netfilter), a container that asks for its own host port has its
+/// packet redirected inside the bridge: it leaves by the port by which it came. Elsewhere it takes the way over the host.
+fn open_hairpin(result: &AddResult) -> Result<()> {
+    let filtered = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"];
+    if !filtered.iter().any(|name| sysctl::is_on(&["bridge", name])) {
+        return Ok(());
+    }
+    let mut host = Links::open()?;
+    for interface in result
+        .interfaces
+        .iter()
+        .filter(|interface| interface.sandbox.is_empty())
+    {
+        let Some(port) = host.by_name(&interface.name)? else {
+            continue;
+        };
+        let bridge = port
+            .controller
+            .map_or(Ok(None), |index| host.by_index(index))?;
+        if bridge.is_some_and(|bridge| bridge.kind == "bridge") {
+            host.set_hairpin(&port)?;
+        }
+    }
+    Ok(())
+}
+
 fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
     let tag = own_tag(conf, invocation)?;
     retain(|comment| !is_of(&tag, comment))
@@ -507,7 +550,11 @@ fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
 /// Removes the rules whose comment isn't wanted, and the table after its last mapping.
 fn retain(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let _lock = HostLock::take()?;
-    let mut nft = Nft::open()?;
+    remove(&mut Nft::open()?, wanted)
+}
+
+/// [`retain`] under the caller's lock.
+fn remove(nft: &mut Nft, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let found = nft.rules(&TABLE)?;
     let owned: Vec<&FoundRule> = found
         .iter()

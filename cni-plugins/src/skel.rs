@@ -103,7 +103,6 @@ impl Invocation {
 struct Variable {
     name: &'static str,
     required: &'static [Command],
-    valid: fn(&str) -> bool,
 }
 
 const ATTACHMENT: &[Command] = &[Command::Add, Command::Del, Command::Check];
@@ -113,27 +112,22 @@ const ENVIRONMENT: [Variable; 5] = [
     Variable {
         name: "CNI_CONTAINERID",
         required: ATTACHMENT,
-        valid: valid_name,
     },
     Variable {
         name: "CNI_NETNS",
         required: &[Command::Add, Command::Check],
-        valid: |_| true,
     },
     Variable {
         name: "CNI_IFNAME",
         required: ATTACHMENT,
-        valid: valid_ifname,
     },
     Variable {
         name: "CNI_ARGS",
         required: &[],
-        valid: |_| true,
     },
     Variable {
         name: "CNI_PATH",
         required: &[],
-        valid: |_| true,
     },
 ];
 
@@ -160,14 +154,8 @@ fn environment(
                     format!("{} is not UTF-8", variable.name),
                 )
             })?;
-        let required = variable.required.contains(&command);
-        if value.is_empty() && required {
+        if value.is_empty() && variable.required.contains(&command) {
             absent.push(variable.name);
-        } else if required && !(variable.valid)(&value) {
-            return Err(
-                CniError::new(INVALID_ENVIRONMENT, format!("invalid {}", variable.name))
-                    .because(value),
-            );
         }
         values.insert(variable.name, value);
     }
@@ -236,6 +224,13 @@ pub struct Plugin {
     pub status: fn(&Conf, &Invocation) -> Result<()>,
 }
 
+fn valid(name: &str, value: &str, rule: fn(&str) -> bool) -> Result<()> {
+    if rule(value) {
+        return Ok(());
+    }
+    Err(CniError::new(INVALID_ENVIRONMENT, format!("invalid {name}")).because(value))
+}
+
 /// Calls the command of `invocation`; `Null` where the specification has no output.
 pub fn dispatch(plugin: &Plugin, invocation: &Invocation) -> Result<Value> {
     let command = invocation.command;
@@ -253,6 +248,10 @@ pub fn dispatch(plugin: &Plugin, invocation: &Invocation) -> Result<Value> {
             format!("config version does not allow {}", command.as_str()),
         )
         .because(conf.cni_version));
+    }
+    if ATTACHMENT.contains(&command) {
+        valid("CNI_CONTAINERID", &invocation.container_id, valid_name)?;
+        valid("CNI_IFNAME", &invocation.ifname, valid_ifname)?;
     }
     if command == Command::Add {
         return (plugin.add)(&conf, invocation);

@@ -32,3 +32,8 @@ pub fn set_if_present(parts: &[&str], value: &str) -> Result<()> {
         _ => set(parts, value),
     }
 }
+
+/// Whether `net/<parts…>` exists and isn't 0.
+pub fn is_on(parts: &[&str]) -> bool {
+    fs::read_to_string(path(parts)).is_ok_and(|value| value.trim() != "0")
+}

@@ -538,3 +538,195 @@ fn loopback() {
         json!({"cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]})
     );
 }
+
+/// Needs the package containernetworking-plugins.
+#[test]
+fn an_address_plugin_on_the_path_is_executed() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = host.snapshot();
+    let script = |name: &str, text: &str| {
+        let path = host.temp.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        run("chmod", &["+x", path.to_str().unwrap()]);
+    };
+    script(
+        "refuses",
+        r#"echo '{"cniVersion":"1.1.0","code":11,"msg":"later","details":"$CNI_COMMAND"}'; exit 1"#,
+    );
+    script("breaks", "exit 3");
+    script("babbles", "cat > /dev/null; echo nonsense");
+    script("floods", "yes");
+    script("empty", "cat > /dev/null; echo '{}'");
+    script(
+        "deaf",
+        r#"exec <&-; echo '{"ips": [{"address": "10.9.0.9/24"}]}'"#,
+    );
+    let call = Call {
+        path: host.temp.path().to_str().unwrap().into(),
+        ..Call::new("a", &pod)
+    };
+    let at = |name: &str| host.temp.path().join(name).display().to_string();
+    for (kind, code, msg) in [
+        ("refuses", 11, "later".to_owned()),
+        ("breaks", 999, format!("cannot run {}", at("breaks"))),
+        (
+            "babbles",
+            6,
+            format!("the answer of {} is not JSON", at("babbles")),
+        ),
+        (
+            "floods",
+            999,
+            format!("cannot use the answer of {}", at("floods")),
+        ),
+        (
+            "empty",
+            7,
+            "address plugin empty returned no address for network net".into(),
+        ),
+    ] {
+        let error = call.err(
+            "bridge",
+            "ADD",
+            &config(&host, json!({"ipam": {"type": kind}})),
+        );
+        assert_eq!(
+            (&error["code"], &error["msg"]),
+            (&json!(code), &json!(msg)),
+            "{error}"
+        );
+        assert_eq!(host.snapshot(), before);
+    }
+    let deaf = config(
+        &host,
+        json!({"ipam": {"type": "deaf", "filler": "x".repeat(200_000)}}),
+    );
+    assert_eq!(
+        call.ok("bridge", "ADD", &deaf)["ips"][0]["gateway"],
+        "10.9.0.1"
+    );
+    call.ok("bridge", "DEL", &deaf);
+
+    let reference = Call {
+        path: format!("/nowhere:{REFERENCE}"),
+        ..call
+    };
+    let plain = config(&host, json!({}));
+    let result = reference.ok(
+        "bridge",
+        "ADD",
+        &plain.clone().tap("cniVersion", json!("1.0.0")),
+    );
+    assert_eq!(result["ips"][1]["address"], "fd09::2/64");
+    reference.ok("bridge", "DEL", &plain.tap("cniVersion", json!("1.0.0")));
+    assert_eq!(host.snapshot(), before);
+}
+
+trait Tap {
+    fn tap(self, key: &str, value: Value) -> Value;
+}
+
+impl Tap for Value {
+    fn tap(mut self, key: &str, value: Value) -> Value {
+        self[key] = value;
+        self
+    }
+}
+
+#[test]
+fn several_networks_in_one_pod() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = host.snapshot();
+    let net = |n: u8| {
+        let ipam = json!({
+            "type": "host-local", "dataDir": host.leases(), "routes": [{"dst": format!("172.16.{n}.0/24"), "gw": format!("10.{n}.0.254")}],
+            "ranges": [[{"subnet": format!("10.{n}.0.0/24")}], [{"subnet": format!("10.{}.0.0/24", n + 100)}]]
+        });
+        config(
+            &host,
+            json!({"name": format!("net{n}"), "bridge": format!("br{n}"), "ipMasq": true, "ipam": ipam}),
+        )
+    };
+    let call = |n: u8| Call {
+        ifname: format!("eth{n}"),
+        ..Call::new("a", &pod)
+    };
+    for n in [1, 2] {
+        call(n).ok("bridge", "ADD", &net(n));
+        let device = format!("eth{n}");
+        let expected = [format!("10.{n}.0.2/24"), format!("10.{}.0.2/24", n + 100)];
+        assert_eq!(
+            addresses(&ip_json(&pod, &["addr", "show", &device])),
+            expected
+        );
+        let gateways = [format!("10.{n}.0.1/24"), format!("10.{}.0.1/24", n + 100)];
+        assert_eq!(
+            addresses(&host_json(&["addr", "show", &format!("br{n}")])),
+            gateways
+        );
+        let route = &ip_json(&pod, &["route", "show", &format!("172.16.{n}.0/24")])[0];
+        assert_eq!(
+            (&route["dev"], &route["gateway"]),
+            (&json!(device), &json!(format!("10.{n}.0.254")))
+        );
+    }
+    // the first to claim the default route has it
+    let routes = ip_json(&pod, &["route", "show", "default"]);
+    assert_eq!(
+        (routes.as_array().unwrap().len(), &routes[0]["dev"]),
+        (1, &json!("eth1"))
+    );
+    call(1).ok("bridge", "DEL", &net(1));
+    assert_eq!(
+        addresses(&ip_json(&pod, &["addr", "show", "eth2"])),
+        ["10.2.0.2/24", "10.102.0.2/24"]
+    );
+    assert_eq!(rules().matches("net2 a eth2").count(), 2);
+    call(2).ok("bridge", "DEL", &net(2));
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn in_process() {
+    use cni_plugins::{BUILT_IN, Command, Invocation, run};
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = host.snapshot();
+    let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    let mut invocation = Invocation {
+        command: Command::Add,
+        container_id: "a".into(),
+        netns: Some(pod.clone()),
+        ifname: "eth0".into(),
+        args: String::new(),
+        path: Vec::new(),
+        config: config(&host, json!({"ipMasq": true})),
+    };
+    let result = run("bridge", &invocation).unwrap();
+    invocation.config["prevResult"] = result.clone();
+    invocation.config["runtimeConfig"] =
+        json!({"portMappings": [{"hostPort": 80, "containerPort": 80}]});
+    assert_eq!(run("portmap", &invocation).unwrap(), result);
+    invocation.command = Command::Check;
+    for plugin in ["bridge", "portmap"] {
+        assert_eq!(run(plugin, &invocation).unwrap(), Value::Null);
+    }
+    invocation.command = Command::Del;
+    for plugin in ["portmap", "bridge", "bridge"] {
+        assert_eq!(run(plugin, &invocation).unwrap(), Value::Null);
+    }
+    assert_eq!(host.snapshot(), before);
+    assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), own);
+    invocation.ifname = "../eth0".into();
+    assert_eq!(
+        run("bridge", &invocation).unwrap_err().to_string(),
+        "invalid CNI_IFNAME: ../eth0"
+    );
+    assert_eq!(
+        run("macvlan", &invocation).unwrap_err().to_string(),
+        "plugin \"macvlan\" is not built in"
+    );
+    assert_eq!(BUILT_IN, ["bridge", "host-local", "loopback", "portmap"]);
+}

@@ -64,7 +64,23 @@ fn outside(host: &mut Host) -> std::path::PathBuf {
 
 #[test]
 fn connections_from_every_side() {
-    let mut host = Host::new();
+    connections(Host::new());
+}
+
+/// The same on a host whose bridged packets go past the hooks of IP.
+#[test]
+fn connections_without_br_netfilter() {
+    let host = Host::new();
+    for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+        let path = format!("/proc/sys/net/bridge/{name}");
+        if Path::new(&path).exists() {
+            std::fs::write(&path, "0").unwrap();
+        }
+    }
+    connections(host);
+}
+
+fn connections(mut host: Host) {
     let (a, b) = (host.pod("a"), host.pod("b"));
     let outside = outside(&mut host);
     let before = host.snapshot();
@@ -406,4 +422,37 @@ fn del_after_the_namespace_is_gone() {
     gone.ok("portmap", "DEL", &config);
     gone.ok("bridge", "DEL", &bridge(&host));
     assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn a_udp_flow_that_came_too_early_finds_its_way() {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let outside = outside(&mut host);
+    let call = Call::new("a", &a);
+    let previous = call.ok("bridge", "ADD", &bridge(&host));
+    // conntrack sees the flow: a table of NAT is there already
+    let other = portmap(&previous, json!([{"hostPort": 1, "containerPort": 1}]));
+    Call::new("z", &a).ok("portmap", "ADD", &other);
+    let sink = UdpSocket::bind("192.0.2.1:5353").unwrap();
+    let client = inside(&outside, || UdpSocket::bind("192.0.2.2:4444").unwrap());
+    client.send_to(b"early", "192.0.2.1:5353").unwrap();
+    sink.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    assert_eq!(sink.recv_from(&mut [0; 9]).unwrap().0, 5);
+    let server = inside(&a, || UdpSocket::bind("10.9.0.2:53").unwrap());
+    call.ok(
+        "portmap",
+        "ADD",
+        &portmap(
+            &previous,
+            json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp"}]),
+        ),
+    );
+    client.send_to(b"later!", "192.0.2.1:5353").unwrap();
+    server
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    assert_eq!(server.recv_from(&mut [0; 9]).unwrap().0, 6);
 }

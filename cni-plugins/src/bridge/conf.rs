@@ -33,6 +33,7 @@ struct Wire {
     disable_container_interface: bool,
     port_isolation: bool,
     remove_bridge: bool,
+    dns: Dns,
     runtime_config: WireMac,
     args: WireArgs,
 }
@@ -69,6 +70,7 @@ impl Default for Wire {
             disable_container_interface: false,
             port_isolation: false,
             remove_bridge: false,
+            dns: Dns::default(),
             runtime_config: WireMac::default(),
             args: WireArgs::default(),
         }
@@ -104,6 +106,8 @@ pub struct BridgeConf {
     pub isolated: bool,
     /// `removeBridge`: a bridge that this plugin made goes with its last port (not in the reference plugin).
     pub remove_bridge: bool,
+    /// `dns`; where it says anything it takes the place of the address plugin's.
+    pub dns: Dns,
     /// The container's link address, where asked for.
     pub mac: Option<[u8; 6]>,
 }
@@ -159,6 +163,7 @@ impl BridgeConf {
             disable_container_interface: wire.disable_container_interface,
             isolated: wire.port_isolation,
             remove_bridge: wire.remove_bridge,
+            dns: wire.dns,
             mac: mac.transpose()?,
         })
     }
@@ -219,7 +224,11 @@ impl Layer3 {
         let mut plan = Self {
             ips: leased.ips,
             routes: leased.routes,
-            dns: leased.dns,
+            dns: if conf.dns == Dns::default() {
+                leased.dns
+            } else {
+                conf.dns.clone()
+            },
             ..Self::default()
         };
         for ip in &mut plan.ips {
@@ -459,6 +468,9 @@ mod tests {
         ];
         assert_eq!(routes, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(default.mac(), Some([0x0a, 0x58, 10, 1, 0, 9]));
+
+        let dns = plan(json!({"dns": {"nameservers": ["10.1.0.53"]}}), leased);
+        assert_eq!(dns.dns.nameservers, ["10.1.0.53"]);
 
         let own = json!({"ips": [{"address": "10.1.0.9/24"}], "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.7"}]});
         let kept = plan(json!({"isDefaultGateway": true}), own);

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use serde_json::Value;
 
 use crate::conf::{Conf, format_mac};
-use crate::error::{CniError, Result, all};
+use crate::error::{CniError, Result, all, with_undo};
 use crate::link::{Link, Links, VethPair};
 use crate::masquerade;
 use crate::netns::{HostLock, Netns};
@@ -97,14 +97,6 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     }
 }
 
-/// An error, and what went wrong while its traces were removed.
-fn with_undo(error: CniError, undone: Result<()>) -> CniError {
-    match all([Err(error.clone()), undone]) {
-        Err(both) => both,
-        Ok(()) => error,
-    }
-}
-
 impl Attachment<'_> {
     fn connect(&mut self, layer3: Layer3) -> Result<AddResult> {
         let lock = HostLock::take()?;
@@ -183,8 +175,11 @@ impl Attachment<'_> {
         lock: &HostLock,
     ) -> Result<Vec<Interface>> {
         let conf = self.conf;
-        if conf.hairpin || conf.isolated {
-            self.host.set_port(port, conf.hairpin, conf.isolated)?;
+        if conf.hairpin {
+            self.host.set_hairpin(port)?;
+        }
+        if conf.isolated {
+            self.host.set_isolated(port)?;
         }
         if let Some(vid) = conf.vlan {
             self.host

@@ -3,6 +3,8 @@
 //! *Invariants*: a [`Links`] is a socket of the namespace in which it was opened and works there from anywhere. Calls
 //! are synchronous: the kernel answers a request before `send` returns, so no runtime is needed. Errors name the object.
 
+mod message;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -20,19 +22,16 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
 use rtnetlink::packet_route::link::{
-    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData,
-    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage, State,
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
-    RouteScope, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 
 use crate::error::{CniError, Result};
 use crate::result::Route;
+use message::{address_message, address_of, family, link_of, route_message, route_of};
 
 /// A dump is asked for again this often when the kernel says that it changed meanwhile.
 const DUMP_TRIES: usize = 8;
@@ -329,23 +328,25 @@ impl Links {
         self.change(port, &format!("the bridge {}", bridge.name), builder)
     }
 
-    /// Sets a bridge port's hairpin mode and isolation.
-    pub fn set_port(&mut self, port: &Link, hairpin: bool, isolated: bool) -> Result<()> {
+    /// Lets frames leave a bridge port by which they came.
+    pub fn set_hairpin(&mut self, port: &Link) -> Result<()> {
+        self.set_port(port, InfoBridgePort::HairpinMode(true))
+    }
+
+    /// Keeps a bridge port from other isolated ones.
+    pub fn set_isolated(&mut self, port: &Link) -> Result<()> {
+        self.set_port(port, InfoBridgePort::Isolated(true))
+    }
+
+    fn set_port(&mut self, port: &Link, flag: InfoBridgePort) -> Result<()> {
+        let what = format!("cannot set {flag:?} of the bridge port {}", port.name);
         let builder = LinkMessageBuilder::<LinkUnspec>::new()
             .set_port_kind(InfoPortKind::Bridge)
-            .set_port_data(InfoPortData::BridgePort(vec![
-                InfoBridgePort::HairpinMode(hairpin),
-                InfoBridgePort::Isolated(isolated),
-            ]))
+            .set_port_data(InfoPortData::BridgePort(vec![flag]))
             .index(port.index);
         self.call(Message::NewLink(builder.build()), 0)
             .map(|_| ())
-            .map_err(|cause| {
-                CniError::operation(
-                    format!("cannot set the bridge port flags of {}", port.name),
-                    cause,
-                )
-            })
+            .map_err(|cause| CniError::operation(what, cause))
     }
 
     /// Makes `vid` the VLAN of a port, untagged, and the only one unless it is to keep the bridge's default too.
@@ -514,7 +515,14 @@ impl Links {
             .attributes
             .push(RouteAttribute::Destination(address.into()));
         let answer = match self.call(Message::GetRoute(message), 0) {
-            Err(cause) if cause.raw_os_error() == Some(libc::ENETUNREACH) => return Ok(None),
+            Err(cause)
+                if matches!(
+                    cause.raw_os_error(),
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH)
+                ) =>
+            {
+                return Ok(None);
+            }
             answer => answer.map_err(|cause| {
                 CniError::operation(format!("cannot find the route to {address}"), cause)
             })?,
@@ -542,138 +550,4 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
             result => return result,
         }
     }
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    }
-}
-
-fn link_of(message: Message) -> Option<Link> {
-    let Message::NewLink(message) = message else {
-        return None;
-    };
-    let mut link = Link {
-        index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
-        ..Link::default()
-    };
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Address(mac) => link.mac = mac,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::IfAlias(alias) => link.alias = alias,
-            LinkAttribute::Controller(index) => link.controller = Some(index),
-            LinkAttribute::OperState(state) => link.operational = state == State::Up,
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    match info {
-                        LinkInfo::Kind(kind) => link.kind = kind.to_string(),
-                        LinkInfo::Data(InfoData::Bridge(data)) => {
-                            link.vlan_filtering = data.contains(&InfoBridge::VlanFiltering(true));
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    Some(link)
-}
-
-fn address_message(link: &Link, address: IpNet) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.addr());
-    message.header.index = link.index;
-    message.header.prefix_len = address.prefix_len();
-    message.attributes = vec![
-        AddressAttribute::Local(address.addr()),
-        AddressAttribute::Address(address.addr()),
-    ];
-    message
-}
-
-fn address_of(message: &AddressMessage) -> Option<IpNet> {
-    let mut remote = None;
-    let mut local = None;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => local = Some(*address),
-            AddressAttribute::Address(address) => remote = Some(*address),
-            _ => {}
-        }
-    }
-    IpNet::new(local.or(remote)?, message.header.prefix_len).ok()
-}
-
-fn route_message(link: &Link, route: &Route) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(route.dst.addr());
-    message.header.destination_prefix_length = route.dst.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Boot;
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = match (route.scope, route.gw) {
-        (Some(scope), _) => scope.into(),
-        (None, Some(_)) => RouteScope::Universe,
-        (None, None) => RouteScope::Link,
-    };
-    message.attributes.push(RouteAttribute::Oif(link.index));
-    if route.dst.prefix_len() > 0 {
-        message
-            .attributes
-            .push(RouteAttribute::Destination(route.dst.network().into()));
-    }
-    if let Some(gw) = route.gw {
-        message.attributes.push(RouteAttribute::Gateway(gw.into()));
-    }
-    if let Some(table) = route.table {
-        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
-        message.attributes.push(RouteAttribute::Table(table));
-    }
-    if let Some(priority) = route.priority {
-        message.attributes.push(RouteAttribute::Priority(priority));
-    }
-    let metrics: Vec<RouteMetric> = [
-        route.mtu.map(RouteMetric::Mtu),
-        route.advmss.map(RouteMetric::Advmss),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if !metrics.is_empty() {
-        message.attributes.push(RouteAttribute::Metrics(metrics));
-    }
-    message
-}
-
-fn route_of(message: &RouteMessage) -> Option<FoundRoute> {
-    let ip = |address: &RouteAddress| match address {
-        RouteAddress::Inet(ip) => Some(IpAddr::from(*ip)),
-        RouteAddress::Inet6(ip) => Some(IpAddr::from(*ip)),
-        _ => None,
-    };
-    let mut dst: Option<IpAddr> = None;
-    let mut gw = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => dst = ip(address),
-            RouteAttribute::Gateway(address) => gw = ip(address),
-            _ => {}
-        }
-    }
-    let any: IpAddr = match message.header.address_family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        _ => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    if message.header.kind != RouteType::Unicast {
-        return None;
-    }
-    let dst = IpNet::new(dst.unwrap_or(any), message.header.destination_prefix_length).ok()?;
-    Some(FoundRoute { dst, gw })
 }
