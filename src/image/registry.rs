@@ -106,29 +106,33 @@ impl<'a> Pull<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Pull<'a>, Error> {
         let login = auth::login(reference.registry(), reference.repository())?;
-        let session = RefCell::new(Session {
+        let session = Session {
             client: client(&reference, options)?,
             auth: RegistryAuth::Anonymous,
-        });
+        };
         let pull = Pull {
             ingest,
             progress,
             reference,
             login,
             options,
-            session,
+            session: RefCell::new(session.clone()),
         };
-        pull.log_in().await?;
+        pull.log_in_with(session.client).await?;
         Ok(pull)
     }
 
-    /// Asks for a token where the registry wants one.
     async fn log_in(&self) -> Result<(), Error> {
+        let fresh = client(&self.reference, self.options)?;
+        self.log_in_with(fresh).await
+    }
+
+    /// Asks for a token where the registry wants one; `client` knows no login yet.
+    async fn log_in_with(&self, client: Client) -> Result<(), Error> {
         let auth = match &self.login {
             Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.clone()),
             None => RegistryAuth::Anonymous,
         };
-        let client = client(&self.reference, self.options)?;
         let token = client
             .auth(&self.reference, &auth, RegistryOperation::Pull)
             .await
@@ -221,7 +225,7 @@ impl<'a> Pull<'a> {
     }
 
     async fn document(&self, reference: &Reference) -> Result<Vec<u8>, Error> {
-        let mut tries = Tries::default();
+        let mut tries = 0;
         loop {
             let session = self.session();
             let answer = session
@@ -263,7 +267,7 @@ impl<'a> Pull<'a> {
 
     async fn blob(&self, digest: &Digest, size: u64) -> Result<(), Error> {
         let what = format!("blob {digest}");
-        let mut tries = Tries::default();
+        let mut tries = 0;
         loop {
             let session = self.session();
             let mut download = Download {
@@ -291,21 +295,23 @@ impl<'a> Pull<'a> {
     /// Waits for another try, logs in again, or gives the final error.
     async fn again(
         &self,
-        tries: &mut Tries,
+        tries: &mut u32,
         error: OciDistributionError,
         what: &str,
     ) -> Result<(), Error> {
-        tries.failures += 1;
+        *tries += 1;
         let token = matches!(self.session.borrow().auth, RegistryAuth::Bearer(_));
-        if is_unauthorized(&error) && token && !tries.logged_in {
-            // tokens live for minutes, downloads may not
-            tries.logged_in = true;
-            return self.log_in().await;
-        }
-        if tries.failures >= TRIES || !is_transient(&error) {
+        if *tries >= TRIES {
             return Err(self.explain(error, what));
         }
-        tokio::time::sleep(Duration::from_secs(u64::from(tries.failures))).await;
+        if is_unauthorized(&error) && token {
+            // tokens live for minutes, a queue of downloads may not
+            return self.log_in().await;
+        }
+        if !is_transient(&error) {
+            return Err(self.explain(error, what));
+        }
+        tokio::time::sleep(Duration::from_secs(u64::from(*tries))).await;
         Ok(())
     }
 
@@ -360,12 +366,6 @@ impl<'a> Pull<'a> {
             _ => self.failed(what, &answer),
         }
     }
-}
-
-#[derive(Default)]
-struct Tries {
-    failures: u32,
-    logged_in: bool,
 }
 
 fn client(reference: &Reference, options: &PullOptions) -> Result<Client, Error> {
