@@ -139,6 +139,15 @@ fn plain_http_on_loopback() {
     assert_eq!(image.references, ["127.0.0.1:5000/team/app:1"]);
     assert_eq!(fetched.0.lock().unwrap().len(), 6);
     assert_eq!(store.layers(&image, &Quiet).unwrap().len(), 5);
+    // Docker's media types
+    push(
+        &at("one"),
+        "1",
+        "127.0.0.1:5000/team/app:docker",
+        &["--format=v2s2"],
+    );
+    let docker = pull(&store, "127.0.0.1:5000/team/app:docker", &options, &Quiet).unwrap();
+    assert_eq!(docker.config.rootfs(), image.config.rootfs());
     // what is here is not fetched again
     let fetched = Fetched::default();
     let again = pull(&store, "localhost:5000/team/app:1", &options, &fetched).unwrap();

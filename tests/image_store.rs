@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use image_support::*;
 use proptest::prelude::*;
-use sampan::image::{Error, Store, import};
+use sampan::image::{Digest, Error, Store, import};
 
 /// Where a killed writer works: set for the child process only.
 const CHILD: &str = "SAMPAN_TEST_CHILD";
@@ -227,6 +227,74 @@ fn a_wrong_diff_id_never_becomes_a_layer() {
     assert_eq!(names(&root.path().join("store/tmp")), [""; 0]);
 }
 
+/// A disk that loses bits: the next pull or load brings the layer back.
+#[test]
+fn a_damaged_blob_heals() {
+    let root = tempfile::tempdir().unwrap();
+    let layer = layer(&[5; 9000]);
+    let layout = root.path().join("layout");
+    write_layout(&layout, std::slice::from_ref(&layer), "a:1");
+    let store = Store::open(&root.path().join("store")).unwrap();
+    let image = import(&store, &layout, None, &Quiet).unwrap().remove(0);
+    let blob = root
+        .path()
+        .join("store/blobs/sha256")
+        .join(Digest::of(&layer).hex());
+    let mut flipped = layer.clone();
+    flipped[700] ^= 1;
+    for damaged in [flipped.as_slice(), &layer[..3000]] {
+        fs::write(&blob, damaged).unwrap();
+        let error = store.layers(&image, &Quiet).unwrap_err();
+        assert!(
+            error.to_string().contains("in the store has digest"),
+            "{error}"
+        );
+        import(&store, &layout, None, &Quiet).unwrap();
+        assert_eq!(fs::read(&blob).unwrap(), layer);
+    }
+    assert_eq!(store.layers(&image, &Quiet).unwrap().len(), 1);
+}
+
+/// Within a user namespace overlayfs reads user attributes, and so they are written.
+#[test]
+#[ignore = "a part of unprivileged_whiteouts"]
+fn unpack_in_a_user_namespace() {
+    let Some(root) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let root = Path::new(&root);
+    let mut base = Tar::new();
+    base.dir("d/").file("d/below", b"").file("gone", b"");
+    let mut top = Tar::new();
+    top.dir("d/")
+        .file("d/.wh..wh..opq", b"")
+        .file("d/own", b"")
+        .file(".wh.gone", b"");
+    write_layout(&root.join("layout"), &[base.finish(), top.finish()], "a:1");
+    let store = Store::open(&root.join("store")).unwrap();
+    let image = import(&store, &root.join("layout"), None, &Quiet)
+        .unwrap()
+        .remove(0);
+    let layers = store.layers(&image, &Quiet).unwrap();
+    let opaque = ("user.overlay.opaque".to_owned(), b"y".to_vec());
+    assert_eq!(xattrs(&layers[1].join("d")), [opaque]);
+    let merged = mount_overlay_with(root, &layers, "userxattr,");
+    assert_eq!(tree(&merged), ["d/", "d/own"]);
+}
+
+#[test]
+fn unprivileged_whiteouts() {
+    let root = tempfile::tempdir().unwrap();
+    let status = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["unpack_in_a_user_namespace", "--exact", "--ignored"])
+        .env(CHILD, root.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
 #[test]
 fn many_writers_of_one_image() {
     let root = tempfile::tempdir().unwrap();
@@ -249,7 +317,7 @@ fn many_writers_of_one_image() {
                 }
                 let image = import(&store, layout, None, &Quiet).unwrap().remove(0);
                 store
-                    .hold(&format!("pod{number}"), &[image.id.clone()])
+                    .hold(&format!("pod{number}"), std::slice::from_ref(&image.id))
                     .unwrap();
                 assert_eq!(store.layers(&image, &Quiet).unwrap().len(), 5);
             });

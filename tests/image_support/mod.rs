@@ -213,6 +213,20 @@ pub fn write_multi(folder: &Path, platforms: &[&str], name: &str) {
     write_index(folder, entry, name);
 }
 
+/// Indexes that have nothing but indexes.
+pub fn write_nested(folder: &Path, depth: usize) {
+    let mut entry = put_blob(
+        folder,
+        br#"{"schemaVersion":2,"manifests":[]}"#,
+        "index.v1+json",
+    );
+    for _ in 0..depth {
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
+        entry = put_blob(folder, index.to_string().as_bytes(), "index.v1+json");
+    }
+    write_index(folder, entry, "a:1");
+}
+
 fn config(architecture: &str, layers: &[Vec<u8>]) -> Vec<u8> {
     let ids: Vec<String> = layers
         .iter()
@@ -372,6 +386,11 @@ pub fn private_mounts() {
 
 /// Mounts layers (lowest first), read-only, below `work`.
 pub fn mount_overlay(work: &Path, layers: &[PathBuf]) -> PathBuf {
+    mount_overlay_with(work, layers, "")
+}
+
+/// The same with more options, each followed by a comma.
+pub fn mount_overlay_with(work: &Path, layers: &[PathBuf], more: &str) -> PathBuf {
     let merged = work.join("merged");
     fs::create_dir_all(&merged).unwrap();
     let empty = work.join("empty");
@@ -383,7 +402,7 @@ pub fn mount_overlay(work: &Path, layers: &[PathBuf]) -> PathBuf {
         .chain([&empty])
         .map(|path| path.display().to_string())
         .collect();
-    let options = format!("lowerdir={}", lower.join(":"));
+    let options = format!("{more}lowerdir={}", lower.join(":"));
     let flags = nix::mount::MsFlags::MS_RDONLY;
     nix::mount::mount(
         Some("overlay"),
