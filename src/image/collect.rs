@@ -79,8 +79,10 @@ impl Store {
             .images
             .retain(|other| other.manifest != record.manifest);
         self.write_index(&index)?;
-        let mut pruned = Pruned::default();
-        pruned.images = names(&record);
+        let mut pruned = Pruned {
+            images: names(&record),
+            ..Pruned::default()
+        };
         self.sweep(&index, &mut pruned)?;
         Ok(pruned)
     }

@@ -42,16 +42,9 @@ impl<'a> Ingest<'a> {
     /// Marks a blob as wanted; `true`: it is in the store already, with the right size.
     pub(super) fn want(&self, digest: &Digest, size: u64) -> Result<bool, Error> {
         self.mark("blob", digest)?;
-        match self.store.blob_size(digest)? {
-            None => Ok(false),
-            Some(found) if found == size => Ok(true),
-            // the content is right by its name: the descriptor lies
-            Some(found) => Err(Error::Size {
-                what: format!("blob {digest}"),
-                expected: size,
-                actual: found,
-            }),
-        }
+        // another size: either the descriptor lies, which fetching it shows, or the disk lost
+        // something, which fetching it heals
+        Ok(self.store.blob_size(digest)? == Some(size))
     }
 
     /// Marks `kind` (`blob`, `layer`, `chain`) with `digest` as wanted.

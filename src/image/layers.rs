@@ -17,7 +17,7 @@ use std::thread;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
-use super::digest::Digest;
+use super::digest::{Digest, HashingReader};
 use super::error::{Context, Error};
 use super::ingest::{Ingest, sync_parent};
 use super::manifest::Descriptor;
@@ -221,9 +221,14 @@ fn unpack_one(
     let what = format!("layer {blob}");
     let total = layer.blob.size;
     progress.advance(&what, 0, total);
-    let unpacked = unpack::unpack(file, total, &folder, &what, |done| {
-        progress.advance(&what, done, total);
-    })?;
+    let advance = |done| progress.advance(&what, done, total);
+    let unpacked = match unpack::unpack(file, total, &folder, &what, advance) {
+        Ok(unpacked) if unpacked.diff_id == layer.diff_id => unpacked,
+        failed => {
+            drop_if_damaged(&path, &blob)?;
+            failed?
+        }
+    };
     progress.advance(&what, total, total);
     if unpacked.diff_id != layer.diff_id {
         return Err(Error::Digest {
@@ -233,6 +238,23 @@ fn unpack_one(
         });
     }
     Ok((folder, unpacked))
+}
+
+/// A blob that is no longer what it was when it was verified goes, so that it can be fetched again.
+fn drop_if_damaged(path: &Path, digest: &Digest) -> Result<(), Error> {
+    let file = File::open(path).at("open", path)?;
+    let mut reader = HashingReader::new(file);
+    std::io::copy(&mut reader, &mut std::io::sink()).at("read", path)?;
+    let (actual, _) = reader.finish();
+    if actual == *digest {
+        return Ok(());
+    }
+    fs::remove_file(path).at("remove", path)?;
+    Err(Error::Digest {
+        what: format!("layer {digest} in the store"),
+        expected: digest.to_string(),
+        actual: actual.to_string(),
+    })
 }
 
 /// Gives implied folders owner, mode, attributes and times of the folder they cover below.

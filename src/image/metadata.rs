@@ -96,8 +96,11 @@ fn owner(entry: &Entry) -> Result<(Uid, Gid), Failure> {
     ))
 }
 
+/// Name and value of an extended attribute.
+type Attribute<'e> = (&'e [u8], &'e [u8]);
+
 /// Attributes that are part of an image; others (labels of the builder's host) are passed over.
-fn wanted(entry: &Entry) -> Result<Vec<(&[u8], &[u8])>, Failure> {
+fn wanted(entry: &Entry) -> Result<Vec<Attribute<'_>>, Failure> {
     let mut wanted = Vec::new();
     for (name, value) in &entry.xattrs {
         if name.len() > 255 || value.len() > 64 << 10 || name.contains(&0) {

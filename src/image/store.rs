@@ -16,7 +16,7 @@
 //! instant: what stays behind is in `tmp` or unreferenced, and `prune` takes it away.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,8 @@ impl Store {
 
     /// All images, sorted by first reference (those without one last), then id.
     pub fn list(&self) -> Result<Vec<Image>, Error> {
+        // or a collection could take a configuration away between the two looks
+        let _lock = self.lock(Lock::Shared)?;
         let mut images = self
             .index()?
             .images
@@ -109,6 +111,7 @@ impl Store {
     /// `docker.io/library/redis:latest`), by digest of manifest or configuration, or by the
     /// beginning of its id (four digits or more).
     pub fn resolve(&self, reference: &str) -> Result<Option<Image>, Error> {
+        let _lock = self.lock(Lock::Shared)?;
         let index = self.index()?;
         let found = find(&index.images, reference)?;
         found.map(|record| self.image(record)).transpose()
@@ -175,7 +178,7 @@ impl Store {
         let path = self.hold_path(owner)?;
         let _lock = self.lock(Lock::Exclusive)?;
         match fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result.at("remove", &path),
         }
     }
@@ -225,12 +228,16 @@ impl Store {
             .write(true)
             .open(&path)
             .at("open", &path)?;
-        match lock {
-            Lock::Shared => file.lock_shared(),
-            Lock::Exclusive => file.lock(),
+        loop {
+            let locked = match lock {
+                Lock::Shared => file.lock_shared(),
+                Lock::Exclusive => file.lock(),
+            };
+            match locked {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                locked => return locked.at("lock", &path).map(|()| file),
+            }
         }
-        .at("lock", &path)?;
-        Ok(file)
     }
 
     pub(super) fn index(&self) -> Result<Index, Error> {
@@ -343,7 +350,7 @@ impl Store {
         let path = self.blob_path(digest);
         match fs::metadata(&path) {
             Ok(metadata) => Ok(Some(metadata.len())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).at("look for", &path),
         }
     }

@@ -185,36 +185,90 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// Writes an OCI layout with one image of these layers.
 pub fn write_layout(folder: &Path, layers: &[Vec<u8>], name: &str) {
-    let blobs = folder.join("blobs/sha256");
-    fs::create_dir_all(&blobs).unwrap();
-    let put = |bytes: &[u8], kind: &str| {
-        let digest = Digest::of(bytes);
-        fs::write(blobs.join(digest.hex()), bytes).unwrap();
-        serde_json::json!({
-            "mediaType": format!("application/vnd.oci.image.{kind}"),
-            "digest": digest.as_str(),
-            "size": bytes.len(),
-        })
-    };
-    let mut diff_ids = Vec::new();
-    let mut descriptors = Vec::new();
-    for layer in layers {
-        diff_ids.push(Digest::of(&plain(layer)).as_str().to_owned());
-        descriptors.push(put(layer, "layer.v1.tar"));
+    let entry = add_image(folder, &config("amd64", layers), layers);
+    write_index(folder, entry, name);
+}
+
+/// The same with a configuration that may lie.
+pub fn write_image(folder: &Path, config: &[u8], layers: &[Vec<u8>]) {
+    let entry = add_image(folder, config, layers);
+    write_index(folder, entry, "a:1");
+}
+
+/// A layout whose one image is an index over platforms (`os/architecture`).
+pub fn write_multi(folder: &Path, platforms: &[&str], name: &str) {
+    let mut entries = Vec::new();
+    for platform in platforms {
+        let mut tar = Tar::new();
+        tar.file("platform", platform.as_bytes());
+        let layers = [tar.finish()];
+        let (os, architecture) = platform.split_once('/').unwrap();
+        let mut entry = add_image(folder, &config(architecture, &layers), &layers);
+        entry["platform"] = serde_json::json!({"os": os, "architecture": architecture});
+        entries.push(entry);
     }
-    let config = serde_json::json!({
-        "architecture": "amd64",
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries});
+    let entry = put_blob(folder, index.to_string().as_bytes(), "index.v1+json");
+    write_index(folder, entry, name);
+}
+
+/// Indexes that have nothing but indexes.
+pub fn write_nested(folder: &Path, depth: usize) {
+    let mut entry = put_blob(
+        folder,
+        br#"{"schemaVersion":2,"manifests":[]}"#,
+        "index.v1+json",
+    );
+    for _ in 0..depth {
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
+        entry = put_blob(folder, index.to_string().as_bytes(), "index.v1+json");
+    }
+    write_index(folder, entry, "a:1");
+}
+
+fn config(architecture: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let ids: Vec<String> = layers
+        .iter()
+        .map(|layer| Digest::of(&plain(layer)).as_str().to_owned())
+        .collect();
+    serde_json::json!({
+        "architecture": architecture,
         "os": "linux",
         "config": {"Cmd": ["/bin/true"]},
-        "rootfs": {"type": "layers", "diff_ids": diff_ids},
-    });
+        "rootfs": {"type": "layers", "diff_ids": ids},
+    })
+    .to_string()
+    .into_bytes()
+}
+
+fn put_blob(folder: &Path, bytes: &[u8], kind: &str) -> serde_json::Value {
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let digest = Digest::of(bytes);
+    fs::write(blobs.join(digest.hex()), bytes).unwrap();
+    serde_json::json!({
+        "mediaType": format!("application/vnd.oci.image.{kind}"),
+        "digest": digest.as_str(),
+        "size": bytes.len(),
+    })
+}
+
+fn add_image(folder: &Path, config: &[u8], layers: &[Vec<u8>]) -> serde_json::Value {
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|layer| put_blob(folder, layer, "layer.v1.tar"))
+        .collect();
     let manifest = serde_json::json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": put(config.to_string().as_bytes(), "config.v1+json"),
-        "layers": descriptors,
+        "config": put_blob(folder, config, "config.v1+json"),
+        "layers": layers,
     });
-    let mut entry = put(manifest.to_string().as_bytes(), "manifest.v1+json");
+    put_blob(folder, manifest.to_string().as_bytes(), "manifest.v1+json")
+}
+
+fn write_index(folder: &Path, mut entry: serde_json::Value, name: &str) {
     entry["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": name});
     let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
     fs::write(folder.join("index.json"), index.to_string()).unwrap();
@@ -332,6 +386,11 @@ pub fn private_mounts() {
 
 /// Mounts layers (lowest first), read-only, below `work`.
 pub fn mount_overlay(work: &Path, layers: &[PathBuf]) -> PathBuf {
+    mount_overlay_with(work, layers, "")
+}
+
+/// The same with more options, each followed by a comma.
+pub fn mount_overlay_with(work: &Path, layers: &[PathBuf], more: &str) -> PathBuf {
     let merged = work.join("merged");
     fs::create_dir_all(&merged).unwrap();
     let empty = work.join("empty");
@@ -343,7 +402,7 @@ pub fn mount_overlay(work: &Path, layers: &[PathBuf]) -> PathBuf {
         .chain([&empty])
         .map(|path| path.display().to_string())
         .collect();
-    let options = format!("lowerdir={}", lower.join(":"));
+    let options = format!("{more}lowerdir={}", lower.join(":"));
     let flags = nix::mount::MsFlags::MS_RDONLY;
     nix::mount::mount(
         Some("overlay"),
