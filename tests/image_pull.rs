@@ -554,3 +554,56 @@ fn tokens_that_run_out_and_a_busy_registry() {
         "{text}"
     );
 }
+
+/// Nothing installed: no certificate authorities anywhere.
+#[test]
+#[ignore = "a part of a_machine_without_authorities"]
+fn pull_without_authorities() {
+    if std::env::var_os("SAMPAN_TEST_CHILD").is_none() {
+        return;
+    }
+    private_network();
+    for folder in [
+        "/etc/ssl",
+        "/etc/pki",
+        "/usr/share/ca-certificates",
+        "/usr/lib/ssl",
+        "/usr/local/share",
+    ] {
+        if Path::new(folder).is_dir() {
+            let flags = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("tmpfs"), folder, Some("tmpfs"), flags, None::<&str>).unwrap();
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let layout = folder.path().join("layout");
+    write_layout(&layout, &layers(2), "1");
+    let address = Small {
+        layout,
+        token: "token",
+        failures: Mutex::new(0),
+        uses: Mutex::new(0),
+        granted: Mutex::new(1),
+    }
+    .serve();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    pull(
+        &store,
+        &format!("{address}/app:1"),
+        &PullOptions::default(),
+        &Quiet,
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_machine_without_authorities() {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["pull_without_authorities", "--exact", "--ignored"])
+        .env("SAMPAN_TEST_CHILD", "1")
+        .env_remove("SSL_CERT_FILE")
+        .env_remove("SSL_CERT_DIR")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}

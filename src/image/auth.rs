@@ -178,6 +178,26 @@ pub(super) fn base64_decode(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Standard base64 with padding.
+pub(super) fn base64_encode(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
+        let bits = (byte(0) << 16) | (byte(1) << 8) | byte(2);
+        for place in 0..4 {
+            let digit = (bits >> (18 - 6 * place)) & 63;
+            let shown = DIGITS.get(digit as usize).copied().unwrap_or(b'=');
+            text.push(if place <= group.len() {
+                char::from(shown)
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +219,20 @@ mod tests {
         ] {
             let decoded = base64_decode(text.as_bytes());
             assert_eq!(decoded.as_deref(), expected.map(str::as_bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn base64_there_and_back() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("u:p:q", "dTpwOnE="),
+        ] {
+            assert_eq!(base64_encode(bytes.as_bytes()), text);
+            assert_eq!(base64_decode(text.as_bytes()).unwrap(), bytes.as_bytes());
         }
     }
 

@@ -67,12 +67,10 @@ fn publish(
     found: Vec<Found>,
     name: Option<String>,
 ) -> Result<Vec<Image>, Error> {
-    if found.is_empty() {
+    let Some(first) = found.first() else {
         return Err(Error::invalid(path.display().to_string(), "has no image"));
-    }
-    let several = found
-        .iter()
-        .any(|other| other.manifest != found[0].manifest);
+    };
+    let several = found.iter().any(|other| other.manifest != first.manifest);
     if name.is_some() && several {
         return Err(Error::invalid(
             path.display().to_string(),

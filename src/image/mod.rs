@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! registry ─ registry.rs ─┐                       ┌─ layers.rs: chain of overlay folders
-//! file ─ import.rs,       ├─ ingest.rs ─ store.rs ┤    unpack.rs ← archive.rs, metadata.rs, whiteout.rs
-//!        docker.rs        ┘   (verify)    (disk)  └─ collect.rs: remove, prune
+//!            http.rs      ├─ ingest.rs ─ store.rs ┤    unpack.rs ← archive.rs, metadata.rs, whiteout.rs
+//! file ─ import.rs        │  (verify)    (disk)   └─ collect.rs: remove, prune
+//!        docker.rs       ─┘
 //! ```
 //!
 //! *Invariants:* whatever came from outside is verified against its digest before it is visible;
@@ -19,6 +20,7 @@ mod collect;
 mod digest;
 mod docker;
 mod error;
+mod http;
 mod import;
 mod ingest;
 mod layers;

@@ -1,32 +1,27 @@
-//! Pulling from registries (distribution-spec), through oci-client.
+//! Pulling from registries (distribution-spec).
 //!
-//! *Invariants:* every manifest and blob is checked against digest and size while it streams into
-//! the store, and published when all are there; a blob in the store is not fetched again; a token
-//! goes nowhere but to the registry that asked for it; no name is resolved by the C library.
+//! *Invariants:* every manifest and blob is bounded, and checked against digest and size while it
+//! streams into the store; an image is published when all of it is there; a blob in the store is
+//! not fetched again; a login goes to the registry it is for, and to the token server that this
+//! registry names, never from https to http; no name is resolved by the C library.
 //!
-//! Left to oci-client: requests, challenges, redirects. Not done yet: resuming a broken download
-//! in the middle, credential helpers, mirrors.
+//! Not done yet: resuming a broken download in its middle, credential helpers, mirrors.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
-use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, RegistryOperation};
 use oci_spec::distribution::Reference;
-use tokio::io::AsyncWrite;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{Client, Response, Url};
+use serde::Deserialize;
 
 use super::auth::{self, Login};
 use super::digest::Digest;
 use super::error::{Context, Error};
-use super::ingest::{BlobWriter, Ingest};
+use super::http::{Challenge, Failure, advice, bounded, clean, client, innermost, send, words};
+use super::ingest::Ingest;
 use super::manifest::{self, ACCEPTED, Descriptor, Document, MAX_MANIFEST, Platform};
 use super::reference::{self, is_loopback};
 use super::store::Store;
@@ -34,11 +29,8 @@ use super::{Image, Progress};
 
 /// Tries of one download while the registry or the network fails.
 const TRIES: u32 = 3;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Silence after which a connection counts as broken.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Characters of a registry's words that are shown.
-const MAX_ANSWER: usize = 300;
+/// Bytes of a token server's answer.
+const MAX_TOKEN: u64 = 1 << 20;
 
 /// How a pull reaches its registry.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +63,7 @@ pub fn pull(
         .build()
         .doing(|| "start the runtime for a pull".to_owned())?;
     let digest = runtime.block_on(async {
-        let pull = Pull::begin(&ingest, reference.clone(), options, progress).await?;
+        let pull = Pull::begin(&ingest, reference.clone(), options, progress)?;
         let (digest, manifest) = pull.manifest(&platform).await?;
         let mut blobs = vec![manifest.config];
         blobs.extend(manifest.layers);
@@ -87,81 +79,129 @@ struct Pull<'a> {
     progress: &'a dyn Progress,
     reference: Reference,
     login: Option<Login>,
-    options: &'a PullOptions,
-    /// Replaced when a token ran out.
-    session: RefCell<Session>,
-}
-
-#[derive(Clone)]
-struct Session {
     client: Client,
-    auth: RegistryAuth,
+    /// Up to the repository, with a slash.
+    base: String,
+    /// What the registry asked for, once it did; replaced when a token ran out.
+    authorization: RefCell<Option<HeaderValue>>,
 }
 
 impl<'a> Pull<'a> {
-    async fn begin(
+    fn begin(
         ingest: &'a Ingest<'a>,
         reference: Reference,
-        options: &'a PullOptions,
+        options: &PullOptions,
         progress: &'a dyn Progress,
     ) -> Result<Pull<'a>, Error> {
-        let login = auth::login(reference.registry(), reference.repository())?;
-        let session = Session {
-            client: client(&reference, options)?,
-            auth: RegistryAuth::Anonymous,
+        let plain = options.plain_http
+            || (is_loopback(reference.registry()) && options.ca_files.is_empty());
+        let scheme = if plain { "http" } else { "https" };
+        let host = match reference.resolve_registry() {
+            "index.docker.io" => "registry-1.docker.io",
+            host => host,
         };
-        let pull = Pull {
+        Ok(Pull {
             ingest,
             progress,
+            login: auth::login(reference.registry(), reference.repository())?,
+            client: client(options)?,
+            base: format!("{scheme}://{host}/v2/{}/", reference.repository()),
             reference,
-            login,
-            options,
-            session: RefCell::new(session.clone()),
-        };
-        pull.log_in_with(session.client).await?;
-        Ok(pull)
+            authorization: RefCell::new(None),
+        })
     }
 
-    async fn log_in(&self) -> Result<(), Error> {
-        let fresh = client(&self.reference, self.options)?;
-        self.log_in_with(fresh).await
+    /// One request below the repository; an answer that is not 200 is a failure.
+    async fn get(&self, path: &str, accept: &str) -> Result<Response, Failure> {
+        let mut request = self.client.get(format!("{}{path}", self.base));
+        request = request.header(ACCEPT, accept);
+        let used = self.authorization.borrow().clone();
+        if let Some(value) = &used {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let response = send(request).await?;
+        let status = response.status().as_u16();
+        if status == 200 {
+            return Ok(response);
+        }
+        let challenge = response.headers().get(WWW_AUTHENTICATE).cloned();
+        let words = words(response).await;
+        if status == 401
+            && let Some(challenge) = challenge
+            && self.log_in(&challenge, used.as_ref()).await?
+        {
+            return Err(Failure::Status(LOGGED_IN, words));
+        }
+        Err(Failure::Status(status, words))
     }
 
-    /// Asks for a token where the registry wants one; `client` knows no login yet.
-    async fn log_in_with(&self, client: Client) -> Result<(), Error> {
-        let auth = match &self.login {
-            Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.clone()),
-            None => RegistryAuth::Anonymous,
-        };
-        let token = client
-            .auth(&self.reference, &auth, RegistryOperation::Pull)
-            .await
-            .map_err(|error| self.explain(error, "the login"))?;
-        let session = match token {
-            None => Session { client, auth },
-            Some(token) => {
-                // it becomes a header as it is
-                if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                    return Err(self.failed("the login", "a token that is none"));
-                }
-                // the client never asks again by itself: what comes back is checked here
-                Session {
-                    client: self::client(&self.reference, self.options)?,
-                    auth: RegistryAuth::Bearer(token),
-                }
+    /// Answers a challenge; false when there is nothing to say but what was just `used`.
+    async fn log_in(
+        &self,
+        challenge: &HeaderValue,
+        used: Option<&HeaderValue>,
+    ) -> Result<bool, Failure> {
+        let text = challenge.to_str().unwrap_or_default();
+        let wanted = Challenge::parse(text);
+        let (value, fresh) = match (wanted, &self.login) {
+            (Some(Challenge::Bearer { realm, service }), _) => {
+                let token = self.token(&realm, service.as_deref()).await?;
+                (format!("Bearer {token}"), true)
             }
+            (Some(Challenge::Basic), Some(login)) => {
+                let pair = format!("{}:{}", login.user, login.password);
+                let value = format!("Basic {}", auth::base64_encode(pair.as_bytes()));
+                (value, false)
+            }
+            _ => return Ok(false),
         };
-        let registry = self.reference.resolve_registry();
-        session
-            .client
-            .store_auth_if_needed(registry, &session.auth)
-            .await;
-        self.session.replace(session);
-        Ok(())
+        let mut header = HeaderValue::from_str(&value)
+            .map_err(|_| self.failed("the login", "it can't be sent in a header"))?;
+        header.set_sensitive(true);
+        let new = fresh || used != Some(&header);
+        self.authorization.replace(Some(header));
+        Ok(new)
     }
 
-    fn session(&self) -> Session {
-        self.session.borrow().clone()
+    async fn token(&self, realm: &str, service: Option<&str>) -> Result<String, Failure> {
+        let what = "the login";
+        let mut url = Url::parse(realm)
+            .map_err(|_| self.failed(what, "its token server has no valid address"))?;
+        if self.base.starts_with("https:") && url.scheme() != "https" {
+            return Err(self
+                .failed(what, "its token server is not reached by https")
+                .into());
+        }
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = service {
+                query.append_pair("service", service);
+            }
+            let scope = format!("repository:{}:pull", self.reference.repository());
+            query.append_pair("scope", &scope);
+        }
+        let mut request = self.client.get(url);
+        if let Some(login) = &self.login {
+            request = request.basic_auth(&login.user, Some(&login.password));
+        }
+        let response = send(request).await?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            // whatever it says about the request, it gives no token for this login
+            let status = if status < 500 && status != 429 {
+                403
+            } else {
+                status
+            };
+            return Err(Failure::Status(status, words(response).await));
+        }
+        let bytes = bounded(response, MAX_TOKEN).await?;
+        let token = bytes
+            .and_then(|bytes| serde_json::from_slice::<Token>(&bytes).ok())
+            .and_then(|token| token.token.or(token.access_token))
+            // it becomes a header as it is
+            .filter(|token| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()));
+        Ok(token.ok_or_else(|| self.failed(what, "a token that is none"))?)
     }
 
     /// From the reference to the manifest for `platform`, which is then in the store.
@@ -225,20 +265,20 @@ impl<'a> Pull<'a> {
     }
 
     async fn document(&self, reference: &Reference) -> Result<Vec<u8>, Error> {
+        let what = reference.whole();
+        let tag = reference.digest().or(reference.tag()).unwrap_or("latest");
+        let path = format!("manifests/{tag}");
+        let accept = ACCEPTED.join(", ");
         let mut tries = 0;
         loop {
-            let session = self.session();
-            let answer = session
-                .client
-                .pull_manifest_raw(reference, &session.auth, ACCEPTED)
-                .await;
-            match answer {
-                Ok((bytes, _)) if bytes.len() as u64 > MAX_MANIFEST => {
+            let answer = async { bounded(self.get(&path, &accept).await?, MAX_MANIFEST).await };
+            match answer.await {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => {
                     let why = format!("manifest has more than {MAX_MANIFEST} bytes");
-                    return Err(Error::invalid(reference.whole(), why));
+                    return Err(Error::invalid(what, why));
                 }
-                Ok((bytes, _)) => return Ok(bytes.to_vec()),
-                Err(error) => self.again(&mut tries, error, &reference.whole()).await?,
+                Err(failure) => self.again(&mut tries, failure, &what).await?,
             }
         }
     }
@@ -269,49 +309,45 @@ impl<'a> Pull<'a> {
         let what = format!("blob {digest}");
         let mut tries = 0;
         loop {
-            let session = self.session();
-            let mut download = Download {
-                writer: self.ingest.blob(&what, Some((digest.clone(), size)))?,
-                progress: self.progress,
-                what: &what,
-                size,
-                done: 0,
-                failed: None,
-            };
-            let answer = session
-                .client
-                .pull_blob(&self.reference, digest.as_str(), &mut download)
-                .await;
-            if let Some(error) = download.failed {
-                return Err(error);
-            }
-            match answer {
-                Ok(()) => return download.writer.commit().map(|_| ()),
-                Err(error) => self.again(&mut tries, error, &what).await?,
+            match self.download(digest, size, &what).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => self.again(&mut tries, failure, &what).await?,
             }
         }
     }
 
-    /// Waits for another try, logs in again, or gives the final error.
-    async fn again(
-        &self,
-        tries: &mut u32,
-        error: OciDistributionError,
-        what: &str,
-    ) -> Result<(), Error> {
+    async fn download(&self, digest: &Digest, size: u64, what: &str) -> Result<(), Failure> {
+        let mut response = self.get(&format!("blobs/{digest}"), "*/*").await?;
+        let mut writer = self.ingest.blob(what, Some((digest.clone(), size)))?;
+        let mut done = 0;
+        while let Some(bytes) = response.chunk().await? {
+            writer.append(&bytes)?;
+            done += bytes.len() as u64;
+            self.progress.advance(what, done, size);
+        }
+        writer.commit()?;
+        Ok(())
+    }
+
+    /// Waits for another try, or gives the final error.
+    async fn again(&self, tries: &mut u32, failure: Failure, what: &str) -> Result<(), Error> {
         *tries += 1;
-        let token = matches!(self.session.borrow().auth, RegistryAuth::Bearer(_));
-        if *tries >= TRIES {
-            return Err(self.explain(error, what));
-        }
-        if is_unauthorized(&error) && token {
+        let wait = match &failure {
             // tokens live for minutes, a queue of downloads may not
-            return self.log_in().await;
+            Failure::Status(LOGGED_IN, _) => 0,
+            Failure::Status(429 | 500.., _) => *tries,
+            // broken in the middle; who can't be reached at all is told so at once
+            Failure::Transport(error)
+                if !(error.is_connect() || error.is_builder() || error.is_redirect()) =>
+            {
+                *tries
+            }
+            _ => return Err(self.explain(failure, what)),
+        };
+        if *tries >= TRIES {
+            return Err(self.explain(failure, what));
         }
-        if !is_transient(&error) {
-            return Err(self.explain(error, what));
-        }
-        tokio::time::sleep(Duration::from_secs(u64::from(*tries))).await;
+        tokio::time::sleep(Duration::from_secs(u64::from(wait))).await;
         Ok(())
     }
 
@@ -323,12 +359,20 @@ impl<'a> Pull<'a> {
         }
     }
 
-    /// A client error in our words.
-    fn explain(&self, error: OciDistributionError, what: &str) -> Error {
+    /// A failure in our words.
+    fn explain(&self, failure: Failure, what: &str) -> Error {
         let registry = self.reference.registry().to_owned();
-        let answer = answer(&error);
-        if is_unauthorized(&error) {
-            return Error::Unauthorized {
+        match failure {
+            Failure::Final(error) => error,
+            Failure::Transport(error) => {
+                let why = innermost(&error);
+                Error::Unreachable {
+                    registry,
+                    advice: advice(&why).to_owned(),
+                    why,
+                }
+            }
+            Failure::Status(401 | 403 | LOGGED_IN, answer) => Error::Unauthorized {
                 registry,
                 reference: self.reference.whole(),
                 answer,
@@ -338,23 +382,8 @@ impl<'a> Pull<'a> {
                              ~/.docker/config.json, or check the name"
                         .to_owned(),
                 },
-            };
-        }
-        match error {
-            OciDistributionError::DigestError(DigestError::VerificationError {
-                expected,
-                actual,
-            }) => Error::Digest {
-                what: what.to_owned(),
-                expected: clean(&expected),
-                actual,
             },
-            OciDistributionError::RequestError(_) => Error::Unreachable {
-                registry,
-                advice: advice(&answer).to_owned(),
-                why: answer,
-            },
-            error if is_not_found(&error) => Error::NotFound {
+            Failure::Status(404, answer) => Error::NotFound {
                 registry,
                 reference: if what.starts_with("blob ") {
                     format!("{what} of {}", self.reference.whole())
@@ -363,202 +392,18 @@ impl<'a> Pull<'a> {
                 },
                 answer,
             },
-            _ => self.failed(what, &answer),
+            Failure::Status(status, answer) => self.failed(what, &format!("{status} {answer}")),
         }
     }
 }
 
-fn client(reference: &Reference, options: &PullOptions) -> Result<Client, Error> {
-    let loopback = is_loopback(reference.registry()) && options.ca_files.is_empty();
-    let mut own = Vec::new();
-    for path in &options.ca_files {
-        own.extend(certificates(path)?);
-    }
-    let config = |only: Vec<Certificate>, extra: Vec<Certificate>| ClientConfig {
-        protocol: if options.plain_http || loopback {
-            ClientProtocol::Http
-        } else {
-            ClientProtocol::Https
-        },
-        tls_certs_only: only,
-        extra_root_certificates: extra,
-        connect_timeout: Some(CONNECT_TIMEOUT),
-        read_timeout: Some(READ_TIMEOUT),
-        user_agent: concat!("sampan/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    };
-    match Client::try_from(config(Vec::new(), own.clone())) {
-        Ok(client) => Ok(client),
-        // a bare machine has no certificate authorities: Mozilla's, as of this build
-        Err(_) => {
-            own.extend(
-                webpki_root_certs::TLS_SERVER_ROOT_CERTS
-                    .iter()
-                    .map(|der| Certificate {
-                        encoding: CertificateEncoding::Der,
-                        data: der.to_vec(),
-                    }),
-            );
-            Client::try_from(config(own, Vec::new()))
-                .map_err(|error| Error::invalid("certificate authorities", answer(&error)))
-        }
-    }
-}
+/// In place of 401, when there is a new login to try; no registry's own status.
+const LOGGED_IN: u16 = 1;
 
-/// The certificates of a PEM file, which may have several.
-fn certificates(path: &std::path::Path) -> Result<Vec<Certificate>, Error> {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
-    let text = fs::read_to_string(path).at("read certificate authorities from", path)?;
-    let blocks: Vec<Certificate> = text
-        .split(BEGIN)
-        .skip(1)
-        .filter_map(|rest| rest.split_once(END))
-        .map(|(body, _)| Certificate {
-            encoding: CertificateEncoding::Pem,
-            data: format!("{BEGIN}{body}{END}\n").into_bytes(),
-        })
-        .collect();
-    if blocks.is_empty() {
-        let why = "has no certificate; it must be in PEM form";
-        return Err(Error::invalid(path.display().to_string(), why));
-    }
-    Ok(blocks)
-}
-
-fn has_code(error: &OciDistributionError, codes: &[OciErrorCode]) -> bool {
-    match error {
-        OciDistributionError::RegistryError { envelope, .. } => envelope
-            .errors
-            .iter()
-            .any(|error| codes.contains(&error.code)),
-        _ => false,
-    }
-}
-
-fn is_unauthorized(error: &OciDistributionError) -> bool {
-    match error {
-        OciDistributionError::UnauthorizedError { .. }
-        | OciDistributionError::AuthenticationFailure(_) => true,
-        OciDistributionError::ServerError { code, .. } => matches!(code, 401 | 403),
-        error => has_code(error, &[OciErrorCode::Unauthorized, OciErrorCode::Denied]),
-    }
-}
-
-fn is_not_found(error: &OciDistributionError) -> bool {
-    match error {
-        OciDistributionError::ImageManifestNotFoundError(_) => true,
-        OciDistributionError::ServerError { code, .. } => *code == 404,
-        error => has_code(
-            error,
-            &[
-                OciErrorCode::ManifestUnknown,
-                OciErrorCode::NameUnknown,
-                OciErrorCode::NotFound,
-                OciErrorCode::BlobUnknown,
-                OciErrorCode::ManifestBlobUnknown,
-            ],
-        ),
-    }
-}
-
-/// Whether it may go better next time.
-fn is_transient(error: &OciDistributionError) -> bool {
-    match error {
-        OciDistributionError::RequestError(error) => !error.is_builder() && !error.is_redirect(),
-        OciDistributionError::ServerError { code, .. } => *code == 429 || *code >= 500,
-        error => has_code(error, &[OciErrorCode::Toomanyrequests]),
-    }
-}
-
-/// The innermost cause, which tells what happened; bounded.
-fn answer(error: &OciDistributionError) -> String {
-    let mut text = match error {
-        OciDistributionError::AuthenticationFailure(words) => words.clone(),
-        OciDistributionError::UnauthorizedError { .. } => "unauthorized".to_owned(),
-        OciDistributionError::ServerError { code, message, .. } => format!("{code} {message}"),
-        OciDistributionError::RegistryError { envelope, .. } => {
-            let words: Vec<&str> = envelope
-                .errors
-                .iter()
-                .map(|error| error.message.as_str())
-                .collect();
-            words.join(", ")
-        }
-        error => error.to_string(),
-    };
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
-    clean(&text)
-}
-
-fn clean(text: &str) -> String {
-    let plain: String = text
-        .trim()
-        .chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .take(MAX_ANSWER)
-        .collect();
-    if plain.is_empty() {
-        return "no reason given".to_owned();
-    }
-    plain
-}
-
-fn advice(why: &str) -> &'static str {
-    let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
-    if has(&["certificate", "UnknownIssuer"]) {
-        "if you trust it, name its certificate authority with --ca-file"
-    } else if has(&["corrupt message", "InvalidContentType", "HTTP version"]) {
-        "it may speak plain http, which has to be allowed with --plain-http"
-    } else {
-        "check the name, the network and the proxy"
-    }
-}
-
-/// Takes a download into the store as it comes.
-struct Download<'a, 'i, 's> {
-    writer: BlobWriter<'i, 's>,
-    progress: &'a dyn Progress,
-    what: &'a str,
-    size: u64,
-    done: u64,
-    /// Our own error, which is more than what an `io::Error` can say.
-    failed: Option<Error>,
-}
-
-impl AsyncWrite for Download<'_, '_, '_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Task<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if let Err(error) = self.writer.append(bytes) {
-            self.failed = Some(error);
-            return Poll::Ready(Err(io::Error::other("the store refused it")));
-        }
-        self.done += bytes.len() as u64;
-        self.progress.advance(self.what, self.done, self.size);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    /// Called at the end: here a short blob shows, before its digest is found to differ.
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Task<'_>) -> Poll<io::Result<()>> {
-        if self.done < self.size {
-            self.failed = Some(Error::Size {
-                what: self.what.to_owned(),
-                expected: self.size,
-                actual: self.done,
-            });
-            return Poll::Ready(Err(io::Error::other("it is too short")));
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Task<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
+#[derive(Deserialize)]
+struct Token {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
 }
