@@ -635,6 +635,26 @@ impl Tap for Value {
 }
 
 #[test]
+fn del_removes_what_a_killed_add_left() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = host.snapshot();
+    let config = config(&host, json!({"ipMasq": true}));
+    let call = Call::new("a", &pod);
+    // at every step of some 10 ms
+    for step in 0..50 {
+        let mut child = call.spawn("bridge", "ADD", &config);
+        std::thread::sleep(std::time::Duration::from_micros(step * 200));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        call.ok("bridge", "DEL", &config);
+        assert_eq!(host.snapshot(), before, "killed in step {step}");
+        assert_eq!(ip_json(&pod, &["link"]).as_array().unwrap().len(), 1);
+    }
+    call.ok("bridge", "ADD", &config);
+}
+
+#[test]
 fn several_networks_in_one_pod() {
     let mut host = Host::new();
     let pod = host.pod("a");

@@ -2,10 +2,11 @@
 //!
 //! *Invariants*: [`conf`] decides, this module executes. The bridge is looked at and changed under the host lock only, so
 //! a bridge that goes with its last port (`removeBridge`) never goes under a port that is just coming. The host's end of
-//! each pair carries the attachment's [`tag`] as its alias, a bridge that may be removed carries `sampan:<network>`:
+//! each pair carries the attachment's tag (module `tag`) as its alias, a bridge that may be removed carries `sampan:<network>`:
 //! nothing without our mark is ever deleted. An address is usable when ADD returns.
 
 mod conf;
+mod mark;
 
 use std::hash::{BuildHasher, Hasher};
 use std::os::fd::AsFd;
@@ -34,10 +35,6 @@ pub const PLUGIN: Plugin = Plugin {
 
 /// Random names that are all taken mean that something else is wrong.
 const NAME_TRIES: usize = 16;
-
-fn alias(network: &str) -> String {
-    format!("sampan:{network}")
-}
 
 fn interface(link: &Link, netns: Option<&Netns>) -> Interface {
     Interface {
@@ -302,12 +299,12 @@ fn ensure_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<L
 
 fn create_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<Link> {
     let name = &conf.bridge;
-    host.create_bridge(name, conf.mtu, conf.vlan.is_some())?;
+    let mac = conf.remove_bridge.then(|| mark::birth_mac(network, name));
+    host.create_bridge(name, conf.mtu, conf.vlan.is_some(), mac)?;
     let bridge = host.require(name)?;
     let mut set_up = || {
-        // marked before anything else: from here on it is known as ours
         if conf.remove_bridge {
-            host.set_alias(&bridge, &alias(network))?;
+            host.set_alias(&bridge, &mark::alias(network))?;
         }
         // setting it makes it the bridge's own; otherwise it changes with the ports
         host.set_mac(&bridge, &bridge.mac)?;
@@ -333,7 +330,7 @@ fn remove_bridge(
     match host.by_name(&conf.bridge)? {
         Some(bridge)
             if bridge.kind == "bridge"
-                && bridge.alias == alias(network)
+                && mark::is_ours(&bridge, network)
                 && host.ports(&bridge)?.is_empty() =>
         {
             host.delete(&bridge)

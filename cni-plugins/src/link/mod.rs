@@ -216,16 +216,20 @@ impl Links {
             .collect())
     }
 
-    /// Makes a bridge, down. The kernel's own answer (EEXIST) decides a race.
+    /// Makes a bridge; `mac` is its link address from birth. The kernel's own answer (EEXIST) decides a race.
     pub fn create_bridge(
         &mut self,
         name: &str,
         mtu: Option<u32>,
         vlan_filtering: bool,
+        mac: Option<[u8; 6]>,
     ) -> Result<()> {
         let mut builder = LinkMessageBuilder::<LinkBridge>::new(name);
         if let Some(mtu) = mtu {
             builder = builder.mtu(mtu);
+        }
+        if let Some(mac) = mac {
+            builder = builder.address(mac.to_vec());
         }
         if vlan_filtering {
             builder = builder.vlan_filtering(true);

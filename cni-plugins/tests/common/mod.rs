@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -171,8 +171,8 @@ impl Call {
         }
     }
 
-    /// Runs `program`, a name of ours or a path; returns the exit code and what it printed.
-    pub fn raw(&self, program: &str, command: &str, config: &Value) -> (i32, Value) {
+    /// Starts `program`, a name of ours or a path, and gives it the configuration.
+    pub fn spawn(&self, program: &str, command: &str, config: &Value) -> Child {
         let path = OURS
             .iter()
             .find(|(name, _)| *name == program)
@@ -196,7 +196,15 @@ impl Call {
             .unwrap()
             .write_all(config.to_string().as_bytes())
             .unwrap();
-        let output = child.wait_with_output().unwrap();
+        child
+    }
+
+    /// Runs `program`; returns the exit code and what it printed.
+    pub fn raw(&self, program: &str, command: &str, config: &Value) -> (i32, Value) {
+        let output = self
+            .spawn(program, command, config)
+            .wait_with_output()
+            .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let value = if text.is_empty() {
             Value::Null
