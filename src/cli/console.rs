@@ -21,7 +21,13 @@ const TIMED_OUT: u8 = 124;
 /// Waits for the program to end.
 pub fn wait(running: Exec, timeout_ms: Option<u64>) -> Outcome {
     let mut mask = SigSet::empty();
-    for signal in [Signal::SIGWINCH, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+    for signal in [
+        Signal::SIGWINCH,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+    ] {
         mask.add(signal);
     }
     mask.thread_block()?;
@@ -99,7 +105,10 @@ fn poll(
         PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
     ];
     if let Some(bridge) = bridge {
-        fds.push(PollFd::from_borrowed_fd(bridge.master.as_fd(), PollFlags::IN));
+        fds.push(PollFd::from_borrowed_fd(
+            bridge.master.as_fd(),
+            PollFlags::IN,
+        ));
         if bridge.input_open {
             fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
         }

@@ -14,8 +14,9 @@ use crate::pod::layout::{Folders, PodDir};
 impl Global {
     /// The two folders, absolute: the keeper has another working folder.
     pub fn folders(&self) -> anyhow::Result<Folders> {
-        let absolute =
-            |path: &Path| std::path::absolute(path).with_context(|| format!("folder {}", path.display()));
+        let absolute = |path: &Path| {
+            std::path::absolute(path).with_context(|| format!("folder {}", path.display()))
+        };
         Ok(Folders {
             root: absolute(&self.root)?,
             state: absolute(&self.state)?,

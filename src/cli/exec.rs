@@ -12,7 +12,9 @@ use crate::pod::users::Accounts;
 
 /// Options of `exec`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sampan exec -it web sh\n  sampan exec -T db pg_dump app > app.sql\n  sampan exec -u 0 -e DEBUG=1 app ./fix")]
+#[command(
+    after_help = "Examples:\n  sampan exec -it web sh\n  sampan exec -T db pg_dump app > app.sql\n  sampan exec -u 0 -e DEBUG=1 app ./fix"
+)]
 pub struct Args {
     /// Keep standard input open (always so; for the habit)
     #[arg(short, long)]

@@ -117,7 +117,10 @@ fn tell(images: &[Image]) -> Outcome {
 }
 
 fn name(image: &Image) -> String {
-    image.references.first().map_or("<none>".to_string(), |r| short(r))
+    image
+        .references
+        .first()
+        .map_or("<none>".to_string(), |r| short(r))
 }
 
 /// As people write it: without the registry and folder that are implied.
@@ -146,7 +149,12 @@ fn list(store: &Store, format: Format, quiet: bool) -> Outcome {
     }
     let mut rows = Vec::new();
     for image in &images {
-        let id = image.id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
+        let id = image
+            .id
+            .trim_start_matches("sha256:")
+            .chars()
+            .take(12)
+            .collect::<String>();
         let references = if image.references.is_empty() {
             vec!["<none>".to_string()]
         } else {

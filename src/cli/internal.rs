@@ -93,15 +93,20 @@ pub fn run(command: Command) -> Outcome {
                 workdir: None,
                 tty: false,
             };
-            exec::execute(&PodDir::open(&dir, &pod.root), &service, request, Some(timeout_ms))
+            exec::execute(
+                &PodDir::open(&dir, &pod.root),
+                &service,
+                request,
+                Some(timeout_ms),
+            )
         }
     }
 }
 
 fn create(dir: &Path) -> Result<(), Error> {
     let path = dir.join("create.json");
-    let request: CreateRequest = record::read(&path)?
-        .ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
+    let request: CreateRequest =
+        record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
     container::create(&request)
         .map(|_| ())
         .map_err(from_container)

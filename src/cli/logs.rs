@@ -22,7 +22,9 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Options of `logs`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sampan logs --tail 20 web\n  sampan logs -f --since 10m\n  sampan logs --since 2026-01-02T15:04:05Z -t")]
+#[command(
+    after_help = "Examples:\n  sampan logs --tail 20 web\n  sampan logs -f --since 10m\n  sampan logs --since 2026-01-02T15:04:05Z -t"
+)]
 pub struct Args {
     /// Go on with what comes
     #[arg(short, long)]
@@ -70,7 +72,12 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             .parse()
             .with_context(|| format!("--tail {count}: a number or `all`"))?,
     };
-    let since = args.since.as_deref().map(moment).transpose()?.unwrap_or(i64::MIN);
+    let since = args
+        .since
+        .as_deref()
+        .map(moment)
+        .transpose()?
+        .unwrap_or(i64::MIN);
     let mut reader = reader(&dir, &services);
     let mut printer = Printer::new(style, &services);
     let mut lines = reader.read(!args.follow)?;
@@ -88,7 +95,10 @@ pub fn run(global: &Global, args: Args) -> Outcome {
 }
 
 fn select(pod: &Pod, wanted: &[String]) -> anyhow::Result<Vec<String>> {
-    if let Some(unknown) = wanted.iter().find(|s| !pod.project.services.contains_key(*s)) {
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|s| !pod.project.services.contains_key(*s))
+    {
         bail!("pod {} has no service {unknown}", pod.project.name);
     }
     Ok(if wanted.is_empty() {
@@ -130,9 +140,9 @@ fn moment(text: &str) -> anyhow::Result<i64> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(time.as_nanosecond() as i64);
     }
-    let ago: jiff::SignedDuration = text
-        .parse()
-        .with_context(|| format!("--since {text}: a time such as 2026-01-02T15:04:05Z or how long ago such as 10m"))?;
+    let ago: jiff::SignedDuration = text.parse().with_context(|| {
+        format!("--since {text}: a time such as 2026-01-02T15:04:05Z or how long ago such as 10m")
+    })?;
     Ok((jiff::Timestamp::now().as_nanosecond() - ago.as_nanos()) as i64)
 }
 
@@ -167,7 +177,13 @@ impl Printer {
         let mut out = std::io::stdout().lock();
         let name = format!("{:width$} | ", line.service, width = self.width);
         if self.coloured {
-            let colour = 31 + self.services.iter().position(|s| *s == line.service).unwrap_or(0) % 6;
+            let colour = 31
+                + self
+                    .services
+                    .iter()
+                    .position(|s| *s == line.service)
+                    .unwrap_or(0)
+                    % 6;
             write!(out, "\x1b[{colour}m{name}\x1b[0m")?;
         } else {
             out.write_all(name.as_bytes())?;
@@ -190,7 +206,8 @@ pub fn attach(dir: &PodDir, services: &[String], style: Style) -> anyhow::Result
     interrupts.add(Signal::SIGINT);
     interrupts.add(Signal::SIGTERM);
     interrupts.thread_block()?;
-    let signals = SignalFd::with_flags(&interrupts, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let signals =
+        SignalFd::with_flags(&interrupts, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut reader = reader(dir, services);
     let mut printer = Printer::new(style, services);
     let mut interrupted = 0;
@@ -206,8 +223,20 @@ pub fn attach(dir: &PodDir, services: &[String], style: Style) -> anyhow::Result
             interrupted += 1;
             match interrupted {
                 // from another process, so that the output goes on meanwhile
-                1 => ask_in_background(dir, &Request::Stop { services: Vec::new(), timeout: None }),
-                _ => ask_in_background(dir, &Request::Kill { services: Vec::new(), signal: libc::SIGKILL }),
+                1 => ask_in_background(
+                    dir,
+                    &Request::Stop {
+                        services: Vec::new(),
+                        timeout: None,
+                    },
+                ),
+                _ => ask_in_background(
+                    dir,
+                    &Request::Kill {
+                        services: Vec::new(),
+                        signal: libc::SIGKILL,
+                    },
+                ),
             }
         }
     }
@@ -246,8 +275,8 @@ fn ended(dir: &PodDir, services: &[String]) -> anyhow::Result<Option<u8>> {
             }
             continue;
         };
-        let again = status.goal != Goal::Stop
-            && matches!(status.phase, Phase::Waiting | Phase::Restarting);
+        let again =
+            status.goal != Goal::Stop && matches!(status.phase, Phase::Waiting | Phase::Restarting);
         if status.phase.active() || again {
             return Ok(None);
         }

@@ -52,16 +52,28 @@ struct Cli {
 #[derive(Debug, Args)]
 struct Global {
     /// Folder of images, volumes and what pods write
-    #[arg(long, global = true, env = "SAMPAN_ROOT", default_value = "/var/lib/sampan", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "SAMPAN_ROOT",
+        default_value = "/var/lib/sampan",
+        value_name = "DIR"
+    )]
     root: PathBuf,
     /// Folder of running pods
-    #[arg(long, global = true, env = "SAMPAN_STATE", default_value = "/run/sampan", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "SAMPAN_STATE",
+        default_value = "/run/sampan",
+        value_name = "DIR"
+    )]
     state: PathBuf,
     /// Compose file; may be given several times, later ones are merged over earlier ones
-    #[arg(short, long = "file", global = true, value_name = "FILE")]
+    #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Pod name instead of the file's `name:` or the folder's
-    #[arg(short, long, global = true, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME")]
     project_name: Option<String>,
     /// Folder that relative paths are resolved against
     #[arg(long, global = true, value_name = "DIR")]
@@ -76,10 +88,24 @@ struct Global {
     #[arg(long, global = true, env = "SAMPAN_CGROUP_PARENT", value_name = "PATH")]
     cgroup_parent: Option<String>,
     /// Folders of CNI configuration
-    #[arg(long, global = true, env = "SAMPAN_CNI_CONF", value_delimiter = ':', default_value = "/etc/cni/net.d", value_name = "DIRS")]
+    #[arg(
+        long,
+        global = true,
+        env = "SAMPAN_CNI_CONF",
+        value_delimiter = ':',
+        default_value = "/etc/cni/net.d",
+        value_name = "DIRS"
+    )]
     cni_conf: Vec<PathBuf>,
     /// Folders of CNI plugins; those that come with Sampan need none
-    #[arg(long, global = true, env = "SAMPAN_CNI_PATH", value_delimiter = ':', default_value = "/opt/cni/bin:/usr/lib/cni", value_name = "DIRS")]
+    #[arg(
+        long,
+        global = true,
+        env = "SAMPAN_CNI_PATH",
+        value_delimiter = ':',
+        default_value = "/opt/cni/bin:/usr/lib/cni",
+        value_name = "DIRS"
+    )]
     cni_path: Vec<PathBuf>,
 }
 
@@ -166,4 +192,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -67,10 +67,20 @@ fn list(global: &Global, format: Format) -> Outcome {
     };
     let mut rows = Vec::new();
     for list in &lists {
-        rows.push((list.name.clone(), list.source.clone(), plugins(&list.config), Vec::new()));
+        rows.push((
+            list.name.clone(),
+            list.source.clone(),
+            plugins(&list.config),
+            Vec::new(),
+        ));
     }
     for network in &generated {
-        rows.push((network.name.clone(), "generated".to_string(), vec!["bridge".to_string()], network.subnets.clone()));
+        rows.push((
+            network.name.clone(),
+            "generated".to_string(),
+            vec!["bridge".to_string()],
+            network.subnets.clone(),
+        ));
     }
     if format == Format::Json {
         let rows: Vec<_> = rows

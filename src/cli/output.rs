@@ -104,7 +104,8 @@ impl Progress for Bars {
         let Some(bars) = &self.bars else { return };
         let Ok(mut bars) = bars.lock() else { return };
         if !bars.iter().any(|(name, _)| name == what) {
-            let style = ProgressStyle::with_template("{msg:40!} {bytes:>10} {bar:30} {total_bytes}");
+            let style =
+                ProgressStyle::with_template("{msg:40!} {bytes:>10} {bar:30} {total_bytes}");
             let bar = self.multi.add(ProgressBar::new(total));
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_message(what.to_string());

@@ -6,7 +6,7 @@ use super::output::{self, Format};
 use super::{Global, Outcome};
 use crate::pod::adopt;
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Health, Pod, Phase, PublishedPort, Sandbox, Status};
+use crate::pod::record::{self, Health, Phase, Pod, PublishedPort, Sandbox, Status};
 
 /// Options of `ps`.
 #[derive(Debug, clap::Args)]
@@ -99,15 +99,26 @@ fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
             image: service.image.clone(),
             status: status.phase,
             health: status.health,
-            pid: status.process.filter(|_| status.phase.active()).map(|p| p.pid),
+            pid: status
+                .process
+                .filter(|_| status.phase.active())
+                .map(|p| p.pid),
             exit_code: status.exit_code,
             oom_killed: status.oom_killed,
             restarts: status.restarts,
             started: status.started,
             finished: status.finished,
             error: status.error,
-            ports: ports.iter().filter(|p| p.service == *name).cloned().collect(),
-            addresses: sandbox.interfaces.iter().flat_map(|i| i.addresses.clone()).collect(),
+            ports: ports
+                .iter()
+                .filter(|p| p.service == *name)
+                .cloned()
+                .collect(),
+            addresses: sandbox
+                .interfaces
+                .iter()
+                .flat_map(|i| i.addresses.clone())
+                .collect(),
         });
     }
     Ok(rows)
@@ -122,7 +133,12 @@ fn print(rows: &[Row], with_pod: bool) -> Outcome {
         .iter()
         .map(|row| {
             let ports: Vec<String> = row.ports.iter().map(port).collect();
-            let mut cells = vec![row.service.clone(), row.image.clone(), state(row), ports.join(", ")];
+            let mut cells = vec![
+                row.service.clone(),
+                row.image.clone(),
+                state(row),
+                ports.join(", "),
+            ];
             if with_pod {
                 cells.insert(0, row.pod.clone());
             }
@@ -135,7 +151,10 @@ fn print(rows: &[Row], with_pod: bool) -> Outcome {
 fn port(published: &PublishedPort) -> String {
     let mapping = &published.mapping;
     let host = mapping.host_ip.map_or("*".to_string(), |ip| ip.to_string());
-    format!("{host}:{}->{}/{}", mapping.host_port, mapping.container_port, mapping.protocol)
+    format!(
+        "{host}:{}->{}/{}",
+        mapping.host_port, mapping.container_port, mapping.protocol
+    )
 }
 
 fn state(row: &Row) -> String {

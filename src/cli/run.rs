@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 
 use super::up::Pull;
 use super::{Global, Outcome, context, logs, output};
-use crate::compose::{self, LoadRequest};
 use crate::compose::project::PullPolicy;
+use crate::compose::{self, LoadRequest};
 use crate::image::PullOptions;
 use crate::pod::adopt;
 use crate::pod::record::Policy;
@@ -15,7 +15,9 @@ use crate::pod::up::{UpRequest, stop_and_remove, up};
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sampan run --rm alpine echo hello\n  sampan run -d --name cache --publish 6379:6379 redis\n  sampan run --rm -v ./data:/data:ro -e LEVEL=debug tool check /data")]
+#[command(
+    after_help = "Examples:\n  sampan run --rm alpine echo hello\n  sampan run -d --name cache -p 6379:6379 redis\n  sampan run --rm -v ./data:/data:ro -e LEVEL=debug tool check /data"
+)]
 pub struct Args {
     /// Go on in the background
     #[arg(short, long)]
@@ -30,12 +32,12 @@ pub struct Args {
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// Port as `[IP:]HOST:POD[/PROTOCOL]`; may be given several times
-    #[arg(long = "publish", value_name = "PORT")]
+    #[arg(short = 'p', long = "publish", value_name = "PORT")]
     publish: Vec<String>,
     /// Mount as `SOURCE:TARGET[:OPTIONS]`; may be given several times
     #[arg(short, long, value_name = "MOUNT")]
     volume: Vec<String>,
-    /// Network (a CNI list by name, or `none`/`host`); may be given several times
+    /// Network: a CNI list by name; may be given several times
     #[arg(long, value_name = "NETWORK")]
     network: Vec<String>,
     /// User as `user[:group]`
@@ -156,7 +158,10 @@ fn compose_text(args: &Args) -> String {
     set("cap_drop", list(&args.cap_drop).into());
     set("user", args.user.as_ref().map(plain).into());
     set("working_dir", args.workdir.as_ref().map(plain).into());
-    set("entrypoint", args.entrypoint.iter().map(plain).collect::<Vec<_>>().into());
+    set(
+        "entrypoint",
+        args.entrypoint.iter().map(plain).collect::<Vec<_>>().into(),
+    );
     set("mem_limit", args.memory.as_ref().map(plain).into());
     set("cpus", args.cpus.as_ref().map(plain).into());
     set("pids_limit", args.pids_limit.into());
@@ -165,13 +170,17 @@ fn compose_text(args: &Args) -> String {
     if !named.is_empty() {
         file["volumes"] = named
             .iter()
-            .filter_map(|v| Some((v.split(':').next()?.to_string(), serde_json::json!({"name": v.split(':').next()}))))
+            .filter_map(|v| {
+                Some((
+                    v.split(':').next()?.to_string(),
+                    serde_json::json!({"name": v.split(':').next()}),
+                ))
+            })
             .collect::<serde_json::Map<_, _>>()
             .into();
     }
     match args.network.as_slice() {
         [] => {}
-        [mode] if mode == "none" || mode == "host" => service["network_mode"] = mode.as_str().into(),
         names => {
             service["networks"] = names.to_vec().into();
             file["networks"] = names

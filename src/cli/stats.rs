@@ -25,7 +25,10 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
     let mut rows = Vec::new();
     add(&tree, 0, &mut rows);
-    output::table(&["CGROUP", "MEMORY", "LIMIT", "CPU", "LIMIT", "PIDS", "LIMIT"], rows)
+    output::table(
+        &["CGROUP", "MEMORY", "LIMIT", "CPU", "LIMIT", "PIDS", "LIMIT"],
+        rows,
+    )
 }
 
 fn add(tree: &Tree, depth: usize, rows: &mut Vec<Vec<String>>) {
@@ -35,9 +38,9 @@ fn add(tree: &Tree, depth: usize, rows: &mut Vec<Vec<String>>) {
     let cpus = tree.cpu_quota.map_or("-".to_string(), |(quota, period)| {
         format!("{:.2}", quota as f64 / period.max(1) as f64)
     });
-    let used = stats.cpu_usage_usec.map_or("-".to_string(), |usec| {
-        format!("{:.2}s", usec as f64 / 1e6)
-    });
+    let used = stats
+        .cpu_usage_usec
+        .map_or("-".to_string(), |usec| format!("{:.2}s", usec as f64 / 1e6));
     rows.push(vec![
         format!("{}{}", "  ".repeat(depth), tree.name),
         bytes(stats.memory_current),

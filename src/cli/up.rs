@@ -12,7 +12,9 @@ use crate::pod::up::{UpRequest, up};
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sampan up -d\n  sampan up -d --wait          until health checks pass\n  sampan -f a.yaml -f b.yaml up web")]
+#[command(
+    after_help = "Examples:\n  sampan up -d\n  sampan up -d --wait          until health checks pass\n  sampan -f a.yaml -f b.yaml up web"
+)]
 pub struct Args {
     /// Go on in the background
     #[arg(short, long)]
@@ -65,7 +67,12 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     let dir = folders.pod(&project.name);
     for service in project.services.values() {
         for mount in &service.volumes {
-            if let MountSource::Bind { path, create: false, .. } = &mount.source {
+            if let MountSource::Bind {
+                path,
+                create: false,
+                ..
+            } = &mount.source
+            {
                 std::fs::symlink_metadata(path).with_context(|| {
                     format!(
                         "{}:{}: services.{}.volumes: {}",

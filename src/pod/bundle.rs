@@ -71,7 +71,11 @@ impl<'a> Prepared<'a> {
 
     /// Writes every file that `create` reads.
     pub fn write(&self, sandbox: &Sandbox, netns: &Path) -> Result<()> {
-        for dir in [self.dir.dir.join("rootfs"), self.dir.data.join("upper"), self.dir.data.join("work")] {
+        for dir in [
+            self.dir.dir.join("rootfs"),
+            self.dir.data.join("upper"),
+            self.dir.data.join("work"),
+        ] {
             fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
         }
         self.write_names(sandbox)?;
@@ -82,8 +86,14 @@ impl<'a> Prepared<'a> {
             sources,
             image_volumes,
         };
-        let spec = plan::spec(self.service, self.image, &self.user, &self.hostname, &places)
-            .map_err(|why| refused(self.service, "", &why))?;
+        let spec = plan::spec(
+            self.service,
+            self.image,
+            &self.user,
+            &self.hostname,
+            &places,
+        )
+        .map_err(|why| refused(self.service, "", &why))?;
         self.write_json("config.json", &spec)?;
         let request = CreateRequest {
             id: container_id(&self.pod.project.name, &self.service.name),
@@ -152,7 +162,12 @@ impl<'a> Prepared<'a> {
 }
 
 /// Folder of a named or anonymous volume of a service.
-pub fn volume_dir(pod: &Pod, dir: &ServiceDir, source: &MountSource, target: &str) -> Result<PathBuf> {
+pub fn volume_dir(
+    pod: &Pod,
+    dir: &ServiceDir,
+    source: &MountSource,
+    target: &str,
+) -> Result<PathBuf> {
     let MountSource::Volume { key, subpath, .. } = source else {
         return Ok(anonymous_volume(dir, target));
     };
@@ -188,7 +203,9 @@ pub fn image_volumes(service: &Service, image: &ImageFacts) -> Vec<String> {
 
 /// Folder of a volume without a name: one for each place it is mounted at.
 pub fn anonymous_volume(dir: &ServiceDir, target: &str) -> PathBuf {
-    dir.data.join("volumes").join(target.trim_matches('/').replace('/', "-"))
+    dir.data
+        .join("volumes")
+        .join(target.trim_matches('/').replace('/', "-"))
 }
 
 fn refused(service: &Service, key: &str, why: &str) -> Error {

@@ -28,10 +28,18 @@ pub fn run(dir: &Path) -> Result<()> {
     // a terminal that closes, or a signal meant for the command that started us, is not for the pod
     let failed = |what: &str, error: nix::Error| Error::Other(format!("keeper: {what}: {error}"));
     let mut ignored = SigSet::empty();
-    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGPIPE] {
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGPIPE,
+    ] {
         ignored.add(signal);
     }
-    ignored.thread_block().map_err(|e| failed("block signals", e))?;
+    ignored
+        .thread_block()
+        .map_err(|e| failed("block signals", e))?;
     nix::unistd::setsid().map_err(|e| failed("setsid", e))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| failed("become subreaper", e))?;
 

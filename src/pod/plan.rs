@@ -171,8 +171,19 @@ fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
         json!({"allow": true, "type": "b", "access": "m"}),
     ];
     // runtime-spec config-linux.md "Default Devices", the terminals and the pseudo terminals
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
-        rules.push(json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}));
+    for (major, minor) in [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ] {
+        rules.push(
+            json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}),
+        );
     }
     rules.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
     let mut devices = Vec::new();
@@ -189,7 +200,9 @@ fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
             rustix::fs::major(meta.rdev()),
             rustix::fs::minor(meta.rdev()),
         );
-        rules.push(json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access}));
+        rules.push(
+            json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access}),
+        );
         devices.push(json!({
             "path": inside, "type": kind, "major": major, "minor": minor,
             "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
@@ -207,12 +220,16 @@ pub fn resources(limits: &Limits) -> Result<Value, String> {
         // Docker's default: as much swap as memory
         "swap": limits.memory_swap.or(limits.memory.map(|m| (m as i64).saturating_mul(2))),
     });
-    if limits.memory.is_some() || limits.memory_reservation.is_some() || limits.memory_swap.is_some()
+    if limits.memory.is_some()
+        || limits.memory_reservation.is_some()
+        || limits.memory_swap.is_some()
     {
         out["memory"] = without_nulls(memory);
     }
     let period = 100_000u64;
-    let quota = limits.cpus.map(|cpus| (cpus * period as f64).round() as i64);
+    let quota = limits
+        .cpus
+        .map(|cpus| (cpus * period as f64).round() as i64);
     if quota.is_some() || limits.cpu_shares.is_some() || limits.cpuset.is_some() {
         out["cpu"] = without_nulls(json!({
             "quota": quota,
@@ -282,24 +299,63 @@ fn rlimits(service: &Service) -> Vec<Value> {
 }
 
 fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> {
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": destination, "type": kind, "source": source, "options": options})
-    };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": source, "options": options});
     let shm = format!("size={}", service.shm_size.unwrap_or(64 << 20));
     let sys = if service.privileged { "rw" } else { "ro" };
     let mut list = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", sys],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", sys],
+        ),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", &shm],
+        ),
     ];
     for name in ["hosts", "resolv.conf", "hostname"] {
         let source = format!("{}/{name}", places.service_dir);
-        list.push(mount(&format!("/etc/{name}"), "bind", &source, &["rbind", "rprivate"]));
+        list.push(mount(
+            &format!("/etc/{name}"),
+            "bind",
+            &source,
+            &["rbind", "rprivate"],
+        ));
     }
     for (target, source) in &places.image_volumes {
         list.push(mount(target, "bind", source, &["rbind", "rprivate"]));
@@ -328,12 +384,22 @@ fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value 
         } => {
             let bind = if *recursive { "rbind" } else { "bind" };
             let propagation = propagation.as_deref().unwrap_or("rprivate");
-            ("bind", source, vec![bind.to_string(), propagation.to_string()])
+            (
+                "bind",
+                source,
+                vec![bind.to_string(), propagation.to_string()],
+            )
         }
-        MountSource::Volume { .. } | MountSource::Anonymous => {
-            ("bind", source, vec!["rbind".to_string(), "rprivate".to_string()])
-        }
-        MountSource::Tmpfs { size, mode, options } => {
+        MountSource::Volume { .. } | MountSource::Anonymous => (
+            "bind",
+            source,
+            vec!["rbind".to_string(), "rprivate".to_string()],
+        ),
+        MountSource::Tmpfs {
+            size,
+            mode,
+            options,
+        } => {
             let mut all = vec!["nosuid".to_string(), "nodev".to_string()];
             if !options.iter().any(|o| o == "exec") {
                 all.push("noexec".to_string());
@@ -417,7 +483,11 @@ pub fn spec(
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
         let unconfined = ["seccomp=unconfined", "seccomp:unconfined"];
-        if !service.security_opt.iter().any(|o| unconfined.contains(&o.as_str())) {
+        if !service
+            .security_opt
+            .iter()
+            .any(|o| unconfined.contains(&o.as_str()))
+        {
             let bounding = capabilities(service)?;
             linux["seccomp"] = serde_json::to_value(crate::seccomp::default_profile(&bounding))
                 .map_err(|error| format!("seccomp profile: {error}"))?;
@@ -482,7 +552,11 @@ pub fn probe(service: &Service, image: &ImageConfig) -> Option<Probe> {
         interval: time(of(|h| h.interval), inherited.interval, seconds(30)),
         timeout: time(of(|h| h.timeout), inherited.timeout, seconds(30)),
         start_period: time(of(|h| h.start_period), inherited.start_period, seconds(0)),
-        start_interval: time(of(|h| h.start_interval), inherited.start_interval, seconds(5)),
+        start_interval: time(
+            of(|h| h.start_interval),
+            inherited.start_interval,
+            seconds(5),
+        ),
         retries: own
             .and_then(|h| h.retries)
             .or((inherited.retries > 0).then_some(inherited.retries))
@@ -509,7 +583,10 @@ pub fn signal_number(name: &str) -> Result<i32, String> {
     let unknown = || format!("signal {name:?} is not known");
     let upper = name.trim().to_uppercase();
     if let Ok(number) = upper.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number).ok_or_else(unknown);
+        return (1..=64)
+            .contains(&number)
+            .then_some(number)
+            .ok_or_else(unknown);
     }
     let full = if upper.starts_with("SIG") {
         upper
@@ -525,7 +602,10 @@ pub fn signal_number(name: &str) -> Result<i32, String> {
                 None => return Err(unknown()),
             };
             let number = start + sign * offset;
-            return (34..=64).contains(&number).then_some(number).ok_or_else(unknown);
+            return (34..=64)
+                .contains(&number)
+                .then_some(number)
+                .ok_or_else(unknown);
         }
     }
     full.parse::<nix::sys::signal::Signal>()
@@ -541,9 +621,7 @@ pub fn restarts(policy: Restart, exit_code: Option<i32>, restarts: u32, stopped:
     match policy {
         Restart::No => false,
         Restart::Always | Restart::UnlessStopped => true,
-        Restart::OnFailure { max } => {
-            exit_code != Some(0) && max.is_none_or(|max| restarts < max)
-        }
+        Restart::OnFailure { max } => exit_code != Some(0) && max.is_none_or(|max| restarts < max),
     }
 }
 
@@ -557,7 +635,10 @@ pub fn initial_health(probe: Option<&Probe>) -> Health {
 
 /// Host name of a service.
 pub fn hostname(pod: &str, service: &Service) -> String {
-    let name = service.hostname.clone().unwrap_or_else(|| service.name.clone());
+    let name = service
+        .hostname
+        .clone()
+        .unwrap_or_else(|| service.name.clone());
     // sethostname(2) takes 64 bytes
     if name.is_empty() {
         return pod.chars().take(64).collect();

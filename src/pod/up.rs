@@ -138,14 +138,20 @@ fn plan(request: &UpRequest<'_>, progress: &dyn Progress) -> Result<Pod> {
     let mut images = BTreeMap::new();
     for (name, service) in &project.services {
         let policy = request.pull.unwrap_or(service.pull_policy);
-        let image = obtain(&store, &service.image, policy, &request.pull_options, progress)
-            .map_err(|error| Error::Start {
-                code: 125,
-                message: format!(
-                    "{}:{}: services.{name}.image: {error}",
-                    service.origin.file, service.origin.line
-                ),
-            })?;
+        let image = obtain(
+            &store,
+            &service.image,
+            policy,
+            &request.pull_options,
+            progress,
+        )
+        .map_err(|error| Error::Start {
+            code: 125,
+            message: format!(
+                "{}:{}: services.{name}.image: {error}",
+                service.origin.file, service.origin.line
+            ),
+        })?;
         images.insert(name.clone(), facts(&store, &image, progress)?);
     }
     let parent = match request.cgroup_parent {
@@ -224,7 +230,13 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
     for path in [&folders.state, &folders.root] {
         private_dir(path, 0o711)?;
     }
-    for path in [folders.pods(), folders.root.join("pods"), dir.dir.clone(), dir.exits(), dir.network()] {
+    for path in [
+        folders.pods(),
+        folders.root.join("pods"),
+        dir.dir.clone(),
+        dir.exits(),
+        dir.network(),
+    ] {
         private_dir(&path, 0o700)?;
     }
     // containers with other ids reach their own files below it
@@ -245,9 +257,14 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
 }
 
 fn private_dir(path: &Path, mode: u32) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path);
     match made {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::io("make", path)(error)),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(Error::io("make", path)(error))
+        }
         _ => Ok(()),
     }
 }

@@ -191,8 +191,16 @@ mod tests {
             ("1000", &[], user(7, 7, &[], "/seven")),
             ("4711", &[], user(4711, 0, &[], "/")),
             ("4711:12", &["log"], user(4711, 12, &[4], "/")),
-            ("nobody", &[], Err("user \"nobody\" is not in the image's /etc/passwd".into())),
-            ("web:wheel", &[], Err("group \"wheel\" is not in the image's /etc/group".into())),
+            (
+                "nobody",
+                &[],
+                Err("user \"nobody\" is not in the image's /etc/passwd".into()),
+            ),
+            (
+                "web:wheel",
+                &[],
+                Err("group \"wheel\" is not in the image's /etc/group".into()),
+            ),
         ] {
             let add: Vec<String> = add.iter().map(|s: &&str| s.to_string()).collect();
             assert_eq!(accounts.resolve(spec, &add), expected, "{spec}");

@@ -102,7 +102,9 @@ pub fn populate(dir: &Path) -> Result<()> {
             .collect();
         for mount in &service.volumes {
             let fill = match &mount.source {
-                MountSource::Volume { nocopy, subpath, .. } => !nocopy && subpath.is_none(),
+                MountSource::Volume {
+                    nocopy, subpath, ..
+                } => !nocopy && subpath.is_none(),
                 MountSource::Anonymous => true,
                 _ => continue,
             };
@@ -140,8 +142,14 @@ fn is_new(data: &Path) -> bool {
 fn leave_mount_namespace() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|error| Error::Other(format!("unshare(CLONE_NEWNS): {error}")))?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(|error| Error::Other(format!("mount(/, rprivate): {error}")))
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .map_err(|error| Error::Other(format!("mount(/, rprivate): {error}")))
 }
 
 /// Shows what the container would see, in a mount namespace that ends with this process.

@@ -192,12 +192,19 @@ fn up(machine: &Machine, healthy: bool) -> Option<Answer> {
             (Some(error), Phase::Failed) => {
                 let code = status.exit_code.and_then(|c| u8::try_from(c).ok());
                 let own = code.is_some() && !error.starts_with("dependency ");
-                Some((!own, if own { code? } else { 1 }, format!("service {name}: {error}")))
+                Some((
+                    !own,
+                    if own { code? } else { 1 },
+                    format!("service {name}: {error}"),
+                ))
             }
             _ if healthy && status.health == Health::Unhealthy => Some((
                 false,
                 1,
-                format!("service {name} is unhealthy: {}", status.health_output.trim()),
+                format!(
+                    "service {name} is unhealthy: {}",
+                    status.health_output.trim()
+                ),
             )),
             _ => None,
         })

@@ -187,7 +187,10 @@ impl Machine {
                 Phase::Stopping => Goal::Restart,
                 _ => Goal::Run,
             };
-            if matches!(unit.status.phase, Phase::Exited | Phase::Failed | Phase::Restarting) {
+            if matches!(
+                unit.status.phase,
+                Phase::Exited | Phase::Failed | Phase::Restarting
+            ) {
                 unit.status.phase = Phase::Waiting;
                 unit.status.error = None;
             }
@@ -255,7 +258,10 @@ impl Machine {
                 unit.status.phase = Phase::Failed;
                 unit.status.exit_code = Some(failure.code.into());
                 unit.status.process = None;
-                out.push(Action::Note(format!("could not be started: {}", failure.message)));
+                out.push(Action::Note(format!(
+                    "could not be started: {}",
+                    failure.message
+                )));
                 unit.status.error = Some(failure.message);
             }
             Input::Exited { code, oom, ran, at } => {
@@ -352,14 +358,17 @@ impl Machine {
                     unit.status.error = None;
                 }
             }
-            self.actions.extend(out.into_iter().map(|a| (name.clone(), a)));
+            self.actions
+                .extend(out.into_iter().map(|a| (name.clone(), a)));
         }
     }
 
     fn next(&self, name: &str, unit: &Unit) -> Option<Step> {
         match (unit.status.goal, unit.status.phase) {
             (Goal::Run, Phase::Waiting) => self.may_start(unit),
-            (Goal::Stop | Goal::Restart, Phase::Running) if !self.is_needed(name) => Some(Step::Stop),
+            (Goal::Stop | Goal::Restart, Phase::Running) if !self.is_needed(name) => {
+                Some(Step::Stop)
+            }
             (Goal::Stop | Goal::Restart, Phase::Restarting) => Some(Step::Ended),
             (Goal::Restart, Phase::Exited | Phase::Failed | Phase::Waiting) => Some(Step::Again),
             _ => None,
@@ -368,9 +377,12 @@ impl Machine {
 
     fn may_start(&self, unit: &Unit) -> Option<Step> {
         for (name, dependency) in &unit.facts.depends_on {
-            let verdict = self.units.get(name).map_or(Verdict::Never("is not there"), |on| {
-                satisfied(dependency.condition, &on.status, on.facts.probe.is_some())
-            });
+            let verdict = self
+                .units
+                .get(name)
+                .map_or(Verdict::Never("is not there"), |on| {
+                    satisfied(dependency.condition, &on.status, on.facts.probe.is_some())
+                });
             match verdict {
                 Verdict::Yes => {}
                 Verdict::NotYet => return None,
@@ -411,13 +423,18 @@ fn satisfied(condition: Condition, on: &Status, probed: bool) -> Verdict {
     if on.phase == Phase::Failed {
         return Verdict::Never("failed to start");
     }
-    if on.goal == Goal::Stop && !on.phase.active() && condition != Condition::ServiceCompletedSuccessfully {
+    if on.goal == Goal::Stop
+        && !on.phase.active()
+        && condition != Condition::ServiceCompletedSuccessfully
+    {
         return Verdict::Never("is stopped");
     }
     let ended = on.phase == Phase::Exited;
     match condition {
         // a service that already ended had been started
-        Condition::ServiceStarted if matches!(on.phase, Phase::Running | Phase::Exited) => Verdict::Yes,
+        Condition::ServiceStarted if matches!(on.phase, Phase::Running | Phase::Exited) => {
+            Verdict::Yes
+        }
         Condition::ServiceHealthy if !probed => Verdict::Never("has no health check"),
         Condition::ServiceHealthy if ended => Verdict::Never("ended before it was healthy"),
         Condition::ServiceHealthy if on.phase == Phase::Running => match on.health {

@@ -94,7 +94,8 @@ async fn supervise(dir: &Path) -> Result<()> {
     });
     let mut supervisor = Supervisor::new(context, failure)?;
     let _held = reservation;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("watch", dir_of(&supervisor)))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(Error::io("watch", dir_of(&supervisor)))?;
     let mut quitting = false;
     supervisor.settle();
     loop {
@@ -141,8 +142,16 @@ async fn set_up(dir: &PodDir, pod: &Pod) -> Result<(Sandbox, Reservation)> {
     if let Some(sandbox) = record::read(&dir.sandbox())? {
         return Ok((sandbox, reservation));
     }
-    work::step(&["volumes-up".as_ref(), dir.dir.as_os_str()], &dir.dir.join("error.json")).await?;
-    work::step(&["sandbox-up".as_ref(), dir.dir.as_os_str()], &dir.dir.join("error.json")).await?;
+    work::step(
+        &["volumes-up".as_ref(), dir.dir.as_os_str()],
+        &dir.dir.join("error.json"),
+    )
+    .await?;
+    work::step(
+        &["sandbox-up".as_ref(), dir.dir.as_os_str()],
+        &dir.dir.join("error.json"),
+    )
+    .await?;
     let sandbox = record::read(&dir.sandbox())?
         .ok_or_else(|| Error::Other(format!("no sandbox in {}", dir.dir.display())))?;
     Ok((sandbox, reservation))
@@ -284,7 +293,11 @@ impl Supervisor {
     /// One line in the pod's events and to every client that waits.
     fn note(&self, service: &str, text: &str) {
         self.clients.progress(service, text);
-        let line = format!("{} {service} {}\n", record::now(), text.replace('\n', "\\n"));
+        let line = format!(
+            "{} {service} {}\n",
+            record::now(),
+            text.replace('\n', "\\n")
+        );
         let file = OpenOptions::new()
             .append(true)
             .create(true)
@@ -302,10 +315,17 @@ impl Supervisor {
             }
         };
         let seconds = |timeout: Option<u64>| timeout.map(Duration::from_secs);
-        if let Some(unknown) = request.services().iter().find(|s| self.machine.status(s).is_none()) {
+        if let Some(unknown) = request
+            .services()
+            .iter()
+            .find(|s| self.machine.status(s).is_none())
+        {
             client.send(Answer::Failed {
                 code: 1,
-                message: format!("pod {} has no service {unknown}", self.context.pod.project.name),
+                message: format!(
+                    "pod {} has no service {unknown}",
+                    self.context.pod.project.name
+                ),
             });
             return;
         }

@@ -51,7 +51,10 @@ impl Pump {
         Ok(Pump {
             pipe: open(service.pipe(stream), &pipe)?,
             log,
-            index: open(service.index(stream), OpenOptions::new().append(true).create(true).mode(0o600))?,
+            index: open(
+                service.index(stream),
+                OpenOptions::new().append(true).create(true).mode(0o600),
+            )?,
             end,
         })
     }
@@ -59,7 +62,14 @@ impl Pump {
     /// Moves what the pipe holds now.
     fn drain(&mut self) -> io::Result<()> {
         loop {
-            match splice(&self.pipe, None, &self.log, None, CHUNK, SpliceFlags::NONBLOCK) {
+            match splice(
+                &self.pipe,
+                None,
+                &self.log,
+                None,
+                CHUNK,
+                SpliceFlags::NONBLOCK,
+            ) {
                 Ok(0) | Err(Errno::AGAIN) => return Ok(()),
                 Ok(count) => {
                     self.end += count as u64;

@@ -261,9 +261,9 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
         } else {
             status.started.clone()
         };
-        let pidfd = pidfd::open(process.pid)
-            .ok()
-            .filter(|_| crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time));
+        let pidfd = pidfd::open(process.pid).ok().filter(|_| {
+            crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
+        });
         if status.phase == Phase::Starting {
             context.send(
                 &service,
@@ -338,7 +338,10 @@ async fn probe_output(context: &Context, service: &str) -> Result<(bool, String)
     async fn bounded(stream: Option<impl AsyncReadExt + Unpin>) -> Vec<u8> {
         let mut kept = Vec::new();
         if let Some(mut stream) = stream {
-            let _ = (&mut stream).take(PROBE_OUTPUT).read_to_end(&mut kept).await;
+            let _ = (&mut stream)
+                .take(PROBE_OUTPUT)
+                .read_to_end(&mut kept)
+                .await;
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
         kept
