@@ -174,6 +174,13 @@ fn hostile_entries_are_refused_by_name() {
             t.last().pax("GNU.sparse.map", b"0,6,9223372036854775807,9");
             t.last().pax("GNU.sparse.size", b"99");
         }),
+        ("a header without an end", |t| {
+            t.file("x", &[b'1'; 3000]);
+            t.last()
+                .pax("GNU.sparse.major", b"1")
+                .pax("GNU.sparse.minor", b"0");
+            t.last().pax("GNU.sparse.realsize", b"10");
+        }),
         ("too large", |t| {
             t.file("x", b"little");
             t.last().pax("GNU.sparse.map", b"0,6");

@@ -171,6 +171,10 @@ impl<R: Read> Archive<R> {
             let unread = self.buffer.get(self.start..).unwrap_or_default();
             match self.parser.parse(unread).map_err(malformed)? {
                 ParseEvent::NeedData { min_bytes } => {
+                    // a sparse map without line ends: the parser would ask for ever
+                    if min_bytes <= unread.len() {
+                        return Err(malformed("a header without an end"));
+                    }
                     if !self.fill(min_bytes)? {
                         return Err(truncated());
                     }
