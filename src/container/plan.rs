@@ -543,3 +543,6 @@ fn with_default_devices(resources: &LinuxResources) -> LinuxResources {
     rules.extend(any(c, "rwm", Some(136), None)); // /dev/pts
     resources
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The overlay that makes a root of image layers (overlayfs.rst).
 //!
-//! *Invariants:* any number of layers works: `lowerdir+` where the kernel has it, otherwise paths relative to the store, short enough
-//! for the one page that mount(2) takes. It lives in the container's mount namespace and goes with it.
+//! *Invariants:* as many layers work as overlay takes (500): one by one with `lowerdir+` where the kernel has it, otherwise named by
+//! descriptor numbers, short enough for the one page that mount(2) takes. It lives in the container's mount namespace and goes with it.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,9 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
 
 use super::{Context, Error, attach_root, open, refuse};
 use crate::sys::mount::explained;
+
+/// What mount(2) takes of options, in bytes; it cuts the rest off without a word.
+const PAGE: usize = 4096;
 
 /// What the overlay is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl Layers {
         match self.detached(&paths) {
             // `lowerdir+` is unknown
             Err(error) if error.source.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                self.legacy(target)
+                self.legacy(target, opened)
             }
             Err(error) => Err(error),
             Ok(tree) => attach_root(&tree, target),
@@ -109,80 +112,50 @@ impl Layers {
             })
     }
 
-    /// With mount(2), from the folder that the layers have in common.
-    fn legacy(&self, target: &Path) -> Result<OwnedFd, Error> {
+    /// With mount(2), which takes one page of options: the layers are named by their descriptors, from within `/proc/self/fd`.
+    pub fn legacy(&self, target: &Path, opened: &[OwnedFd]) -> Result<OwnedFd, Error> {
         let what = || format!("mount an overlay of {} layers", self.lower.len());
-        let (base, options) = self.options();
-        rustix::process::chdir(&base).context(|| format!("enter {}", base.display()))?;
+        let ours = if opened.is_empty() {
+            self.open()?
+        } else {
+            Vec::new()
+        };
+        let opened = if opened.is_empty() { &ours } else { opened };
+        let options = options(opened, self.userxattr);
+        if options.len() >= PAGE {
+            return refuse(
+                what(),
+                "too many layers for this kernel, Linux 6.5 takes more",
+            );
+        }
         let data = std::ffi::CString::new(options)
             .map_err(std::io::Error::from)
             .context(what)?;
+        let target = std::path::absolute(target).context(what)?;
+        rustix::process::chdir("/proc/self/fd").context(|| "enter /proc/self/fd".to_owned())?;
         rustix::mount::mount(
             "overlay",
-            target,
+            &target,
             "overlay",
             MountFlags::empty(),
             Some(data.as_c_str()),
         )
         .context(what)?;
-        rustix::process::chdir("/").context(|| "leave the store".to_owned())?;
-        open(target, OFlags::PATH | OFlags::DIRECTORY)
-    }
-
-    /// The layers' common folder and the option text relative to it.
-    fn options(&self) -> (PathBuf, String) {
-        let mut base = self
-            .lower
-            .first()
-            .and_then(|path| path.parent())
-            .unwrap_or(Path::new("/"));
-        while !self.lower.iter().all(|path| path.starts_with(base)) {
-            base = base.parent().unwrap_or(Path::new("/"));
-        }
-        let lower: Vec<String> = self
-            .lower
-            .iter()
-            .rev()
-            .map(|path| escape(path.strip_prefix(base).unwrap_or(path)))
-            .collect();
-        let mut options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            lower.join(":"),
-            escape(&self.upper),
-            escape(&self.work)
-        );
-        if self.userxattr {
-            options.push_str(",userxattr");
-        }
-        (base.to_owned(), options)
+        rustix::process::chdir("/").context(|| "leave /proc/self/fd".to_owned())?;
+        open(&target, OFlags::PATH | OFlags::DIRECTORY)
     }
 }
 
-/// Characters with a meaning in overlay's option text.
-fn escape(path: &Path) -> String {
-    let mut out = String::new();
-    for character in path.to_string_lossy().chars() {
-        if matches!(character, '\\' | ':' | ',') {
-            out.push('\\');
-        }
-        out.push(character);
+/// Option text for mount(2) of descriptors in the order of [`Layers::open`].
+fn options(opened: &[OwnedFd], userxattr: bool) -> String {
+    let numbers: Vec<String> = opened.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+    let (changes, lower) = numbers.split_at(2.min(numbers.len()));
+    let mut options = format!("lowerdir={}", lower.join(":"));
+    for (key, number) in ["upperdir", "workdir"].iter().zip(changes) {
+        options.push_str(&format!(",{key}={number}"));
     }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn legacy_options_are_relative() {
-        let layers = Layers {
-            lower: vec!["/s/l/1".into(), "/s/l/2:b".into(), "/s/m/3".into()],
-            upper: "/r/u".into(),
-            work: "/r/w".into(),
-            userxattr: true,
-        };
-        let want = "lowerdir=m/3:l/2\\:b:l/1,upperdir=/r/u,workdir=/r/w,userxattr";
-        assert_eq!(layers.options(), (PathBuf::from("/s"), want.to_owned()));
+    if userxattr {
+        options.push_str(",userxattr");
     }
+    options
 }

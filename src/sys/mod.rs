@@ -3,7 +3,7 @@
 //! | feature | since Linux | without it |
 //! |---|---|---|
 //! | `clone3`, `openat2`, new mount calls, `mount_setattr` | 5.12 | not supported: Linux 5.15 is the floor |
-//! | overlay `lowerdir+` by `fsconfig` | 6.5 | `mount(2)` with short relative layer paths ([`crate::rootfs`]) |
+//! | overlay `lowerdir+` by `fsconfig` | 6.5 | `mount(2)` with layers named by descriptor ([`crate::rootfs::overlay`]) |
 //! | `PIDFD_GET_INFO` with exit status | 6.15 | [`pidfd::exit_status`] gives `None` |
 //! | `CLONE_INTO_CGROUP` | 5.7, cgroup v2 | attached before the first message ([`crate::container`]) |
 //!

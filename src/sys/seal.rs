@@ -60,7 +60,8 @@ fn has_seals(file: &File) -> bool {
     rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
 }
 
-/// The program as seen through a detached overlay of two read-only layers: no byte is copied. Two, because one alone needs an upper.
+/// The program as seen through a detached overlay of two read-only layers: no byte is copied. Two, because one alone needs an upper;
+/// the second is a folder that is always there (procfs cannot be a layer).
 fn overlay_copy() -> io::Result<OwnedFd> {
     let exe = fs::read_link("/proc/self/exe")?;
     let (Some(dir), Some(name)) = (exe.parent(), exe.file_name()) else {
@@ -69,7 +70,7 @@ fn overlay_copy() -> io::Result<OwnedFd> {
     // a path with ':' or '\' has a meaning to overlay: named by descriptor instead
     let dir = open_path(dir)?;
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let layers = format!("/proc/self/fd/{}:/proc/self", dir.as_raw_fd());
+    let layers = format!("/proc/self/fd/{}:/sys", dir.as_raw_fd());
     rustix::mount::fsconfig_set_string(&context, "lowerdir", layers)?;
     rustix::mount::fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;

@@ -20,6 +20,24 @@ pub fn internal(arguments: &[String]) -> ExitCode {
             container::create(&serde_json::from_slice(&request).unwrap()).map(|_| 0)
         }
         "start" => container::start(dir).map(|()| 0),
+        "overlay" => {
+            let layers = |name: &str| dir.join(name);
+            let mut lower: Vec<PathBuf> = fs::read_dir(layers("lower"))
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            lower.sort();
+            let layers = sampan::rootfs::overlay::Layers {
+                lower,
+                upper: layers("upper"),
+                work: layers("work"),
+                userxattr: false,
+            };
+            layers.legacy(&dir.join("merged"), &[]).unwrap();
+            let seen = |name: &str| fs::read_to_string(dir.join("merged").join(name)).unwrap();
+            print!("{} {}", seen("bottom"), seen("top"));
+            Ok(0)
+        }
         "sealed" => {
             sampan::sys::seal::ensure().unwrap();
             print!("{}", fs::read_link("/proc/self/exe").unwrap().display());

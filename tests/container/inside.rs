@@ -29,6 +29,10 @@ pub const TESTS: &[Test] = &[
     ("inside::readonly_root", readonly_root),
     ("inside::bind_mounts", bind_mounts),
     ("inside::overlay_of_many_layers", overlay_of_many_layers),
+    (
+        "inside::overlay_of_an_older_kernel",
+        overlay_of_an_older_kernel,
+    ),
     ("inside::cgroup_is_its_own", cgroup_is_its_own),
     ("inside::terminal", terminal),
     ("inside::user_namespace", user_namespace),
@@ -469,4 +473,35 @@ fn seccomp_filter() {
             "{text}"
         );
     }
+}
+
+/// Without `lowerdir+`: what Linux before 6.5 gets.
+fn overlay_of_an_older_kernel() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    for name in ["upper", "work", "merged"] {
+        fs::create_dir(dir.join(name)).unwrap();
+    }
+    for index in 0..300 {
+        // overlay's own separators are plain characters here
+        let layer = dir.join(format!("lower/{index:03},a:b{:0>60}", ""));
+        fs::create_dir_all(&layer).unwrap();
+        fs::write(layer.join("top"), index.to_string()).unwrap();
+        if index == 0 {
+            fs::write(layer.join("bottom"), "first").unwrap();
+        }
+    }
+    let output = std::process::Command::new("unshare")
+        .arg("--mount")
+        .arg(std::env::current_exe().unwrap())
+        .args(["internal", "overlay"])
+        .arg(dir)
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "first 299",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
