@@ -255,7 +255,7 @@ fn without_container(
         netns: None,
         ifname: "",
         args: &[],
-        plugin_dirs: &cni.plugin_dirs,
+        plugin_dirs: list.plugin_dirs(cni),
     };
     invoke::run(kind(plugin), &call, Value::Object(config))
         .map(drop)
@@ -320,7 +320,7 @@ impl Record {
             netns,
             ifname: &attachment.ifname,
             args: &attachment.args,
-            plugin_dirs: &cni.plugin_dirs,
+            plugin_dirs: list.plugin_dirs(cni),
         };
         invoke::run(kind(plugin), &call, Value::Object(config))
             .map_err(|why| failure(list, plugin, command, why))
@@ -382,7 +382,7 @@ fn validate(cni: &Cni, attachment: &Attachment) -> Result<(), Error> {
         }
     }
     for plugin in list.plugins() {
-        invoke::find(kind(plugin), &cni.plugin_dirs)
+        invoke::find(kind(plugin), list.plugin_dirs(cni))
             .map_err(|why| failure(list, plugin, Command::Add, why))?;
     }
     Ok(())

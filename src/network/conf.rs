@@ -95,6 +95,15 @@ impl NetworkList {
         number(self.version()) >= number(least)
     }
 
+    /// Folders to look for this list's plugins in: none for a generated one, which is written for those built in and
+    /// needs more of them than others of the same name know (`removeBridge`).
+    pub(super) fn plugin_dirs<'a>(&self, cni: &'a Cni) -> &'a [PathBuf] {
+        match self.source == super::generate::GENERATED {
+            true => &[],
+            false => &cni.plugin_dirs,
+        }
+    }
+
     /// A plugin of the chain declares the capability (`ips`, `mac`, `portMappings`, …).
     pub fn declares(&self, capability: &str) -> bool {
         self.plugins().iter().any(|p| declares(p, capability))
