@@ -1,0 +1,78 @@
+# Sampan. `make` tells what there is; everything runs as root on Debian 12 with Rust.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+TARGET  := target/$(shell rustc -vV | sed -n 's/^host: //p')
+RELEASE := $(TARGET)/release
+PLUGINS := bridge host-local loopback portmap
+IMAGES  := nginx python-app redis
+ROOT    ?= /var/lib/sampan
+
+# what building and the demo need; what the tests need besides (the peers they compare with)
+BUILD_PACKAGES := gcc libc6-dev
+DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
+TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils containernetworking-plugins docker-compose docker-registry \
+                  jq nftables openssl procps python3 python3-seccomp skopeo umoci
+
+.PHONY: help build release lint test test-vm demo bench install clean packages-build packages-demo packages-test nextest
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: packages-build ## debug build of everything
+	cargo build --workspace --locked
+
+release: packages-build ## the static binary and the plugins
+	cargo build --workspace --release --locked
+
+lint: packages-build ## formatting, clippy and rustdoc without a warning
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+test: packages-test nextest lint ## every test, those that need root included
+	cargo build --workspace --locked
+	cargo nextest run --workspace --locked --no-fail-fast
+	cargo test --workspace --doc --locked
+
+demo: packages-demo release $(IMAGES:%=target/images/%) ## nginx, an application and redis as one pod with two networks
+	@$(foreach i,$(IMAGES),$(RELEASE)/sampan --root $(ROOT) image import target/images/$i &&) true
+	@SAMPAN_ROOT=$(ROOT) demo/run $(RELEASE)/sampan
+
+# An OCI layout of an image, made again when its definition, or the one it stands on, changed.
+.SECONDEXPANSION:
+target/images/%: $$(wildcard images/$$*/*) $$(wildcard images/debian-base/*) | release
+	$(RELEASE)/sampan image build images/$* -o $@
+	@touch $@
+
+install: ## install what `make release` built, with completions and man pages
+	install -D -m 755 $(RELEASE)/sampan $(DESTDIR)$(PREFIX)/bin/sampan
+	$(foreach p,$(PLUGINS),install -D -m 755 $(RELEASE)/$p $(DESTDIR)$(PREFIX)/libexec/sampan/cni/$p &&) true
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE)/sampan man $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE)/sampan completions bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sampan
+	$(RELEASE)/sampan completions zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sampan
+	$(RELEASE)/sampan completions fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/sampan.fish
+
+clean: ## remove what was built
+	cargo clean
+
+# Installs only what is missing. A server that comes with a package is not started: invoke-rc.d(8) heeds RUNLEVEL.
+define install-packages
+@missing=; for p in $(1); do \
+    [ "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed ] || missing="$$missing $$p"; \
+done; [ -z "$$missing" ] || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends $$missing; }
+endef
+
+packages-build:
+	$(call install-packages,$(BUILD_PACKAGES))
+
+packages-demo:
+	$(call install-packages,$(DEMO_PACKAGES))
+
+packages-test:
+	$(call install-packages,$(TEST_PACKAGES))
+
+nextest:
+	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
