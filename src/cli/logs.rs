@@ -11,7 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Global, Outcome};
-use crate::pod::control::{self, Request};
+use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
 use crate::pod::logs::{Line, Reader};
 use crate::pod::record::{self, Goal, Phase, Status};
@@ -257,9 +257,9 @@ fn interrupt(signals: &SignalFd) -> anyhow::Result<bool> {
 }
 
 fn ask_in_background(dir: &PodDir, request: &Request) {
-    let (socket, request) = (dir.socket(), request.clone());
+    let (dir, request) = (dir.clone(), request.clone());
     std::thread::spawn(move || {
-        if let Err(error) = control::ask(&socket, &request, super::output::progress) {
+        if let Err(error) = adopt::ask(&dir, &request, &mut super::output::progress) {
             super::output::error(&error.to_string());
         }
     });
