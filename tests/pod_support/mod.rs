@@ -28,7 +28,7 @@ pub const BUSYBOX: &str = "localhost/busybox";
 const LIMIT: &str = "100";
 
 /// How a command ended.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Ended {
     /// Exit code; 128 + signal.
     pub code: i32,
@@ -36,6 +36,17 @@ pub struct Ended {
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: String,
+}
+
+impl std::fmt::Debug for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let out = String::from_utf8_lossy(&self.stdout);
+        write!(
+            f,
+            "code {}\n--- stdout\n{out}\n--- stderr\n{}",
+            self.code, self.stderr
+        )
+    }
 }
 
 impl Ended {
