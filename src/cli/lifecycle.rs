@@ -46,7 +46,8 @@ fn ask(global: &Global, request: &Request) -> anyhow::Result<Vec<(String, Option
 /// `start`.
 pub fn start(global: &Global, args: Services) -> Outcome {
     let services = args.services;
-    ask(global, &Request::Start { services }).map(|_| 0)
+    let healthy = false;
+    ask(global, &Request::Start { services, healthy }).map(|_| 0)
 }
 
 /// `stop`.

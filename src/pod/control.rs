@@ -28,6 +28,8 @@ pub enum Request {
     Start {
         /// Names.
         services: Vec<String>,
+        /// As in [`Request::Up`].
+        healthy: bool,
     },
     /// Stop services in reverse order of dependency; answers when they have ended.
     Stop {
@@ -63,7 +65,7 @@ impl Request {
     /// The services it names.
     pub fn services(&self) -> &[String] {
         match self {
-            Request::Start { services }
+            Request::Start { services, .. }
             | Request::Stop { services, .. }
             | Request::Restart { services, .. }
             | Request::Kill { services, .. }

@@ -204,7 +204,8 @@ pub fn down(dir: &PodDir, pod: &Pod) -> Result<()> {
     failed.extend(removed.err().map(Error::from));
     if failed.is_empty() {
         for network in pod.project.networks.iter().filter(|n| !n.external) {
-            let released = subnets::release(&pod.state, &network.name, &dir.name);
+            let leases = folders(pod).leases();
+            let released = subnets::release(&pod.state, &leases, &network.name, &dir.name);
             failed.extend(released.err().map(Error::from));
         }
         match std::fs::remove_file(dir.sandbox()) {

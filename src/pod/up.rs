@@ -56,21 +56,23 @@ pub fn up(
     let lock = adopt::lock(request.folders, &dir.name)?;
     let ask = match adopt::load(&dir)? {
         Some(running) if same(&running, &pod) && !request.force_recreate => {
-            let services = pod.start.clone();
+            let start = Request::Start {
+                services: pod.start.clone(),
+                healthy: request.wait,
+            };
             drop(lock);
-            let started = adopt::ask(&dir, &Request::Start { services }, progress).map(|_| ());
             // one whose network could never be made has nothing to keep
-            return match started {
-                Err(error) if !dir.sandbox().exists() => {
+            return match adopt::ask(&dir, &start, progress) {
+                Err(error) if dir.record().exists() && !dir.sandbox().exists() => {
                     let _lock = adopt::lock(request.folders, &dir.name)?;
                     Err(undo(request.folders, &dir, error))
                 }
-                other => other,
+                answer => answer.map(|_| ()),
             };
         }
         Some(_) => {
             progress("", "changed: containers are made again");
-            stop_and_remove(request.folders, &dir, progress)?;
+            stop_and_remove(request.folders, &dir, None, progress)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -99,15 +101,17 @@ pub fn up(
     }
 }
 
-/// Stops a pod's services in order, then removes it. The caller holds its lock.
+/// Stops a pod's services in order, then removes it. The caller holds its lock. `timeout`: seconds until SIGKILL instead
+/// of each service's own.
 pub fn stop_and_remove(
     folders: &Folders,
     dir: &PodDir,
+    timeout: Option<u64>,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
     let stop = Request::Stop {
         services: Vec::new(),
-        timeout: None,
+        timeout,
     };
     // a supervisor that cannot be had is no reason to leave the pod standing
     if let Some(pod) = adopt::load(dir)?

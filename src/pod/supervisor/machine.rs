@@ -109,6 +109,8 @@ struct Unit {
     streak: u32,
     /// Early probes so far.
     early: u32,
+    /// Grace period of the next stop instead of its own.
+    grace: Option<Duration>,
 }
 
 /// All services of a pod.
@@ -139,6 +141,7 @@ impl Machine {
                     generation: 0,
                     streak: 0,
                     early: 0,
+                    grace: None,
                 };
                 (name, unit)
             })
@@ -208,7 +211,7 @@ impl Machine {
         }
     }
 
-    /// Wants services stopped. `grace` replaces their own.
+    /// Wants services stopped. `grace` replaces their own this time; those that are stopping already get it from now on.
     pub fn stop(&mut self, services: &[String], grace: Option<Duration>) {
         self.end(services, Goal::Stop, grace);
     }
@@ -222,7 +225,13 @@ impl Machine {
         for name in services {
             if let Some(unit) = self.units.get_mut(name) {
                 unit.status.goal = goal;
-                unit.facts.grace = grace.unwrap_or(unit.facts.grace);
+                unit.grace = grace;
+                if let Some(grace) = grace
+                    && unit.status.phase == Phase::Stopping
+                {
+                    let timer = unit.timer_action(TimerKind::Grace, grace);
+                    self.actions.push((name.clone(), timer));
+                }
             }
         }
     }
@@ -602,7 +611,8 @@ impl Unit {
     fn ask_to_stop(&mut self, out: &mut Vec<Action>) {
         self.status.phase = Phase::Stopping;
         out.push(Action::Signal(self.facts.stop_signal));
-        out.push(self.timer_action(TimerKind::Grace, self.facts.grace));
+        let grace = self.grace.take().unwrap_or(self.facts.grace);
+        out.push(self.timer_action(TimerKind::Grace, grace));
     }
 }
 

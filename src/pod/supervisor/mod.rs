@@ -335,9 +335,9 @@ impl Supervisor {
         }
         match request {
             Request::Up { healthy } => self.clients.until_up(client, healthy),
-            Request::Start { services } => {
+            Request::Start { services, healthy } => {
                 self.machine.start(&all(services));
-                self.clients.until_up(client, false);
+                self.clients.until_up(client, healthy);
             }
             Request::Stop { services, timeout } => {
                 let services = all(services);
