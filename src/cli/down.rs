@@ -13,6 +13,9 @@ pub struct Args {
     /// Remove the pod's named volumes as well
     #[arg(short, long)]
     volumes: bool,
+    /// Seconds until SIGKILL, instead of each service's `stop_grace_period`
+    #[arg(short, long, value_name = "SECONDS")]
+    timeout: Option<u64>,
 }
 
 /// Stops in reverse order, removes everything; no pod is success.
@@ -26,7 +29,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     if pod.is_none() {
         output::warning(&format!("no pod {name} here"));
     }
-    stop_and_remove(&folders, &dir, &mut output::progress)?;
+    stop_and_remove(&folders, &dir, args.timeout, &mut output::progress)?;
     if args.volumes {
         let project = match pod {
             Some(pod) => pod.project,

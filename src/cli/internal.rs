@@ -9,7 +9,7 @@ use super::{Outcome, output};
 use crate::container::{self, CreateRequest};
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
-use crate::pod::{Error, keeper, sandbox, supervisor, volumes};
+use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
 
 /// The steps.
 #[derive(Debug, Subcommand)]
@@ -75,8 +75,8 @@ pub fn run(command: Command) -> Outcome {
             crate::sys::seal::ensure()?;
             told(&dir, create(&dir))
         }
-        Command::Start { dir } => told(&dir, container::start(&dir).map_err(from_container)),
-        Command::Delete { dir } => told(&dir, container::delete(&dir).map_err(from_container)),
+        Command::Start { dir } => told(&dir, start(&dir)),
+        Command::Delete { dir } => told(&dir, delete(&dir)),
         Command::Exec {
             dir,
             service,
@@ -103,13 +103,26 @@ pub fn run(command: Command) -> Outcome {
     }
 }
 
+// Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
+
 fn create(dir: &Path) -> Result<(), Error> {
+    let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
     container::create(&request)
         .map(|_| ())
         .map_err(from_container)
+}
+
+fn start(dir: &Path) -> Result<(), Error> {
+    let _only = lock::acquire(&dir.join("lock"))?;
+    container::start(dir).map_err(from_container)
+}
+
+fn delete(dir: &Path) -> Result<(), Error> {
+    let _only = lock::acquire(&dir.join("lock"))?;
+    teardown::remove_container(dir)
 }
 
 fn from_container(error: container::Error) -> Error {

@@ -1,7 +1,7 @@
 //! `sampan start`, `stop`, `restart`, `kill`, `wait`: one question to the supervisor each.
 
 use super::{Global, Outcome, output};
-use crate::pod::control::{self, Request};
+use crate::pod::control::Request;
 use crate::pod::{adopt, plan};
 
 /// Which services.
@@ -40,19 +40,14 @@ pub struct Wait {
 
 fn ask(global: &Global, request: &Request) -> anyhow::Result<Vec<(String, Option<i32>)>> {
     let dir = global.pod()?;
-    loop {
-        adopt::ensure(&dir)?;
-        // a supervisor that was killed meanwhile: its successor is asked
-        if let Some(codes) = control::ask(&dir.socket(), request, output::progress)? {
-            return Ok(codes);
-        }
-    }
+    Ok(adopt::ask(&dir, request, &mut output::progress)?)
 }
 
 /// `start`.
 pub fn start(global: &Global, args: Services) -> Outcome {
     let services = args.services;
-    ask(global, &Request::Start { services }).map(|_| 0)
+    let healthy = false;
+    ask(global, &Request::Start { services, healthy }).map(|_| 0)
 }
 
 /// `stop`.

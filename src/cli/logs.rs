@@ -11,7 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Global, Outcome};
-use crate::pod::control::{self, Request};
+use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
 use crate::pod::logs::{Line, Reader};
 use crate::pod::record::{self, Goal, Phase, Status};
@@ -200,7 +200,8 @@ impl Printer {
     }
 }
 
-/// Shows what services print until all have ended or the user interrupts; answers the exit code of the one that ended last.
+/// Shows what services print until all have ended, which an interrupt asks them to; answers the exit code of the one that
+/// ended first.
 pub fn attach(dir: &PodDir, services: &[String], style: Style) -> anyhow::Result<u8> {
     let mut interrupts = SigSet::empty();
     interrupts.add(Signal::SIGINT);
@@ -257,17 +258,17 @@ fn interrupt(signals: &SignalFd) -> anyhow::Result<bool> {
 }
 
 fn ask_in_background(dir: &PodDir, request: &Request) {
-    let (socket, request) = (dir.socket(), request.clone());
+    let (dir, request) = (dir.clone(), request.clone());
     std::thread::spawn(move || {
-        if let Err(error) = control::ask(&socket, &request, super::output::progress) {
+        if let Err(error) = adopt::ask(&dir, &request, &mut super::output::progress) {
             super::output::error(&error.to_string());
         }
     });
 }
 
-/// Once none of the services runs or will: the exit code of the last to end.
+/// Once none of the services runs or will: the exit code of the first to end.
 fn ended(dir: &PodDir, services: &[String]) -> anyhow::Result<Option<u8>> {
-    let mut last = (String::new(), 0u8);
+    let mut codes = Vec::new();
     for name in services {
         let Some(status) = record::read::<Status>(&dir.service(name).status())? else {
             if dir.dir.exists() {
@@ -281,9 +282,14 @@ fn ended(dir: &PodDir, services: &[String]) -> anyhow::Result<Option<u8>> {
             return Ok(None);
         }
         let code = status.exit_code.map_or(1, |c| u8::try_from(c).unwrap_or(1));
-        if status.finished >= last.0 {
-            last = (status.finished, code);
+        // one that never ran has no time, and one that could not be started is why the others were stopped
+        let finished = match status.phase {
+            Phase::Failed => jiff::Timestamp::MIN,
+            _ => status.finished.parse().unwrap_or(jiff::Timestamp::MAX),
+        };
+        if status.phase != Phase::Waiting {
+            codes.push((finished, code));
         }
     }
-    Ok(Some(last.1))
+    Ok(Some(codes.into_iter().min().map_or(0, |(_, code)| code)))
 }

@@ -130,7 +130,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     let code = logs::attach(&dir, &[SERVICE.to_string()], logs::Style::Raw)?;
     if args.rm {
         let _lock = adopt::lock(&folders, &name)?;
-        stop_and_remove(&folders, &dir, &mut |_, _| {})?;
+        stop_and_remove(&folders, &dir, None, &mut |_, _| {})?;
     }
     Ok(code)
 }

@@ -6,7 +6,8 @@ use clap::ValueEnum;
 use super::{Global, Outcome, context, logs, output};
 use crate::compose::project::{MountSource, PullPolicy};
 use crate::image::PullOptions;
-use crate::pod::control::{self, Request};
+use crate::pod::adopt;
+use crate::pod::control::Request;
 use crate::pod::record::Policy;
 use crate::pod::up::{UpRequest, up};
 
@@ -123,6 +124,6 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         services: Vec::new(),
         timeout: None,
     };
-    control::ask(&dir.socket(), &stop, output::progress)?;
+    adopt::ask(&dir, &stop, &mut output::progress)?;
     Ok(0)
 }

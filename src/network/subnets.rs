@@ -6,7 +6,7 @@
 //! ```
 //!
 //! *Invariants:* two registered networks never overlap; a network keeps its subnets while a pod is on it, and is
-//! forgotten with its last pod. Bridges and leases are the plugins'.
+//! forgotten with its last pod, the folder of its leases too. Bridges and leases are the plugins'.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -94,8 +94,9 @@ pub fn acquire(
     Ok(entry.subnets)
 }
 
-/// Takes `pod` off the network; true when it was the last one, and the network is forgotten. Missing is success.
-pub fn release(state: &Path, name: &str, pod: &str) -> Result<bool, Error> {
+/// Takes `pod` off the network; true when it was the last one, and the network is forgotten with its folder below
+/// `leases`. Missing is success.
+pub fn release(state: &Path, leases: &Path, name: &str, pod: &str) -> Result<bool, Error> {
     let registry = Registry::open(state)?;
     let Some(mut entry) = registry.load(name)? else {
         return Ok(false);
@@ -106,6 +107,14 @@ pub fn release(state: &Path, name: &str, pod: &str) -> Result<bool, Error> {
         return Ok(false);
     }
     let path = registry.path(name)?;
+    // what is left in it remembers the last address given; nobody has one any more
+    let folder = leases.join(name);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io(doing("remove", &folder))(error));
+        }
+        _ => {}
+    }
     fs::remove_file(&path).map_err(Error::io(doing("remove", &path)))?;
     Ok(was_there)
 }

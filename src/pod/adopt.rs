@@ -7,12 +7,20 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::control::{self, Request};
 use super::layout::{Folders, PodDir};
 use super::record::{self, Pod, ProcessId};
 use super::{Error, Result};
 
 /// How long a supervisor may take until its socket answers.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A keeper that has not written its record by then is taken for killed.
+const SPAWN_AGAIN: Duration = Duration::from_millis(500);
+/// So often in a row may a supervisor end within [`LOST_SOON`] of a request.
+const LOST_MOST: u32 = 30;
+/// See [`LOST_MOST`].
+const LOST_SOON: Duration = Duration::from_secs(1);
 
 /// Names of all pods, sorted.
 pub fn names(folders: &Folders) -> Result<Vec<String>> {
@@ -65,12 +73,18 @@ pub fn alive(path: &Path) -> bool {
 
 /// Makes sure that a supervisor answers, starting a keeper when neither is left.
 pub fn ensure(dir: &PodDir) -> Result<()> {
-    if !alive(&dir.keeper()) && !alive(&dir.supervisor()) {
-        spawn_keeper(dir)?;
-    }
     let end = Instant::now() + SOCKET_TIMEOUT;
     let mut pause = Duration::from_millis(1);
+    let mut spawned: Option<Instant> = None;
     loop {
+        // a second keeper ends by itself, so one too many is no harm
+        if !alive(&dir.keeper())
+            && !alive(&dir.supervisor())
+            && spawned.is_none_or(|at| at.elapsed() > SPAWN_AGAIN)
+        {
+            spawn_keeper(dir)?;
+            spawned = Some(Instant::now());
+        }
         match std::os::unix::net::UnixStream::connect(dir.socket()) {
             Ok(_) => return Ok(()),
             Err(_) if Instant::now() < end => std::thread::sleep(pause),
@@ -84,6 +98,49 @@ pub fn ensure(dir: &PodDir) -> Result<()> {
         }
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Asks the supervisor of a pod until there is an answer: when it is killed meanwhile, its successor is asked.
+pub fn ask(
+    dir: &PodDir,
+    request: &Request,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<Vec<(String, Option<i32>)>> {
+    let mut lost = 0;
+    while lost < LOST_MOST {
+        if !dir.record().exists() {
+            return Err(Error::Other(format!("pod {} was removed", dir.name)));
+        }
+        ensure(dir)?;
+        let asked = Instant::now();
+        match control::ask(&dir.socket(), request, &mut *progress) {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(Error::Io { source, .. }) if is_gone(source.kind()) => {}
+            Err(error) => return Err(error),
+        }
+        if asked.elapsed() < LOST_SOON {
+            lost += 1;
+        } else {
+            lost = 0;
+        }
+    }
+    Err(Error::Other(format!(
+        "the supervisor of pod {} ends each time it is asked; see {}",
+        dir.name,
+        dir.dir.join("keeper.log").display()
+    )))
+}
+
+/// The other side of a connection was killed, or its successor does not listen yet.
+fn is_gone(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotFound
+    )
 }
 
 /// Starts a keeper that outlives the calling process.

@@ -12,6 +12,9 @@ use super::{Error, Result};
 /// Longest request and longest line of an answer (bytes).
 pub const LINE_LIMIT: u64 = 1 << 20;
 
+/// How long a supervisor may take to answer [`Request::Quit`], and to end then.
+pub const QUIT: Duration = Duration::from_secs(5);
+
 /// What the supervisor is asked to do. Empty `services`: all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -25,6 +28,8 @@ pub enum Request {
     Start {
         /// Names.
         services: Vec<String>,
+        /// As in [`Request::Up`].
+        healthy: bool,
     },
     /// Stop services in reverse order of dependency; answers when they have ended.
     Stop {
@@ -60,7 +65,7 @@ impl Request {
     /// The services it names.
     pub fn services(&self) -> &[String] {
         match self {
-            Request::Start { services }
+            Request::Start { services, .. }
             | Request::Stop { services, .. }
             | Request::Restart { services, .. }
             | Request::Kill { services, .. }
@@ -106,6 +111,12 @@ pub fn ask(
     stream
         .set_write_timeout(Some(Duration::from_secs(10)))
         .map_err(Error::io("connect to", socket))?;
+    if *request == Request::Quit {
+        // answered at once, or by a kill
+        stream
+            .set_read_timeout(Some(QUIT))
+            .map_err(Error::io("connect to", socket))?;
+    }
     let mut line = serde_json::to_vec(request).map_err(|source| Error::Record {
         path: socket.to_path_buf(),
         source,

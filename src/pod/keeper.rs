@@ -14,14 +14,14 @@ use nix::unistd::Pid;
 
 use super::layout::PodDir;
 use super::record::{self, Exit, ProcessId};
-use super::{Error, Result};
+use super::{Error, Result, lock};
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
 const RESTART_DELAY: Duration = Duration::from_millis(20);
 /// Longest delay.
 const RESTART_DELAY_MOST: Duration = Duration::from_secs(5);
 /// A supervisor that ran this long did not die at once.
-const RESTART_RESET: Duration = Duration::from_secs(5);
+const RESTART_RESET: Duration = Duration::from_millis(500);
 
 /// Runs the keeper of a pod to its end.
 pub fn run(dir: &Path) -> Result<()> {
@@ -46,6 +46,10 @@ pub fn run(dir: &Path) -> Result<()> {
     let pod: record::Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let pod_dir = PodDir::open(dir, &pod.root);
+    // two commands at once may each have started one
+    let Some(_only) = lock::attempt(&pod_dir.keeper_lock())? else {
+        return Ok(());
+    };
     record::write(&pod_dir.keeper(), &ProcessId::own()?)?;
     let _pipes = hold_pipes(&pod_dir, &pod)?;
 

@@ -4,6 +4,8 @@
 //! <state>/pods/NAME/            mode 0700; gone after `down` and after a reboot
 //!   pod.json                    what the pod is (written once by `up`)
 //!   keeper.json supervisor.json process and start time
+//!   keeper.lock supervisor.lock sandbox.lock
+//!                             held by the one process that is at it (see [`super::lock`])
 //!   control.sock
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
@@ -13,7 +15,9 @@
 //!   events.log                  what the supervisor did and why, one line each
 //!   services/SERVICE/
 //!     config.json create.json state.json gate   the container (see `container`)
+//!     lock                      held by the `create`, `start` or `delete` that is at it
 //!     status.json               written by the supervisor alone
+//!     ended.json                how the last run ended, before its container is removed
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
 //! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
 //! <root>/volumes/NAME/          named volumes: _data, volume.json
@@ -96,6 +100,21 @@ impl PodDir {
         self.dir.join("supervisor.json")
     }
 
+    /// Lock of the keeper: a pod has one.
+    pub fn keeper_lock(&self) -> PathBuf {
+        self.dir.join("keeper.lock")
+    }
+
+    /// Lock of the supervisor: a second one waits for the end of the first.
+    pub fn supervisor_lock(&self) -> PathBuf {
+        self.dir.join("supervisor.lock")
+    }
+
+    /// Lock of the processes that make network, cgroup and volumes.
+    pub fn sandbox_lock(&self) -> PathBuf {
+        self.dir.join("sandbox.lock")
+    }
+
     /// `control.sock`.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("control.sock")
@@ -153,6 +172,21 @@ impl ServiceDir {
     /// `status.json`.
     pub fn status(&self) -> PathBuf {
         self.dir.join("status.json")
+    }
+
+    /// Lock of the process that makes, starts or removes the container.
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// `gate` of the container.
+    pub fn gate(&self) -> PathBuf {
+        self.dir.join("gate")
+    }
+
+    /// `ended.json`.
+    pub fn ended(&self) -> PathBuf {
+        self.dir.join("ended.json")
     }
 
     /// `create.json`.

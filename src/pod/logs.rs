@@ -150,8 +150,10 @@ impl Stream {
                 .trim_end()
                 .split_once(' ')
                 .and_then(|(time, end)| Some((time.parse().ok()?, end.parse().ok()?)));
+            // a line that a kill cut short may name any smaller end
+            let before = self.pieces.back().map_or(self.offset, |(_, end)| *end);
             if let Some((time, end)) = piece
-                && end > self.offset
+                && end > before
             {
                 self.pieces.push_back((time, end));
             }
@@ -183,7 +185,7 @@ mod tests {
         write("stdout.idx", "10 4\n30 11\n");
         write("stderr.log", "bad\n");
         write("stderr.idx", "20 4\n");
-        let mut reader = Reader::new(&[("web".into(), service)]);
+        let mut reader = Reader::new(&[("web".into(), service.clone())]);
         let seen = |lines: Vec<Line>| -> Vec<(i64, String)> {
             lines
                 .into_iter()
@@ -199,5 +201,10 @@ mod tests {
         write("stdout.idx", "10 4\n30 11\n40 14\n");
         assert_eq!(seen(reader.read(true).unwrap()), [line(30, "three\n")]);
         assert_eq!(reader.read(true).unwrap(), []);
+        write("stdout.log", "one\ntwo\nthree\nfour\n");
+        write("stdout.idx", "10 4\n30 11\n40 14\n50 1\n60 19\n");
+        assert_eq!(seen(reader.read(true).unwrap()), [line(60, "four\n")]);
+        let mut again = Reader::new(&[("web".into(), service)]);
+        assert_eq!(again.read(true).unwrap().len(), 5);
     }
 }

@@ -15,6 +15,7 @@ pub mod bundle;
 pub mod control;
 pub mod keeper;
 pub mod layout;
+pub mod lock;
 pub mod logs;
 pub mod plan;
 pub mod ports;

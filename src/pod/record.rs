@@ -168,6 +168,17 @@ pub struct Exit {
     pub time: i64,
 }
 
+/// `ended.json` of a service: what was found out about the end of a run before its container was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The container's first process.
+    pub process: ProcessId,
+    /// `None`: nobody saw how.
+    pub exit: Option<Exit>,
+    /// The out-of-memory killer was there.
+    pub oom: bool,
+}
+
 /// File name of an exit record.
 pub fn exit_name(process: ProcessId) -> String {
     format!("{}-{}.json", process.pid, process.start_time)

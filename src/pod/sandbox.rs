@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::layout::{Folders, PodDir};
 use super::record::{self, Interface, Pod, PublishedPort, Sandbox};
-use super::{Error, Result, plan};
+use super::{Error, Result, lock, plan};
 use crate::compose::project::Network;
 use crate::network::{
     Attached, Attachment, Candidate, NetworkList, PortMapping, add_all, del_all, generate,
@@ -18,6 +18,11 @@ pub fn up(dir: &Path) -> Result<()> {
     let pod: Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let dir = PodDir::open(dir, &pod.root);
+    let _only = lock::acquire(&dir.sandbox_lock())?;
+    if dir.sandbox().exists() {
+        // by a process that outlived its supervisor
+        return Ok(());
+    }
     down(&dir, &pod)?;
     let made = make(&dir, &pod);
     if made.is_err() {
@@ -199,7 +204,8 @@ pub fn down(dir: &PodDir, pod: &Pod) -> Result<()> {
     failed.extend(removed.err().map(Error::from));
     if failed.is_empty() {
         for network in pod.project.networks.iter().filter(|n| !n.external) {
-            let released = subnets::release(&pod.state, &network.name, &dir.name);
+            let leases = folders(pod).leases();
+            let released = subnets::release(&pod.state, &leases, &network.name, &dir.name);
             failed.extend(released.err().map(Error::from));
         }
         match std::fs::remove_file(dir.sandbox()) {

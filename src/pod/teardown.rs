@@ -4,19 +4,16 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use super::control::{self, Request};
+use super::control::{self, QUIT, Request};
 use super::layout::{Folders, PodDir};
-use super::record::{self, Pod, ProcessId};
+use super::lock::{self, Held};
+use super::record::{self, ProcessId};
 use super::{Error, Result, adopt, sandbox};
-use crate::container;
+use crate::container::{self, CreateRequest};
 use crate::image::Store;
 use crate::sys::pidfd;
-
-/// How long keeper and supervisor may take to end when asked.
-const QUIT: Duration = Duration::from_secs(5);
 
 /// Removes a pod whose services have been stopped, or are to be killed. The caller holds its lock.
 pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
@@ -24,6 +21,15 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
     if let Err(error) = end_processes(dir) {
         failed.push(error);
     }
+    let services = services(dir)?;
+    // a process that nobody waits for any more must not make again what is removed here
+    let _held = match alone(dir, &services) {
+        Ok(held) => held,
+        Err(error) => {
+            failed.push(error);
+            Vec::new()
+        }
+    };
     let pod = match adopt::load(dir) {
         Ok(pod) => pod,
         Err(error) => {
@@ -32,13 +38,16 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
         }
     };
     if let Some(pod) = &pod {
-        remove_containers(dir, pod, &mut failed);
+        for service in &services {
+            failed.extend(remove_container(service).err());
+        }
         if let Err(error) = sandbox::down(dir, pod) {
             failed.push(error);
         }
-        let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));
-        failed.extend(released.err().map(Error::from));
     }
+    // taken before there is a record
+    let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));
+    failed.extend(released.err().map(Error::from));
     // the record goes last: without it nobody could try again
     if failed.is_empty() {
         for path in [&dir.data, &dir.dir] {
@@ -59,11 +68,41 @@ fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-fn remove_containers(dir: &PodDir, pod: &Pod, failed: &mut Vec<Error>) {
-    for name in pod.project.services.keys() {
-        if let Err(error) = container::delete(&dir.service(name).dir) {
-            failed.push(Error::Other(format!("remove {name}: {error}")));
+/// Folders of the services that there are.
+fn services(dir: &PodDir) -> Result<Vec<PathBuf>> {
+    let path = dir.dir.join("services");
+    let entries = match fs::read_dir(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::io("read", &path))?,
+    };
+    entries
+        .map(|entry| Ok(entry.map_err(Error::io("read", &path))?.path()))
+        .collect()
+}
+
+/// Ends every process of ours that is at work on the pod, and keeps others from beginning.
+fn alone(dir: &PodDir, services: &[PathBuf]) -> Result<Vec<Held>> {
+    if !dir.dir.exists() {
+        return Ok(Vec::new());
+    }
+    let mut paths = vec![dir.keeper_lock(), dir.supervisor_lock(), dir.sandbox_lock()];
+    paths.extend(services.iter().map(|service| service.join("lock")));
+    paths.iter().map(|path| lock::evict(path)).collect()
+}
+
+/// Removes a service's container, and what a `create` left that was killed before it wrote what it makes. The caller
+/// holds the service's lock.
+pub fn remove_container(dir: &Path) -> Result<()> {
+    let failed =
+        |error: container::Error| Error::Other(format!("remove {}: {error}", dir.display()));
+    let known = container::load(dir).map_err(failed)?.is_some();
+    container::delete(dir).map_err(failed)?;
+    match record::read::<CreateRequest>(&dir.join("create.json"))? {
+        Some(request) if !known => {
+            request.cgroup.kill()?;
+            Ok(request.cgroup.remove()?)
         }
+        _ => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde::Deserialize;
 
-use super::control::{self, Request};
+use super::control::Request;
 use super::layout::{Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Pod, Policy};
 use super::{Error, Result, adopt, teardown, volumes};
@@ -56,14 +56,23 @@ pub fn up(
     let lock = adopt::lock(request.folders, &dir.name)?;
     let ask = match adopt::load(&dir)? {
         Some(running) if same(&running, &pod) && !request.force_recreate => {
-            let services = pod.start.clone();
-            adopt::ensure(&dir)?;
+            let start = Request::Start {
+                services: pod.start.clone(),
+                healthy: request.wait,
+            };
             drop(lock);
-            return control::ask(&dir.socket(), &Request::Start { services }, progress).map(|_| ());
+            // one whose network could never be made has nothing to keep
+            return match adopt::ask(&dir, &start, progress) {
+                Err(error) if dir.record().exists() && !dir.sandbox().exists() => {
+                    let _lock = adopt::lock(request.folders, &dir.name)?;
+                    Err(undo(request.folders, &dir, error))
+                }
+                answer => answer.map(|_| ()),
+            };
         }
         Some(_) => {
             progress("", "changed: containers are made again");
-            stop_and_remove(request.folders, &dir, progress)?;
+            stop_and_remove(request.folders, &dir, None, progress)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -76,22 +85,15 @@ pub fn up(
             }
         }
     };
-    let made = make(request.folders, &dir, &pod).and_then(|()| adopt::ensure(&dir));
+    let made = make(request.folders, &dir, &pod);
     if let Err(error) = made {
         return Err(undo(request.folders, &dir, error));
     }
     drop(lock);
-    let answer = match control::ask(&dir.socket(), &ask, &mut *progress) {
-        // the supervisor was killed meanwhile: its successor answers
-        Ok(None) => adopt::ensure(&dir).and_then(|()| control::ask(&dir.socket(), &ask, progress)),
-        other => other,
-    };
-    match answer {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(Error::Other(format!(
-            "pod {} was removed while it came up",
-            dir.name
-        ))),
+    match adopt::ask(&dir, &ask, progress) {
+        Ok(_) => Ok(()),
+        // a `down` meanwhile
+        Err(error) if !dir.record().exists() => Err(error),
         Err(error) => {
             let _lock = adopt::lock(request.folders, &dir.name)?;
             Err(undo(request.folders, &dir, error))
@@ -99,24 +101,36 @@ pub fn up(
     }
 }
 
-/// Stops a pod's services in order, then removes it. The caller holds its lock.
+/// Stops a pod's services in order, then removes it. The caller holds its lock. `timeout`: seconds until SIGKILL instead
+/// of each service's own.
 pub fn stop_and_remove(
     folders: &Folders,
     dir: &PodDir,
+    timeout: Option<u64>,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
     let stop = Request::Stop {
         services: Vec::new(),
-        timeout: None,
+        timeout,
     };
     // a supervisor that cannot be had is no reason to leave the pod standing
-    if adopt::load(dir)?.is_some()
-        && let Err(error) =
-            adopt::ensure(dir).and_then(|()| control::ask(&dir.socket(), &stop, &mut *progress))
+    if let Some(pod) = adopt::load(dir)?
+        && was_started(dir, &pod)
+        && let Err(error) = adopt::ask(dir, &stop, &mut *progress)
     {
         progress("", &format!("{error}; its containers are killed"));
     }
     teardown::remove(folders, dir)
+}
+
+/// A pod whose `up` was killed before anything of it began need not come up in order to be stopped.
+fn was_started(dir: &PodDir, pod: &Pod) -> bool {
+    adopt::alive(&dir.supervisor())
+        || pod
+            .project
+            .services
+            .keys()
+            .any(|name| dir.service(name).status().exists())
 }
 
 fn undo(folders: &Folders, dir: &PodDir, error: Error) -> Error {

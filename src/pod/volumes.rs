@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle;
 use super::layout::{Folders, PodDir, ServiceDir};
 use super::record::{self, ImageFacts, Pod};
-use super::{Error, Result};
+use super::{Error, Result, lock};
 use crate::compose::project::{MountSource, Volume};
 use crate::rootfs::overlay::Layers;
 
@@ -90,6 +90,7 @@ pub fn populate(dir: &Path) -> Result<()> {
     let pod: Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let pod_dir = PodDir::open(dir, &pod.root);
+    let _only = lock::acquire(&pod_dir.sandbox_lock())?;
     let mut private = false;
     for (name, service) in &pod.project.services {
         let service_dir = pod_dir.service(name);
@@ -134,9 +135,24 @@ pub fn populate(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Not there yet, or empty.
+/// Not there yet, empty, or filled by a process that was killed at it.
 fn is_new(data: &Path) -> bool {
-    fs::read_dir(data).map_or(true, |mut entries| entries.next().is_none())
+    filling(data).exists()
+        || fs::read_dir(data).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Beside a volume while it is filled.
+fn filling(data: &Path) -> PathBuf {
+    let mut name = data.file_name().unwrap_or_default().to_os_string();
+    name.push(".filling");
+    data.with_file_name(name)
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn leave_mount_namespace() -> Result<()> {
@@ -195,7 +211,27 @@ fn fill(root: &Path, target: &str, data: &Path) -> Result<()> {
     if !meta.is_dir() {
         return Ok(());
     }
-    copy_tree(&source, data, &meta)
+    let mark = filling(data);
+    if mark.exists() {
+        clear(data)?;
+    }
+    fs::write(&mark, "").map_err(Error::io("write", &mark))?;
+    copy_tree(&source, data, &meta)?;
+    remove_file(&mark)
+}
+
+fn clear(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let entry = entry.map_err(Error::io("read", dir))?;
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => {
+                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?
+            }
+            _ => remove_file(&path)?,
+        }
+    }
+    Ok(())
 }
 
 fn copy_tree(source: &Path, target: &Path, meta: &fs::Metadata) -> Result<()> {

@@ -104,7 +104,7 @@ fn generated_networks() {
     del_all(&host.cni, Some(&pod), &cache).unwrap();
     let state = host.path("state");
     for network in &networks {
-        assert!(subnets::release(&state, &network.name, "pod").unwrap());
+        assert!(subnets::release(&state, &state.join("leases"), &network.name, "pod").unwrap());
     }
     assert_eq!(subnets::registered(&state).unwrap(), []);
 }

@@ -109,6 +109,8 @@ struct Unit {
     streak: u32,
     /// Early probes so far.
     early: u32,
+    /// Grace period of the next stop instead of its own.
+    grace: Option<Duration>,
 }
 
 /// All services of a pod.
@@ -139,6 +141,7 @@ impl Machine {
                     generation: 0,
                     streak: 0,
                     early: 0,
+                    grace: None,
                 };
                 (name, unit)
             })
@@ -197,7 +200,18 @@ impl Machine {
         }
     }
 
-    /// Wants services stopped. `grace` replaces their own.
+    /// The first start: of `services` and what they depend on, those that are still `fresh`.
+    pub fn begin(&mut self, services: &[String], fresh: &[String]) {
+        for name in self.with_dependencies(services) {
+            if let Some(unit) = self.units.get_mut(&name)
+                && fresh.contains(&name)
+            {
+                unit.status.goal = Goal::Run;
+            }
+        }
+    }
+
+    /// Wants services stopped. `grace` replaces their own this time; those that are stopping already get it from now on.
     pub fn stop(&mut self, services: &[String], grace: Option<Duration>) {
         self.end(services, Goal::Stop, grace);
     }
@@ -211,20 +225,40 @@ impl Machine {
         for name in services {
             if let Some(unit) = self.units.get_mut(name) {
                 unit.status.goal = goal;
-                unit.facts.grace = grace.unwrap_or(unit.facts.grace);
+                unit.grace = grace;
+                if let Some(grace) = grace
+                    && unit.status.phase == Phase::Stopping
+                {
+                    let timer = unit.timer_action(TimerKind::Grace, grace);
+                    self.actions.push((name.clone(), timer));
+                }
             }
         }
     }
 
-    /// A service that is known to run: after a supervisor came back.
-    pub fn adopt(&mut self, service: &str) {
-        if let Some(unit) = self.units.get_mut(service) {
-            unit.generation += 1;
-            let age = RESTART_RESET;
-            if let Some(delay) = unit.probe_delay(age) {
-                let timer = unit.timer_action(TimerKind::Probe, delay);
-                self.actions.push((service.to_string(), timer));
+    /// Goes on from statuses that an earlier supervisor left: sets the timers that ended with it, and decides what it
+    /// may have been killed before.
+    pub fn resume(&mut self) {
+        let mut ended = false;
+        for (name, unit) in &mut self.units {
+            // asking again is harmless, forgetting is not
+            if unit.status.phase == Phase::Stopping {
+                unit.status.phase = Phase::Running;
             }
+            unit.generation += 1;
+            let timer = match unit.status.phase {
+                Phase::Running => unit
+                    .probe_delay(RESTART_RESET)
+                    .map(|delay| unit.timer_action(TimerKind::Probe, delay)),
+                Phase::Restarting => Some(unit.timer_action(TimerKind::Restart, RESTART_DELAY)),
+                _ => None,
+            };
+            self.actions.extend(timer.map(|t| (name.clone(), t)));
+            ended |= unit.status.phase == Phase::Exited;
+        }
+        if ended && self.policy == Policy::AbortOnExit {
+            let all: Vec<String> = self.units.keys().cloned().collect();
+            self.stop(&all, None);
         }
     }
 
@@ -577,7 +611,8 @@ impl Unit {
     fn ask_to_stop(&mut self, out: &mut Vec<Action>) {
         self.status.phase = Phase::Stopping;
         out.push(Action::Signal(self.facts.stop_signal));
-        out.push(self.timer_action(TimerKind::Grace, self.facts.grace));
+        let grace = self.grace.take().unwrap_or(self.facts.grace);
+        out.push(self.timer_action(TimerKind::Grace, grace));
     }
 }
 
@@ -786,6 +821,69 @@ mod tests {
         pod.input("web", run(3));
         pod.take_actions();
         assert!(pod.settled());
+    }
+
+    #[test]
+    fn a_supervisor_that_comes_back_decides_what_the_last_one_would_have() {
+        let status = |goal, phase| Status {
+            goal,
+            phase,
+            exit_code: Some(1),
+            ..Status::default()
+        };
+        let timer = |kind, milliseconds| {
+            let generation = 1;
+            let delay = Duration::from_millis(milliseconds);
+            Action::Timer(Timer { kind, generation }, delay)
+        };
+        let cases = [
+            (
+                Goal::Run,
+                Phase::Running,
+                vec![timer(TimerKind::Probe, 1000)],
+            ),
+            (
+                Goal::Run,
+                Phase::Restarting,
+                vec![timer(TimerKind::Restart, 100)],
+            ),
+            (
+                Goal::Stop,
+                Phase::Stopping,
+                vec![
+                    timer(TimerKind::Probe, 1000),
+                    Action::Signal(15),
+                    timer(TimerKind::Grace, 10_000),
+                ],
+            ),
+            (Goal::Run, Phase::Exited, vec![]),
+            (Goal::Stop, Phase::Exited, vec![]),
+        ];
+        for (goal, phase, wanted) in cases {
+            // a stopped dependency stays so
+            let services = [
+                ("db", facts(&[]), status(Goal::Stop, Phase::Exited)),
+                (
+                    "web",
+                    with_probe(facts(&[("db", Condition::ServiceStarted)])),
+                    status(goal, phase),
+                ),
+            ];
+            let units = |policy| {
+                let map = services.iter().cloned();
+                let map = map.map(|(n, f, s)| (n.to_string(), (f, s))).collect();
+                let mut pod = Machine::new(map, policy);
+                pod.resume();
+                pod
+            };
+            let mut pod = units(Policy::Compose);
+            let actions: Vec<Action> = pod.take_actions().into_iter().map(|(_, a)| a).collect();
+            assert_eq!(actions, wanted, "{goal:?} {phase:?}");
+            assert_eq!(pod.status("db"), Some(&services[0].2));
+            let mut pod = units(Policy::AbortOnExit);
+            pod.take_actions();
+            assert!(pod.statuses().all(|(_, s)| s.goal == Goal::Stop));
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use super::layout::PodDir;
 use super::plan;
 use super::ports::{self, Reservation};
 use super::record::{self, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status};
-use super::{Error, Result};
+use super::{Error, Result, lock};
 use crate::container;
 
 /// What reaches the loop.
@@ -70,8 +70,12 @@ async fn supervise(dir: &Path) -> Result<()> {
     let pod: Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let dir = PodDir::open(dir, &pod.root);
+    // one whose keeper was killed may still be at it
+    let _only = lock::acquire(&dir.supervisor_lock())?;
     record::write(&dir.supervisor(), &ProcessId::own()?)?;
     let (events, mut inbox) = mpsc::unbounded_channel();
+    // what has to be there is opened before anybody is told that we are
+    let pumps = open_pumps(&dir, &pod, &events)?;
     clients::listen(&dir.socket(), events.clone())?;
 
     let (sandbox, reservation, failure) = match set_up(&dir, &pod).await {
@@ -84,7 +88,6 @@ async fn supervise(dir: &Path) -> Result<()> {
             (Sandbox::default(), Reservation::default(), Some(failure))
         }
     };
-    let pumps = open_pumps(&dir, &pod, &events)?;
     let context = Rc::new(Context {
         dir,
         pod,
@@ -188,7 +191,7 @@ impl Supervisor {
     fn new(context: Rc<Context>, failure: Option<Failure>) -> Result<Supervisor> {
         let mut services = BTreeMap::new();
         let mut saved = BTreeMap::new();
-        let mut fresh = true;
+        let mut fresh = Vec::new();
         for (name, service) in &context.pod.project.services {
             let image = context.pod.images.get(name).cloned().unwrap_or_default();
             let facts = Facts {
@@ -199,14 +202,13 @@ impl Supervisor {
                 grace: service.stop_grace_period,
             };
             let path = context.dir.service(name).status();
-            let mut status = record::read::<Status>(&path)?.unwrap_or_default();
-            fresh &= !path.exists();
-            // asking again is harmless, forgetting is not
-            if status.phase == Phase::Stopping {
-                status.phase = Phase::Running;
+            let status = record::read::<Status>(&path)?;
+            if let Some(status) = &status {
+                saved.insert(name.clone(), status.clone());
+            } else {
+                fresh.push(name.clone());
             }
-            saved.insert(name.clone(), status.clone());
-            services.insert(name.clone(), (facts, status));
+            services.insert(name.clone(), (facts, status.unwrap_or_default()));
         }
         let mut supervisor = Supervisor {
             machine: Machine::new(services, context.pod.policy),
@@ -216,12 +218,10 @@ impl Supervisor {
             failure,
         };
         if supervisor.failure.is_none() {
-            if fresh {
-                let start = supervisor.context.pod.start.clone();
-                supervisor.machine.start(&start);
-            } else {
-                supervisor.adopt();
-            }
+            supervisor.machine.resume();
+            supervisor.adopt();
+            let start = supervisor.context.pod.start.clone();
+            supervisor.machine.begin(&start, &fresh);
         }
         Ok(supervisor)
     }
@@ -236,11 +236,7 @@ impl Supervisor {
             match status.phase {
                 Phase::Running | Phase::Starting => {
                     work::adopt(&self.context, &name, &status);
-                    if status.phase == Phase::Running {
-                        self.machine.adopt(&name);
-                    }
                 }
-                Phase::Restarting => self.machine.start(&[name]),
                 _ => {}
             }
         }
@@ -263,7 +259,7 @@ impl Supervisor {
             self.save(&name);
             work::perform(&self.context, &name, self.machine.generation(&name), action);
         }
-        let names: Vec<String> = self.saved.keys().cloned().collect();
+        let names: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
         for name in names {
             self.save(&name);
         }
@@ -275,7 +271,7 @@ impl Supervisor {
             return;
         };
         let path = self.context.dir.service(name).status();
-        if self.saved.get(name) == Some(status) && path.exists() {
+        if self.saved.get(name) == Some(status) {
             return;
         }
         match record::write(&path, status) {
@@ -329,11 +325,19 @@ impl Supervisor {
             });
             return;
         }
+        if let Some(failure) = &self.failure
+            && matches!(request, Request::Start { .. } | Request::Restart { .. })
+        {
+            // there is nothing to start it in
+            let Failure { code, message } = failure.clone();
+            client.send(Answer::Failed { code, message });
+            return;
+        }
         match request {
             Request::Up { healthy } => self.clients.until_up(client, healthy),
-            Request::Start { services } => {
+            Request::Start { services, healthy } => {
                 self.machine.start(&all(services));
-                self.clients.until_up(client, false);
+                self.clients.until_up(client, healthy);
             }
             Request::Stop { services, timeout } => {
                 let services = all(services);

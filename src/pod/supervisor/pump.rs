@@ -2,12 +2,13 @@
 //!
 //! splice(2) moves bytes out of the pipe and into the file in one call, so that a kill at any instant neither loses a
 //! byte nor writes it twice. The index beside a log has one line for each call: Unix time in nanoseconds, offset of the
-//! end. Bytes behind the last line (a kill between the two) belong to the next one.
+//! end. Bytes behind the last line (a kill between the two) get theirs from the next supervisor.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::sys::watch::watch;
 
 /// Most bytes moved at once.
 const CHUNK: usize = 1 << 20;
+/// More than two index lines (bytes).
+const TAIL: u64 = 256;
 /// Pause after a log that could not be written (a full disk); the container waits at its full pipe meanwhile.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,8 @@ impl Pump {
         let end = log
             .seek(SeekFrom::End(0))
             .map_err(Error::io("seek in", &path))?;
+        let index = service.index(stream);
+        complete(&index, end).map_err(Error::io("complete", &index))?;
         Ok(Pump {
             pipe: open(service.pipe(stream), &pipe)?,
             log,
@@ -82,6 +87,36 @@ impl Pump {
             }
         }
     }
+}
+
+/// Gives bytes of the log that a killed supervisor left without an index line theirs, and ends a line cut short.
+fn complete(index: &Path, end: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(index)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let cut = tail.last().is_some_and(|byte| *byte != b'\n');
+    let tail = String::from_utf8_lossy(&tail);
+    let known = tail
+        .lines()
+        .rev()
+        .skip(usize::from(cut))
+        .find_map(|line| line.split_once(' ')?.1.parse::<u64>().ok());
+    let mut text = String::new();
+    if cut {
+        text.push('\n');
+    }
+    if known.unwrap_or(0) < end {
+        let now = jiff::Timestamp::now().as_nanosecond();
+        text.push_str(&format!("{now} {end}\n"));
+    }
+    file.write_all(text.as_bytes())
 }
 
 /// Both streams of a service.
@@ -120,6 +155,36 @@ impl Pumps {
         for pump in &self.0 {
             // a log that cannot be written is reported by its own task
             let _ = pump.borrow_mut().drain();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("idx");
+        let line = " 20\n";
+        for (before, end, kept, added) in [
+            (None, 0, "", ""),
+            (None, 20, "", line),
+            (Some("1 5\n2 20\n"), 20, "1 5\n2 20\n", ""),
+            (Some("1 5\n"), 20, "1 5\n", line),
+            (Some("1 5\n2"), 5, "1 5\n2\n", ""),
+            (Some("1 5\n2 2"), 20, "1 5\n2 2\n", line),
+        ] {
+            let _ = std::fs::remove_file(&path);
+            if let Some(text) = before {
+                std::fs::write(&path, text).unwrap();
+            }
+            complete(&path, end).unwrap();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let rest = text.strip_prefix(kept).unwrap();
+            assert_eq!(rest.is_empty(), added.is_empty(), "{before:?}: {text:?}");
+            assert!(rest.ends_with(added), "{before:?}: {text:?}");
         }
     }
 }

@@ -12,8 +12,8 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::super::bundle::Prepared;
-use super::super::record::{self, Exit, Failure, Phase, ProcessId, Status};
-use super::super::{Error, Result};
+use super::super::record::{self, Ended, Exit, Failure, Phase, ProcessId, Status};
+use super::super::{Error, Result, lock};
 use super::Context;
 use super::machine::{Action, Input};
 use crate::container;
@@ -22,6 +22,8 @@ use crate::sys::watch::watch as watch_descriptor;
 
 /// How long an exit record may take after the exit.
 const EXIT_RECORD: Duration = Duration::from_secs(2);
+/// Pause between two looks at a lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Probe output that is kept (bytes), as in Docker.
 const PROBE_OUTPUT: u64 = 4096;
 
@@ -37,6 +39,8 @@ fn command(args: &[&OsStr]) -> Command {
 }
 
 async fn run(mut command: Command, error_file: &Path) -> Result<()> {
+    // one that is killed leaves none: an earlier one's would be taken for its
+    super::remove_stale(error_file)?;
     let status = command
         .status()
         .await
@@ -84,7 +88,17 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
 }
 
 async fn start(context: Rc<Context>, service: String) {
-    match create_and_start(&context, &service).await {
+    let created = create(&context, &service).await;
+    go_on(context, service, created).await;
+}
+
+/// Opens the gate of a container that was created, and follows it to its end.
+async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>) {
+    let opened = match created {
+        Ok(process) => open_gate(&context, &service, process).await,
+        Err(error) => Err(error),
+    };
+    match opened {
         Ok((process, pidfd)) => {
             let at = record::now();
             context.note(&service, "started".to_string());
@@ -111,7 +125,7 @@ async fn start(context: Rc<Context>, service: String) {
     }
 }
 
-async fn create_and_start(context: &Context, service: &str) -> Result<(ProcessId, OwnedFd)> {
+async fn create(context: &Context, service: &str) -> Result<ProcessId> {
     let dir = context.dir.service(service);
     // what a killed supervisor left half made
     clean(context, service).await;
@@ -121,16 +135,28 @@ async fn create_and_start(context: &Context, service: &str) -> Result<(ProcessId
     create.stdout(pipe(&dir.pipe("stdout"))?);
     create.stderr(pipe(&dir.pipe("stderr"))?);
     run(create, &dir.error()).await?;
-    let state = container::load(&dir.dir)
+    container::load(&dir.dir)
         .map_err(|error| Error::Other(error.to_string()))?
-        .ok_or_else(|| Error::Other(format!("create left no state in {}", dir.dir.display())))?;
-    let process = ProcessId {
-        pid: state.pid,
-        start_time: state.start_time,
-    };
-    let pidfd = pidfd::open(state.pid).map_err(Error::io("watch process of", &dir.dir))?;
+        .map(|state| process_of(&state))
+        .ok_or_else(|| Error::Other(format!("create left no state in {}", dir.dir.display())))
+}
+
+async fn open_gate(
+    context: &Context,
+    service: &str,
+    process: ProcessId,
+) -> Result<(ProcessId, OwnedFd)> {
+    let dir = context.dir.service(service);
+    let pidfd = pidfd::open(process.pid).map_err(Error::io("watch process of", &dir.dir))?;
     step(&["start".as_ref(), dir.dir.as_os_str()], &dir.error()).await?;
     Ok((process, pidfd))
+}
+
+fn process_of(state: &container::State) -> ProcessId {
+    ProcessId {
+        pid: state.pid,
+        start_time: state.start_time,
+    }
 }
 
 /// Read and write, so that a write never fails for want of a reader while the supervisor is away.
@@ -161,8 +187,7 @@ async fn watch(
     match watch_descriptor(pidfd) {
         Ok(pidfd) => {
             let _ = pidfd.readable().await;
-            let exit = exit_of(&context, process, pidfd.get_ref()).await;
-            ended(&context, &service, process, exit, &started).await;
+            ended(&context, &service, process, Some(pidfd.get_ref()), &started).await;
         }
         Err(error) => context.note(&service, format!("cannot be watched: {error}")),
     }
@@ -201,18 +226,15 @@ fn exit_code(status: i32) -> i32 {
     }
 }
 
+/// Removes what ended and tells it. `pidfd`: none when the process is not there any more.
 async fn ended(
     context: &Context,
     service: &str,
     process: ProcessId,
-    exit: Option<Exit>,
+    pidfd: Option<&OwnedFd>,
     started: &str,
 ) {
-    // before the cgroup is gone
-    let cgroup = context.pod.cgroup.child(service);
-    let oom = cgroup
-        .stats()
-        .is_ok_and(|stats| stats.oom_kills.unwrap_or(0) > 0);
+    let Ended { exit, oom, .. } = end_of(context, service, process, pidfd).await;
     clean(context, service).await;
     if let Some(pumps) = context.pumps.get(service) {
         pumps.drain();
@@ -224,7 +246,6 @@ async fn ended(
         .parse::<jiff::Timestamp>()
         .map(|s| Duration::try_from(at.duration_since(s)).unwrap_or_default())
         .unwrap_or_default();
-    let _ = std::fs::remove_file(context.dir.exits().join(record::exit_name(process)));
     context.send(
         service,
         Input::Exited {
@@ -236,6 +257,41 @@ async fn ended(
     );
 }
 
+/// How a run ended: from its record when an earlier supervisor got that far, else found out and recorded before
+/// anything that tells it is removed.
+async fn end_of(
+    context: &Context,
+    service: &str,
+    process: ProcessId,
+    pidfd: Option<&OwnedFd>,
+) -> Ended {
+    let path = context.dir.service(service).ended();
+    let exit_record = context.dir.exits().join(record::exit_name(process));
+    let known = record::read::<Ended>(&path).ok().flatten();
+    if let Some(ended) = known.filter(|ended| ended.process == process) {
+        let _ = std::fs::remove_file(exit_record);
+        return ended;
+    }
+    let exit = match pidfd {
+        Some(pidfd) => exit_of(context, process, pidfd).await,
+        None => record::read(&exit_record).ok().flatten(),
+    };
+    let stats = context.pod.cgroup.child(service).stats();
+    let ended = Ended {
+        process,
+        exit,
+        oom: stats.is_ok_and(|stats| stats.oom_kills.unwrap_or(0) > 0),
+    };
+    match record::write(&path, &ended) {
+        Ok(()) => {
+            // one that stays is removed with the pod
+            let _ = std::fs::remove_file(exit_record);
+        }
+        Err(error) => context.note(service, error.to_string()),
+    }
+    ended
+}
+
 /// A service that ran, or was being started, when the last supervisor was killed.
 pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
     let context = context.clone();
@@ -243,28 +299,38 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
     let status = status.clone();
     tokio::task::spawn_local(async move {
         let dir = context.dir.service(&service);
-        let state = container::load(&dir.dir).ok().flatten();
-        let process = state.as_ref().map(|state| ProcessId {
-            pid: state.pid,
-            start_time: state.start_time,
-        });
-        let process = process.or(status.process);
-        let runs = state
-            .as_ref()
-            .is_some_and(|s| container::status(s) == container::Status::Running);
-        let (Some(process), true) = (process, runs || status.phase == Phase::Running) else {
-            // it never got past its gate: once more from the start
-            return start(context, service).await;
+        if let Err(error) = unlocked(&dir.lock()).await {
+            context.note(&service, error.to_string());
+        }
+        let found = match container::load(&dir.dir) {
+            Ok(found) => found,
+            Err(error) => {
+                context.note(&service, error.to_string());
+                None
+            }
         };
-        let at = if status.started.is_empty() {
-            record::now()
-        } else {
-            status.started.clone()
+        let process = match (status.phase, status.process, found) {
+            (Phase::Running, Some(process), _) => process,
+            (_, _, None) => return start(context, service).await,
+            (_, _, Some(state)) => {
+                let process = process_of(&state);
+                match container::status(&state) {
+                    container::Status::Created => {
+                        return go_on(context, service, Ok(process)).await;
+                    }
+                    // it ended at its gate, which `start` removes once the program runs
+                    container::Status::Stopped if dir.gate().exists() => {
+                        return start(context, service).await;
+                    }
+                    _ => process,
+                }
+            }
         };
-        let pidfd = pidfd::open(process.pid).ok().filter(|_| {
-            crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
-        });
-        if status.phase == Phase::Starting {
+        let at = match status.phase {
+            Phase::Running => status.started.clone(),
+            _ => record::now(),
+        };
+        if status.phase != Phase::Running {
             context.send(
                 &service,
                 Input::Started {
@@ -273,15 +339,23 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
                 },
             );
         }
+        // after the open: what has this start time now is what the descriptor means
+        let pidfd = pidfd::open(process.pid).ok().filter(|_| {
+            crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
+        });
         match pidfd {
             Some(pidfd) => watch(context, service, process, pidfd, at).await,
-            None => {
-                let path = context.dir.exits().join(record::exit_name(process));
-                let exit = record::read(&path).ok().flatten();
-                ended(&context, &service, process, exit, &at).await;
-            }
+            None => ended(&context, &service, process, None, &at).await,
         }
     });
+}
+
+/// Waits for the `create`, `start` or `delete` of a supervisor that was killed.
+async fn unlocked(path: &Path) -> Result<()> {
+    while lock::attempt(path)?.is_none() {
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    Ok(())
 }
 
 async fn probe(context: Rc<Context>, service: String, generation: u64) {
