@@ -70,7 +70,9 @@ fn reference() -> String {
         ("Ignored, with a warning | why", found.ignored),
     ] {
         let (heading, column) = title.split_once(" | ").unwrap_or((title, ""));
-        text.push_str(&format!("\n### {heading}\n\n| key | {column} |\n|---|---|\n"));
+        text.push_str(&format!(
+            "\n### {heading}\n\n| key | {column} |\n|---|---|\n"
+        ));
         for (path, why) in rows {
             text.push_str(&format!("| `{path}` | {why} |\n"));
         }
