@@ -13,8 +13,8 @@ pub struct Args {
     /// Only names of services
     #[arg(long)]
     services: bool,
-    /// How to print; a table is YAML here
-    #[arg(long, value_enum, default_value_t)]
+    /// How to print: `table`, which is YAML here, or `json`
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     format: Format,
 }
 

@@ -36,8 +36,8 @@ pub enum Command {
     },
     /// List the images
     Ls {
-        /// How to print
-        #[arg(long, value_enum, default_value_t)]
+        /// How to print: `table` or `json`
+        #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
         format: Format,
         /// Only ids
         #[arg(short, long)]
@@ -60,8 +60,8 @@ pub enum Command {
         /// Also images that no pod uses
         #[arg(short, long)]
         all: bool,
-        /// How to print
-        #[arg(long, value_enum, default_value_t)]
+        /// How to print: `table` or `json`
+        #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
         format: Format,
     },
     /// Build an image from Debian packages and files, as its `image.toml` says
@@ -93,7 +93,8 @@ pub fn run(global: &Global, command: Command) -> Outcome {
                 ca_files,
                 platform,
             };
-            tell(&[image::pull(&store, &reference, &options, &Bars::new())?])
+            let image = image::pull(&store, &reference, &options, &Bars::new())?;
+            tell(&[image])
         }
         Command::Ls { format, quiet } => list(&store, format, quiet),
         Command::Inspect { images } => inspect(&store, &images),
@@ -172,7 +173,9 @@ fn inspect(store: &Store, images: &[String]) -> Outcome {
     for reference in images {
         match store.inspect(reference)? {
             Some(value) => all.push(value),
-            None => bail!("no image {reference} in the store"),
+            None => {
+                bail!("no image {reference} in the store; `sampan image ls` lists what is there")
+            }
         }
     }
     output::json(&all)
@@ -197,6 +200,7 @@ fn build(store: &Store, definition: &std::path::Path, output: Option<PathBuf>) -
     let bars = Bars::new();
     if let Some(output) = output {
         let built = image::build::build(definition, &output, &bars)?;
+        drop(bars);
         return output::print(&format!("{} {}\n", built.name, built.manifest));
     }
     let parent = store.root.join("tmp");
@@ -205,6 +209,7 @@ fn build(store: &Store, definition: &std::path::Path, output: Option<PathBuf>) -
     let built = image::build::build(definition, &layout, &bars)
         .map_err(anyhow::Error::from)
         .and_then(|_| Ok(image::import(store, &layout, None, &bars)?));
+    drop(bars);
     // the store has its own copy by now, or nothing came of it
     let _ = std::fs::remove_dir_all(&layout);
     tell(&built?)

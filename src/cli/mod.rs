@@ -32,7 +32,7 @@ type Outcome = anyhow::Result<u8>;
     version,
     propagate_version = true,
     after_help = "Examples:\n  \
-        sampan image import ./redis.tar\n  \
+        sampan image import redis.tar\n  \
         sampan up -d                 bring up the compose file of this folder\n  \
         sampan ps                    what runs\n  \
         sampan logs -f web           follow a service\n  \
@@ -48,6 +48,9 @@ struct Cli {
     command: Command,
 }
 
+/// Where the options of every command are listed: behind a command's own.
+const GLOBAL: &str = "Options of every command";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 struct Global {
@@ -55,56 +58,56 @@ struct Global {
     #[arg(
         long,
         global = true,
-        env = "SAMPAN_ROOT",
+        env = "SAMPAN_ROOT", hide_env_values = true,
         default_value = "/var/lib/sampan",
-        value_name = "DIR"
+        help_heading = GLOBAL, value_name = "DIR"
     )]
     root: PathBuf,
     /// Folder of running pods
     #[arg(
         long,
         global = true,
-        env = "SAMPAN_STATE",
+        env = "SAMPAN_STATE", hide_env_values = true,
         default_value = "/run/sampan",
-        value_name = "DIR"
+        help_heading = GLOBAL, value_name = "DIR"
     )]
     state: PathBuf,
     /// Compose file; may be given several times, later ones are merged over earlier ones
-    #[arg(short, long = "file", value_name = "FILE")]
+    #[arg(short, long = "file", help_heading = GLOBAL, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Pod name instead of the file's `name:` or the folder's
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, help_heading = GLOBAL, value_name = "NAME")]
     project_name: Option<String>,
     /// Folder that relative paths are resolved against
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     project_directory: Option<PathBuf>,
     /// Profile to enable; may be given several times
-    #[arg(long = "profile", global = true, value_name = "NAME")]
+    #[arg(long = "profile", global = true, help_heading = GLOBAL, value_name = "NAME")]
     profiles: Vec<String>,
     /// File of variables instead of `.env`; may be given several times
-    #[arg(long = "env-file", global = true, value_name = "FILE")]
+    #[arg(long = "env-file", global = true, help_heading = GLOBAL, value_name = "FILE")]
     env_files: Vec<PathBuf>,
     /// Cgroup to put pods under instead of the caller's own
-    #[arg(long, global = true, env = "SAMPAN_CGROUP_PARENT", value_name = "PATH")]
+    #[arg(long, global = true, env = "SAMPAN_CGROUP_PARENT", hide_env_values = true, help_heading = GLOBAL, value_name = "PATH")]
     cgroup_parent: Option<String>,
     /// Folders of CNI configuration
     #[arg(
         long,
         global = true,
-        env = "SAMPAN_CNI_CONF",
+        env = "SAMPAN_CNI_CONF", hide_env_values = true,
         value_delimiter = ':',
         default_value = "/etc/cni/net.d",
-        value_name = "DIRS"
+        help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_conf: Vec<PathBuf>,
     /// Folders of CNI plugins; those that come with Sampan need none
     #[arg(
         long,
         global = true,
-        env = "SAMPAN_CNI_PATH",
+        env = "SAMPAN_CNI_PATH", hide_env_values = true,
         value_delimiter = ':',
         default_value = "/opt/cni/bin:/usr/lib/cni",
-        value_name = "DIRS"
+        help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_path: Vec<PathBuf>,
 }
@@ -146,7 +149,6 @@ enum Command {
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Write the man pages into a folder
-    #[command(hide = true)]
     Man(shell::Man),
     /// Steps that run as processes of their own
     #[command(subcommand, hide = true)]
@@ -155,7 +157,11 @@ enum Command {
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|mut error| {
+        // this list has the hidden commands too; `--help` has the right one
+        error.remove(clap::error::ContextKind::ValidSubcommand);
+        error.exit()
+    });
     let outcome = match cli.command {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),

@@ -15,8 +15,8 @@ use crate::pod::record::{self, Sandbox};
 pub enum Command {
     /// List the CNI networks and those made for pods
     Ls {
-        /// How to print
-        #[arg(long, value_enum, default_value_t)]
+        /// How to print: `table` or `json`
+        #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
         format: Format,
     },
     /// Show a network's configuration and the pods on it, as JSON

@@ -83,11 +83,15 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Progress of long work with images: a bar on a terminal, silence elsewhere.
+/// Progress of long work with images: a bar on a terminal, silence elsewhere. What is done leaves no line; drop it
+/// before anything else is printed.
 pub struct Bars {
     bars: Option<Mutex<Vec<(String, ProgressBar)>>>,
     multi: indicatif::MultiProgress,
 }
+
+/// Most columns for what a bar is about.
+const LABEL: usize = 40;
 
 impl Bars {
     /// For standard error.
@@ -104,25 +108,63 @@ impl Progress for Bars {
         let Some(bars) = &self.bars else { return };
         let Ok(mut bars) = bars.lock() else { return };
         if !bars.iter().any(|(name, _)| name == what) {
-            let style =
-                ProgressStyle::with_template("{msg:40!} {bytes:>10} {bar:30} {total_bytes}");
+            let template = match total {
+                0 => "{msg} {decimal_bytes}",
+                _ => "{msg:40} {decimal_bytes:>10} {bar:30} {decimal_total_bytes}",
+            };
             let bar = self.multi.add(ProgressBar::new(total));
+            let style = ProgressStyle::with_template(template);
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_message(what.to_string());
+            bar.set_message(label(what));
             bars.push((what.to_string(), bar));
         }
         if let Some((_, bar)) = bars.iter().find(|(name, _)| name == what) {
             bar.set_length(total.max(done));
             bar.set_position(done);
             if total > 0 && done >= total {
-                bar.finish();
+                bar.finish_and_clear();
             }
         }
     }
 }
 
+impl Drop for Bars {
+    fn drop(&mut self) {
+        // a terminal that cannot be cleared keeps the bars
+        let _ = self.multi.clear();
+    }
+}
+
+/// Digests as short as the lists show them, names of files by their end.
+fn label(what: &str) -> String {
+    let text = match what.split_once("sha256:") {
+        Some((before, hex)) => format!("{before}{}", hex.chars().take(12).collect::<String>()),
+        None => what.to_string(),
+    };
+    match text.chars().count() {
+        0..=LABEL => text,
+        count => format!(
+            "…{}",
+            text.chars().skip(count + 1 - LABEL).collect::<String>()
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn labels() {
+        let digest = format!("blob sha256:0123456789abcdef{}", "0".repeat(48));
+        let path = format!("/{}/image.tar", "x".repeat(60));
+        for (what, label) in [
+            ("packages", "packages".to_string()),
+            (digest.as_str(), "blob 0123456789ab".to_string()),
+            (path.as_str(), format!("…{}/image.tar", "x".repeat(29))),
+        ] {
+            assert_eq!(super::label(what), label);
+        }
+    }
+
     #[test]
     fn sizes() {
         for (bytes, text) in [

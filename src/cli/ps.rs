@@ -17,8 +17,8 @@ pub struct Args {
     /// Every pod on this machine
     #[arg(short = 'A', long)]
     all_pods: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
+    /// How to print: `table` or `json`
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     format: Format,
     /// Only names of services
     #[arg(short, long)]

@@ -9,9 +9,9 @@ use super::{Global, Outcome, context, logs, output};
 use crate::compose::project::PullPolicy;
 use crate::compose::{self, LoadRequest};
 use crate::image::PullOptions;
-use crate::pod::adopt;
 use crate::pod::record::Policy;
 use crate::pod::up::{UpRequest, stop_and_remove, up};
+use crate::pod::{self, adopt};
 
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(short, long)]
     detach: bool,
     /// Remove the pod when the program has ended
-    #[arg(long)]
+    #[arg(long, conflicts_with = "detach")]
     rm: bool,
     /// Name of the pod; made up when not given
     #[arg(long)]
@@ -67,8 +67,8 @@ pub struct Args {
     /// Capability to drop; may be given several times
     #[arg(long, value_name = "CAPABILITY")]
     cap_drop: Vec<String>,
-    /// When to pull the image
-    #[arg(long, value_name = "WHEN")]
+    /// When to pull the image: `always`, `missing` or `never`
+    #[arg(long, value_name = "WHEN", hide_possible_values = true)]
     pull: Option<Pull>,
     /// Allow plain http to registries that are not on this machine
     #[arg(long)]
@@ -82,6 +82,20 @@ pub struct Args {
 
 /// Name of the only service.
 const SERVICE: &str = "main";
+
+/// What stands for the file's name in messages.
+const LABEL: &str = "command line";
+
+/// A message without the places in the file that nobody wrote.
+fn plain(message: &str) -> String {
+    let key = format!("services.{SERVICE}.");
+    let lines = message.lines().map(|line| match line.split_once(&key) {
+        Some((place, rest)) if place.starts_with(LABEL) => rest,
+        _ => line,
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    text.replace(&format!("service {SERVICE}: "), "")
+}
 
 /// Brings the pod up, follows it, ends with its exit code.
 pub fn run(global: &Global, args: Args) -> Outcome {
@@ -98,7 +112,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     let text = compose_text(&args);
     let loaded = compose::load_text(
         &text,
-        "command line",
+        LABEL,
         &LoadRequest {
             files: Vec::new(),
             working_dir: std::env::current_dir().context("current folder")?,
@@ -107,7 +121,8 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             env_files: Vec::new(),
             profiles: Vec::new(),
         },
-    )?;
+    )
+    .map_err(|error| anyhow::anyhow!(plain(&error.message)))?;
     let request = UpRequest {
         folders: &folders,
         project: loaded.project,
@@ -123,7 +138,13 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         force_recreate: false,
         wait: false,
     };
-    up(request, &output::Bars::new(), &mut |_, _| {})?;
+    up(request, &output::Bars::new(), &mut |_, _| {}).map_err(|error| match error {
+        pod::Error::Start { code, message } => pod::Error::Start {
+            code,
+            message: plain(&message),
+        },
+        other => other,
+    })?;
     if args.detach {
         return output::print(&format!("{name}\n"));
     }
@@ -198,4 +219,28 @@ fn compose_text(args: &Args) -> String {
 fn is_named(volume: &str) -> bool {
     let source = volume.split(':').next().unwrap_or_default();
     volume.contains(':') && !source.starts_with(['/', '.', '~'])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn messages_without_the_places() {
+        for (message, shown) in [
+            (
+                "command line:1:52: services.main.ports[0]: bad",
+                "ports[0]: bad",
+            ),
+            (
+                "command line:1: services.main.image: a\ncommand line:1:2: services.main.user: b",
+                "image: a\nuser: b",
+            ),
+            (
+                "service main: exec \"x\": not found",
+                "exec \"x\": not found",
+            ),
+            ("read /services.main.x: gone", "read /services.main.x: gone"),
+        ] {
+            assert_eq!(super::plain(message), shown);
+        }
+    }
 }

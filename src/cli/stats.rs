@@ -10,8 +10,8 @@ use crate::pod::adopt;
 /// Options of `stats`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
+    /// How to print: `table` or `json`
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     format: Format,
 }
 

@@ -23,8 +23,8 @@ pub struct Args {
     /// Wait until health checks pass; implies -d
     #[arg(long)]
     wait: bool,
-    /// When to pull images, whatever the file says
-    #[arg(long, value_name = "WHEN")]
+    /// When to pull images, whatever the file says: `always`, `missing` or `never`
+    #[arg(long, value_name = "WHEN", hide_possible_values = true)]
     pull: Option<Pull>,
     /// Make containers again although nothing changed
     #[arg(long)]

@@ -550,3 +550,7 @@ pub(super) fn name_at(at: &At<'_>) -> Result<String> {
         ))),
     }
 }
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;

@@ -62,6 +62,6 @@ pub struct Image {
 
 /// What long work tells about itself; the command line draws it.
 pub trait Progress: Send + Sync {
-    /// `total` 0: not known.
+    /// `done` of `total` bytes; `total` 0: not known.
     fn advance(&self, what: &str, done: u64, total: u64);
 }

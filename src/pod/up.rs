@@ -209,7 +209,14 @@ pub fn obtain(
             "image {reference} is not in the store and must not be pulled; import it with `sampan image import`"
         )));
     }
-    Ok(image::pull(store, reference, options, progress)?)
+    image::pull(store, reference, options, progress).map_err(|error| {
+        // `sampan image build` names images so
+        let local = format!("localhost/{reference}");
+        match store.resolve(&local) {
+            Ok(Some(_)) => Error::Other(format!("{error}; the store has {local}")),
+            _ => error.into(),
+        }
+    })
 }
 
 /// What a service needs to know of its image; unpacks the layers.

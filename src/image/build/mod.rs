@@ -295,9 +295,15 @@ impl Build<'_> {
                     .map_err(invalid)?;
             }
         }
-        for (i, (package, deb)) in chosen.iter().zip(&files).enumerate() {
-            let (done, total) = (i as u64 + 1, chosen.len() as u64);
+        let sizes: Vec<u64> = files
+            .iter()
+            // for the progress alone: one that cannot be read fails below
+            .map(|deb| fs::metadata(deb).map_or(0, |m| m.len()))
+            .collect();
+        let (mut done, total) = (0, sizes.iter().sum());
+        for ((package, deb), size) in chosen.iter().zip(&files).zip(sizes) {
             self.progress.advance("unpack", done, total);
+            done += size;
             let (tree, spool, filter) = (&mut self.tree, &mut self.spool, &self.filter);
             let kept = |path: &[u8]| filter.keeps(path, definition.documentation);
             let read = packages::open_files(deb, &self.scratch, |input| {
