@@ -3,7 +3,8 @@
 //! *Invariants:* an exit record is on disk before the process is reaped, so an exit is never lost; the keeper holds
 //! every output pipe open, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -43,6 +44,9 @@ pub fn run(dir: &Path) -> Result<()> {
     nix::unistd::setsid().map_err(|e| failed("setsid", e))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| failed("become subreaper", e))?;
 
+    let Some(_only) = only_one(dir)? else {
+        return Ok(());
+    };
     let pod: record::Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let pod_dir = PodDir::open(dir, &pod.root);
@@ -71,6 +75,24 @@ pub fn run(dir: &Path) -> Result<()> {
             write_exit(&pod_dir, pid, code);
             let _ = waitpid(pid, None);
         }
+    }
+}
+
+/// Two commands may find a pod without a keeper at the same time and start one each: only the first stays. The lock ends with the
+/// process that holds it.
+fn only_one(dir: &Path) -> Result<Option<File>> {
+    let path = dir.join("keeper.lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(Error::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
     }
 }
 
@@ -149,4 +171,17 @@ fn spawn(dir: &Path) -> Result<Pid> {
         .spawn()
         .map_err(Error::io("run", program))?;
     Ok(Pid::from_raw(child.id() as i32))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_second_keeper_gives_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = super::only_one(dir.path()).unwrap();
+        assert!(first.is_some());
+        assert!(super::only_one(dir.path()).unwrap().is_none());
+        drop(first);
+        assert!(super::only_one(dir.path()).unwrap().is_some());
+    }
 }

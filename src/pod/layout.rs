@@ -4,6 +4,7 @@
 //! <state>/pods/NAME/            mode 0700; gone after `down` and after a reboot
 //!   pod.json                    what the pod is (written once by `up`)
 //!   keeper.json supervisor.json process and start time
+//!   keeper.lock               locked by the keeper as long as it lives
 //!   control.sock
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
