@@ -156,6 +156,8 @@ enum Command {
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // folders and files that containers see have the modes we give them, whatever the caller's mask
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let outcome = match cli.command {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),
