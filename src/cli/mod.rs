@@ -162,6 +162,8 @@ pub fn main() -> ExitCode {
         error.remove(clap::error::ContextKind::ValidSubcommand);
         error.exit()
     });
+    // folders and files that containers see have the modes we give them, whatever the caller's mask
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let outcome = match cli.command {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),

@@ -542,7 +542,9 @@ pub fn probe(service: &Service, image: &ImageConfig) -> Option<Probe> {
         return None;
     }
     let time = |own: Option<Duration>, image: u64, default: Duration| {
-        own.or((image > 0).then(|| Duration::from_nanos(image)))
+        // as in Docker, zero is no value
+        own.filter(|time| !time.is_zero())
+            .or((image > 0).then(|| Duration::from_nanos(image)))
             .unwrap_or(default)
     };
     let of = |pick: fn(&Healthcheck) -> Option<Duration>| own.and_then(pick);
@@ -558,7 +560,7 @@ pub fn probe(service: &Service, image: &ImageConfig) -> Option<Probe> {
             seconds(5),
         ),
         retries: own
-            .and_then(|h| h.retries)
+            .and_then(|h| h.retries.filter(|count| *count > 0))
             .or((inherited.retries > 0).then_some(inherited.retries))
             .unwrap_or(3),
     })

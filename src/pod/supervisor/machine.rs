@@ -218,7 +218,33 @@ impl Machine {
 
     /// Wants services stopped and run again.
     pub fn restart(&mut self, services: &[String], grace: Option<Duration>) {
-        self.end(services, Goal::Restart, grace);
+        let all: Vec<String> = self.with_followers(services).into_iter().collect();
+        self.end(&all, Goal::Restart, grace);
+    }
+
+    /// With every running service whose `depends_on` asks to be restarted after one of them (`restart: true`).
+    fn with_followers(&self, services: &[String]) -> BTreeSet<String> {
+        let mut all: BTreeSet<String> = services.iter().cloned().collect();
+        loop {
+            let follows = |unit: &Unit| {
+                unit.status.phase.active()
+                    && unit
+                        .facts
+                        .depends_on
+                        .iter()
+                        .any(|(on, how)| how.restart && all.contains(on))
+            };
+            let next: Vec<String> = self
+                .units
+                .iter()
+                .filter(|(name, unit)| !all.contains(*name) && follows(unit))
+                .map(|(name, _)| name.clone())
+                .collect();
+            if next.is_empty() {
+                return all;
+            }
+            all.extend(next);
+        }
     }
 
     fn end(&mut self, services: &[String], goal: Goal, grace: Option<Duration>) {
@@ -454,6 +480,10 @@ enum Verdict {
 }
 
 fn satisfied(condition: Condition, on: &Status, probed: bool) -> Verdict {
+    // what it is now is about to end: only its next run counts
+    if on.goal == Goal::Restart {
+        return Verdict::NotYet;
+    }
     if on.phase == Phase::Failed {
         return Verdict::Never("failed to start");
     }
@@ -884,6 +914,27 @@ mod tests {
             pod.take_actions();
             assert!(pod.statuses().all(|(_, s)| s.goal == Goal::Stop));
         }
+    }
+
+    #[test]
+    fn a_restart_takes_along_who_asked_for_it() {
+        let mut app = facts(&[("db", Condition::ServiceStarted)]);
+        app.depends_on.get_mut("db").unwrap().restart = true;
+        let web = facts(&[("app", Condition::ServiceStarted)]);
+        let mut pod = machine(vec![("db", facts(&[])), ("app", app), ("web", web)]);
+        pod.start(&["web".to_string()]);
+        for (name, pid) in [("db", 2), ("app", 3), ("web", 4)] {
+            pod.take_actions();
+            pod.input(name, run(pid));
+        }
+        pod.restart(&["db".to_string()], None);
+        assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["app"]);
+        pod.input("app", exit(0));
+        assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["db"]);
+        pod.input("db", exit(0));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["db"]);
+        pod.input("db", run(5));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["app"]);
     }
 
     #[test]

@@ -67,6 +67,10 @@ pub fn run(dir: &Path) -> Result<()> {
 }
 
 async fn supervise(dir: &Path) -> Result<()> {
+    // the keeper blocks signals and a child inherits that: SIGTERM must reach us, plugins expect nothing blocked
+    nix::sys::signal::SigSet::empty()
+        .thread_set_mask()
+        .map_err(|errno| Error::io("unblock signals in", dir)(errno.into()))?;
     let pod: Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let dir = PodDir::open(dir, &pod.root);
