@@ -18,6 +18,7 @@ pub mod layout;
 pub mod logs;
 pub mod plan;
 pub mod ports;
+pub mod profile;
 pub mod record;
 pub mod sandbox;
 pub mod supervisor;
