@@ -275,6 +275,25 @@ impl Cgroup {
         }
     }
 
+    /// Whether the kernel accounts swap, so that a limit on it can be set: neither without CONFIG_SWAP nor with `swapaccount=0`.
+    pub fn accounts_swap(&self) -> bool {
+        let (start, limit, swap) = match self {
+            Cgroup::V2(path) => (path, "memory.max", "memory.swap.max"),
+            Cgroup::V1 { controllers, .. } => match controllers.get("memory") {
+                Some(path) => (path, "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+                None => return false,
+            },
+        };
+        // on v2 the files are there only where the parent gives the controller: the nearest that has them tells
+        start
+            .ancestors()
+            .find(|dir| dir.join(limit).exists())
+            .map_or_else(
+                || Path::new("/proc/swaps").exists(),
+                |dir| dir.join(swap).exists(),
+            )
+    }
+
     /// Writes limits; one that cannot be set is an error that names it, its value and the file.
     /// Fields that are absent leave what is there, so this is also `update`.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {

@@ -36,7 +36,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             None => global.project()?,
         };
         let list: Vec<_> = project.volumes.values().collect();
-        let failed = volumes::remove(&folders, &list);
+        let failed = volumes::remove(&folders, &name, &list);
         if !failed.is_empty() {
             bail!(crate::pod::Error::Several(failed));
         }

@@ -32,6 +32,7 @@ use crate::init::channel::{Failure, FailureKind};
 pub use create::create;
 pub use exec::exec;
 pub use life::{delete, kill, load, start, status};
+pub use plan::REAPER;
 
 /// Why a container operation failed.
 #[derive(Debug, thiserror::Error)]

@@ -53,6 +53,9 @@ pub struct Plan {
     pub resources: Option<LinuxResources>,
 }
 
+/// Annotation that asks for a first process that reaps, for which the specification has no word.
+pub const REAPER: &str = "io.sampan.init";
+
 const USER: u64 = libc::CLONE_NEWUSER as u64;
 const CGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
 
@@ -70,6 +73,10 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     init_process.capabilities = capabilities(spec_process.capabilities().as_ref())?;
     init_process.seccomp = filter(linux.seccomp().as_ref())?;
     init_process.personality = personality(linux)?;
+    init_process.reaper = spec
+        .annotations()
+        .as_ref()
+        .is_some_and(|all| all.get(REAPER).is_some_and(|value| value == "true"));
     let uts = |key: &str, value: &Option<String>| match value {
         Some(_) if own & libc::CLONE_NEWUTS as u64 == 0 => {
             Err(format!("{key}: needs a uts namespace in linux.namespaces"))
@@ -400,6 +407,7 @@ fn mount(entry: &oci_spec::runtime::Mount, request: &CreateRequest) -> Result<Mo
         Source::Bind {
             path: request.bundle.join(path),
             recursive: parsed.bind == Some(true),
+            beneath: parsed.subpath.map(PathBuf::from),
         }
     } else {
         match (fstype.as_str(), &request.cgroup) {
@@ -407,6 +415,7 @@ fn mount(entry: &oci_spec::runtime::Mount, request: &CreateRequest) -> Result<Mo
             ("cgroup" | "cgroup2", Cgroup::V2(path)) => Source::Bind {
                 path: path.clone(),
                 recursive: false,
+                beneath: None,
             },
             (
                 "cgroup" | "cgroup2",

@@ -12,6 +12,7 @@ pub mod channel;
 pub mod gate;
 pub mod plan;
 mod process;
+pub mod reaper;
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -43,8 +44,10 @@ pub struct Inherited {
 pub fn run(plan: &InitPlan, inherited: &Inherited) -> ! {
     let work = || {
         begin(inherited)?;
+        // while the host's /proc is still in sight; what it shows is sealed
+        let reaper = plan.process.reaper.then(own_program).transpose()?;
         let master = set_up(plan, inherited)?;
-        finish(&plan.process, inherited, master)
+        finish(&plan.process, inherited, master, reaper)
     };
     end(inherited, work())
 }
@@ -67,7 +70,7 @@ pub fn run_exec(plan: &ProcessPlan, inherited: &Inherited) -> ! {
             .step("open the root")?;
             master = process::terminal(&root, plan, size, inherited, false)?;
         }
-        finish(plan, inherited, master)
+        finish(plan, inherited, master, None)
     };
     end(inherited, work())
 }
@@ -158,11 +161,18 @@ fn write_sysctl(path: &Path, value: &str) -> std::io::Result<()> {
     file.write_all(value.as_bytes())
 }
 
+/// The program that runs now.
+fn own_program() -> Result<OwnedFd, Failure> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/exe", flags, rustix::fs::Mode::empty()).step("open own program")
+}
+
 /// Ids, limits, filter, gate, execve.
 fn finish(
     plan: &ProcessPlan,
     inherited: &Inherited,
     master: Option<OwnedFd>,
+    reaper: Option<OwnedFd>,
 ) -> Result<std::convert::Infallible, Failure> {
     process::restrict(plan)?;
     die_with_parent()?;
@@ -175,14 +185,16 @@ fn finish(
     calls::reset_signals();
     let Some(gate) = &inherited.gate else {
         fd::close_on_exec().step("mark descriptors")?;
-        return Err(process::execute(plan, &program));
+        return Err(process::execute(plan, &program, None));
     };
     // only the gate stays open: whoever started us must see the end of what it gave us
-    fd::close_others(&gate.raw()).step("close descriptors")?;
+    let mut keep = gate.raw().to_vec();
+    keep.extend(reaper.iter().map(AsRawFd::as_raw_fd));
+    fd::close_others(&keep).step("close descriptors")?;
     if gate.wait().is_err() {
         calls::exit_now(1);
     }
-    let failure = process::execute(plan, &program);
+    let failure = process::execute(plan, &program, reaper.as_ref());
     gate.report(&failure);
     calls::exit_now(match failure.kind {
         FailureKind::NotFound => 127,

@@ -304,14 +304,22 @@ fn kind_of(error: &io::Error) -> FailureKind {
     }
 }
 
-/// The filter's last moment and execve; comes back only when that failed.
-pub fn execute(plan: &ProcessPlan, program: &CString) -> Failure {
+/// The filter's last moment and execve, of `reaper` first if there is one; comes back only when that failed.
+pub fn execute(plan: &ProcessPlan, program: &CString, reaper: Option<&OwnedFd>) -> Failure {
     if plan.no_new_privileges
         && let Err(failure) = load_filter(plan)
     {
         return failure;
     }
-    let error = calls::execve(program, &plan.argv, &plan.env);
+    let error = match reaper {
+        None => calls::execve(program, &plan.argv, &plan.env),
+        Some(reaper) => {
+            let name = CString::new(super::reaper::NAME).unwrap_or_default();
+            let mut words = vec![name, program.clone()];
+            words.extend(plan.argv.iter().cloned());
+            calls::execute_file(reaper, &words, &plan.env)
+        }
+    };
     let hint = match error.kind() {
         io::ErrorKind::NotFound => " (its interpreter or loader is missing)",
         _ => "",

@@ -14,6 +14,7 @@ use super::{Error, Result};
 use crate::compose::project::{MountSource, Service};
 use crate::container::{CreateRequest, Rootfs};
 use crate::network::hosts;
+use crate::rootfs::resolve::clean;
 use crate::sys::file::write_atomic;
 
 /// Id of a service's container.
@@ -84,6 +85,7 @@ impl<'a> Prepared<'a> {
             netns: &netns.to_string_lossy(),
             service_dir: &self.dir.dir.to_string_lossy(),
             sources,
+            swap: self.pod.cgroup.accounts_swap(),
             image_volumes,
         };
         let spec = plan::spec(
@@ -161,14 +163,14 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// Folder of a named or anonymous volume of a service.
+/// Folder of a named or anonymous volume of a service; a `subpath` is resolved in it when it is mounted.
 pub fn volume_dir(
     pod: &Pod,
     dir: &ServiceDir,
     source: &MountSource,
     target: &str,
 ) -> Result<PathBuf> {
-    let MountSource::Volume { key, subpath, .. } = source else {
+    let MountSource::Volume { key, .. } = source else {
         return Ok(anonymous_volume(dir, target));
     };
     let volume = pod
@@ -180,32 +182,33 @@ pub fn volume_dir(
         root: pod.root.clone(),
         state: pod.state.clone(),
     };
-    let data = folders.volume(&volume.name).join("_data");
-    Ok(match subpath {
-        Some(sub) => data.join(sub),
-        None => data,
-    })
+    Ok(folders.volume(&volume.name).join("_data"))
 }
 
 /// The image's volumes that the service mounts nothing over.
 pub fn image_volumes(service: &Service, image: &ImageFacts) -> Vec<String> {
-    let covered: BTreeSet<&str> = service
+    let covered: BTreeSet<PathBuf> = service
         .volumes
         .iter()
-        .map(|m| m.target.trim_end_matches('/'))
+        .map(|m| clean(Path::new(&m.target)))
         .collect();
     let declared = image.config.volumes.iter().flat_map(|v| v.keys());
-    declared
-        .filter(|target| !covered.contains(target.trim_end_matches('/')))
-        .cloned()
+    let places: BTreeSet<PathBuf> = declared
+        .map(|target| clean(Path::new(target)))
+        .filter(|target| !covered.contains(target) && target != Path::new("/"))
+        .collect();
+    places
+        .into_iter()
+        .map(|target| target.to_string_lossy().into_owned())
         .collect()
 }
 
-/// Folder of a volume without a name: one for each place it is mounted at.
+/// Folder of a volume without a name: one for each place it is mounted at. The place is a single name, which no other place has and
+/// which leads nowhere else.
 pub fn anonymous_volume(dir: &ServiceDir, target: &str) -> PathBuf {
-    dir.data
-        .join("volumes")
-        .join(target.trim_matches('/').replace('/', "-"))
+    let place = clean(Path::new(target)).to_string_lossy().into_owned();
+    let name = place.replace('%', "%25").replace('/', "%2F");
+    dir.data.join("volumes").join(name)
 }
 
 fn refused(service: &Service, key: &str, why: &str) -> Error {
@@ -220,5 +223,44 @@ fn refused(service: &Service, key: &str, why: &str) -> Error {
             "{}:{}: services.{}{key}: {why}",
             service.origin.file, service.origin.line, service.name
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_anonymous_volumes_are_apart_and_inside() {
+        let dir = ServiceDir {
+            dir: "/s".into(),
+            data: "/d".into(),
+        };
+        for (target, name) in [
+            ("/data", "%2Fdata"),
+            ("/data/", "%2Fdata"),
+            ("/a/b", "%2Fa%2Fb"),
+            ("/a-b", "%2Fa-b"),
+            ("/a%2Fb", "%2Fa%252Fb"),
+            ("/..", "%2F"),
+            ("../../etc", "%2Fetc"),
+        ] {
+            let path = anonymous_volume(&dir, target);
+            assert_eq!(path, Path::new("/d/volumes").join(name), "{target}");
+        }
+    }
+
+    #[test]
+    fn image_volumes_leave_out_what_is_covered() {
+        let mut image = ImageFacts::default();
+        let declared = ["/data/", "/var/../srv", "/", "/own"];
+        image.config.volumes = Some(
+            declared
+                .iter()
+                .map(|t| (t.to_string(), Value::Null))
+                .collect(),
+        );
+        let service = crate::pod::plan::tests::service(r#"{"image": "x", "volumes": ["/own/"]}"#);
+        assert_eq!(image_volumes(&service, &image), ["/data", "/srv"]);
     }
 }

@@ -19,6 +19,7 @@ pub mod lock;
 pub mod logs;
 pub mod plan;
 pub mod ports;
+pub mod profile;
 pub mod record;
 pub mod sandbox;
 pub mod supervisor;

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use super::record::{Health, ImageConfig, ImageFacts};
 use super::users::User;
 use crate::compose::project::{HealthTest, Healthcheck, Limits, MountSource, Restart, Service};
+use crate::rootfs::options::SUBPATH;
+use crate::rootfs::resolve::clean;
 
 /// Where the pod's own files and volumes are, for the mounts of one service.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +24,8 @@ pub struct Places<'a> {
     pub service_dir: &'a str,
     /// Host folder of each mount of the service, in its order; unused for tmpfs.
     pub sources: Vec<String>,
+    /// The kernel accounts swap.
+    pub swap: bool,
     /// Image volumes that nothing covers: path in the container, host folder.
     pub image_volumes: Vec<(String, String)>,
 }
@@ -114,9 +118,10 @@ pub fn environment(
     all.into_iter().map(|(n, v)| format!("{n}={v}")).collect()
 }
 
-/// Every capability the kernel and the specification know by name, for `ALL`.
+/// Every capability that we have and can give, for `ALL`.
 fn all_capabilities() -> Vec<String> {
-    let mut all: Vec<String> = caps::all().iter().map(ToString::to_string).collect();
+    let own = caps::read(None, caps::CapSet::Permitted).unwrap_or_else(|_| caps::all());
+    let mut all: Vec<String> = own.iter().map(ToString::to_string).collect();
     all.sort_unstable();
     all
 }
@@ -163,7 +168,8 @@ pub fn capabilities(service: &Service) -> Result<Vec<String>, String> {
 
 fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
     if service.privileged {
-        return Ok((vec![json!({"allow": true, "access": "rwm"})], Vec::new()));
+        let all = vec![json!({"allow": true, "access": "rwm"})];
+        return Ok((all, host_devices(Path::new("/dev"), 0)));
     }
     let mut rules = vec![
         json!({"allow": false, "access": "rwm"}),
@@ -188,37 +194,72 @@ fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
     rules.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
     let mut devices = Vec::new();
     for (host, inside, access) in &service.devices {
-        use std::os::unix::fs::{FileTypeExt, MetadataExt};
         let meta = std::fs::metadata(host)
             .map_err(|error| format!("device {}: {error}", host.display()))?;
-        let kind = match meta.file_type() {
-            t if t.is_char_device() => "c",
-            t if t.is_block_device() => "b",
-            _ => return Err(format!("device {}: not a device", host.display())),
-        };
-        let (major, minor) = (
-            rustix::fs::major(meta.rdev()),
-            rustix::fs::minor(meta.rdev()),
-        );
-        rules.push(
-            json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access}),
-        );
-        devices.push(json!({
-            "path": inside, "type": kind, "major": major, "minor": minor,
-            "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
-        }));
+        let node = device_node(&meta, inside)
+            .ok_or_else(|| format!("device {}: not a device", host.display()))?;
+        let mut rule = json!({"allow": true, "access": access});
+        for key in ["type", "major", "minor"] {
+            rule[key] = node[key].clone();
+        }
+        rules.push(rule);
+        devices.push(node);
     }
     Ok((rules, devices))
 }
 
-/// Limits → runtime-spec `linux.resources`, without devices.
-pub fn resources(limits: &Limits) -> Result<Value, String> {
+/// `linux.devices` entry; `None` for what is no device.
+fn device_node(meta: &std::fs::Metadata, inside: &Path) -> Option<Value> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let kind = match meta.file_type() {
+        t if t.is_char_device() => "c",
+        t if t.is_block_device() => "b",
+        _ => return None,
+    };
+    let (major, minor) = (
+        rustix::fs::major(meta.rdev()),
+        rustix::fs::minor(meta.rdev()),
+    );
+    Some(json!({
+        "path": inside, "type": kind, "major": major, "minor": minor,
+        "fileMode": meta.mode() & 0o777, "uid": meta.uid(), "gid": meta.gid(),
+    }))
+}
+
+/// The host's devices for a privileged service, as Docker gives them: without terminals and what is mounted below `/dev`. One that
+/// goes away meanwhile is left out.
+fn host_devices(dir: &Path, depth: usize) -> Vec<Value> {
+    const LEFT_OUT: [&str; 7] = ["pts", "shm", "fd", "mqueue", "console", "lxc", ".udev"];
+    const DEPTH: usize = 8;
+    let mut nodes = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let Ok(meta) = entry.metadata() else { continue };
+        if LEFT_OUT.iter().any(|left| name == *left) {
+            continue;
+        }
+        if meta.is_dir() && depth < DEPTH {
+            nodes.extend(host_devices(&path, depth + 1));
+        } else {
+            nodes.extend(device_node(&meta, &path));
+        }
+    }
+    nodes.sort_by_key(|node| node["path"].as_str().map(str::to_string));
+    nodes
+}
+
+/// Limits → runtime-spec `linux.resources`, without devices. A limit on swap that nobody asked for is left out where the kernel does
+/// not account `swap`.
+pub fn resources(limits: &Limits, swap: bool) -> Result<Value, String> {
     let mut out = json!({});
     let memory = json!({
         "limit": limits.memory,
         "reservation": limits.memory_reservation,
         // Docker's default: as much swap as memory
-        "swap": limits.memory_swap.or(limits.memory.map(|m| (m as i64).saturating_mul(2))),
+        "swap": limits.memory_swap.or_else(|| {
+            let memory = limits.memory.filter(|_| swap)?;
+            Some(i64::try_from(memory).unwrap_or(i64::MAX).saturating_mul(2))
+        }),
     });
     if limits.memory.is_some()
         || limits.memory_reservation.is_some()
@@ -348,6 +389,17 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
             &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         ),
     ];
+    // what the service mounts itself, or anything above it, takes the place of ours
+    let own: Vec<_> = service
+        .volumes
+        .iter()
+        .map(|m| clean(Path::new(&m.target)))
+        .collect();
+    list.retain(|m| {
+        let at = Path::new(m["destination"].as_str().unwrap_or_default());
+        !own.iter().any(|above| at.starts_with(above))
+    });
+    let ours = list.len();
     for name in ["hosts", "resolv.conf", "hostname"] {
         let source = format!("{}/{name}", places.service_dir);
         list.push(mount(
@@ -369,13 +421,11 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
             .as_str()
             .map_or(0, |d| d.split('/').filter(|c| !c.is_empty()).count())
     };
-    let own = 7;
-    list[own..].sort_by_key(depth);
+    list[ours..].sort_by_key(depth);
     Ok(list)
 }
 
 fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value {
-    let access = if mount.read_only { "ro" } else { "rw" };
     let (kind, source, mut options) = match &mount.source {
         MountSource::Bind {
             propagation,
@@ -410,7 +460,21 @@ fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value 
             ("tmpfs", "tmpfs", all)
         }
     };
-    options.push(access.to_string());
+    options.push(
+        match (mount.read_only, kind) {
+            (false, _) => "rw",
+            // with everything below it, as Docker does: a mount inside must not stay writable
+            (true, "bind") => "rro",
+            (true, _) => "ro",
+        }
+        .to_string(),
+    );
+    if let MountSource::Volume {
+        subpath: Some(sub), ..
+    } = &mount.source
+    {
+        options.push(format!("{SUBPATH}{sub}"));
+    }
     json!({"destination": mount.target, "type": kind, "source": source, "options": options})
 }
 
@@ -457,6 +521,22 @@ fn no_new_privileges(service: &Service) -> bool {
     !(service.privileged || says(["no-new-privileges:false", "no-new-privileges=false"]))
 }
 
+/// The filter: what `security_opt` names, else the default one; a privileged service has none unless it names one.
+fn seccomp(service: &Service) -> Result<Option<oci_spec::runtime::LinuxSeccomp>, String> {
+    let named = service
+        .security_opt
+        .iter()
+        .rev()
+        .find_map(|option| option.strip_prefix("seccomp="));
+    let bounding = capabilities(service)?;
+    match named {
+        Some("unconfined") => Ok(None),
+        Some(file) => super::profile::read(Path::new(file), &bounding).map(Some),
+        None if service.privileged => Ok(None),
+        None => Ok(Some(crate::seccomp::default_profile(&bounding))),
+    }
+}
+
 /// The whole `config.json`.
 pub fn spec(
     service: &Service,
@@ -466,7 +546,7 @@ pub fn spec(
     places: &Places<'_>,
 ) -> Result<Value, String> {
     let (rules, devices) = device_rules(service)?;
-    let mut limits = resources(&service.limits)?;
+    let mut limits = resources(&service.limits, places.swap)?;
     limits["devices"] = Value::Array(rules);
     let process = process(service, image, user, hostname)?;
     let mut linux = json!({
@@ -482,16 +562,14 @@ pub fn spec(
     if !service.privileged {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
-        let unconfined = ["seccomp=unconfined", "seccomp:unconfined"];
-        if !service
-            .security_opt
-            .iter()
-            .any(|o| unconfined.contains(&o.as_str()))
-        {
-            let bounding = capabilities(service)?;
-            linux["seccomp"] = serde_json::to_value(crate::seccomp::default_profile(&bounding))
-                .map_err(|error| format!("seccomp profile: {error}"))?;
-        }
+    }
+    if let Some(profile) = seccomp(service)? {
+        linux["seccomp"] =
+            serde_json::to_value(profile).map_err(|error| format!("seccomp profile: {error}"))?;
+    }
+    let mut annotations = service.labels.clone();
+    if service.init {
+        annotations.insert(crate::container::REAPER.to_string(), "true".to_string());
     }
     Ok(without_nulls(json!({
         "ociVersion": "1.2.1",
@@ -501,7 +579,7 @@ pub fn spec(
         "domainname": service.domainname,
         "mounts": mounts(service, places)?,
         "linux": linux,
-        "annotations": service.labels,
+        "annotations": annotations,
     })))
 }
 
@@ -647,3 +725,7 @@ pub fn hostname(pod: &str, service: &Service) -> String {
     }
     name.chars().take(64).collect()
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+pub(super) mod tests;

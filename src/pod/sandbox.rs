@@ -33,11 +33,11 @@ pub fn up(dir: &Path) -> Result<()> {
 }
 
 fn make(dir: &PodDir, pod: &Pod) -> Result<()> {
-    let limits = plan::resources(&pod.project.pod.limits)
+    pod.cgroup.create()?;
+    let limits = plan::resources(&pod.project.pod.limits, pod.cgroup.accounts_swap())
         .map_err(|why| Error::Other(format!("x-sampan.limits: {why}")))?;
     let limits = serde_json::from_value(limits)
         .map_err(|error| Error::Other(format!("x-sampan.limits: {error}")))?;
-    pod.cgroup.create()?;
     pod.cgroup.apply(&limits)?;
     netns::create(&dir.netns())?;
     let ports: Vec<PublishedPort> = record::read(&dir.ports())?.unwrap_or_default();

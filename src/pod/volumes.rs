@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use super::record::{self, ImageFacts, Pod};
 use super::{Error, Result, lock};
 use crate::compose::project::{MountSource, Volume};
 use crate::rootfs::overlay::Layers;
+use crate::rootfs::resolve::{self, Kind};
 
 /// `volume.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,11 +72,19 @@ fn make(dir: &Path, mode: u32) -> Result<()> {
         .map_err(Error::io("make", dir))
 }
 
-/// Removes the named volumes that the project made; missing is success.
-pub fn remove(folders: &Folders, volumes: &[&Volume]) -> Vec<Error> {
+/// Removes the named volumes that the project made; missing is success, and one that another project made stays.
+pub fn remove(folders: &Folders, project: &str, volumes: &[&Volume]) -> Vec<Error> {
     let mut failed = Vec::new();
     for volume in volumes.iter().filter(|v| !v.external) {
         let dir = folders.volume(&volume.name);
+        match record::read::<VolumeRecord>(&dir.join("volume.json")) {
+            Ok(Some(record)) if record.project != project => continue,
+            Ok(_) => {}
+            Err(error) => {
+                failed.push(error);
+                continue;
+            }
+        }
         match fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 failed.push(Error::io("remove", &dir)(error));
@@ -102,18 +112,28 @@ pub fn populate(dir: &Path) -> Result<()> {
             .map(|target| (bundle::anonymous_volume(&service_dir, &target), target))
             .collect();
         for mount in &service.volumes {
-            let fill = match &mount.source {
+            let (fill, sub) = match &mount.source {
                 MountSource::Volume {
                     nocopy, subpath, ..
-                } => !nocopy && subpath.is_none(),
-                MountSource::Anonymous => true,
+                } => (!nocopy && subpath.is_none(), subpath.as_deref()),
+                MountSource::Anonymous => (true, None),
                 _ => continue,
             };
             let data = bundle::volume_dir(&pod, &service_dir, &mount.source, &mount.target)?;
             if fill {
                 wanted.push((data, mount.target.clone()));
-            } else {
-                make(&data, 0o755)?;
+                continue;
+            }
+            make(&data, 0o755)?;
+            if let Some(sub) = sub {
+                let root = open_folder(&data)?;
+                resolve::make(&root, Path::new(sub), Kind::Folder).map_err(|error| {
+                    Error::Other(format!(
+                        "volume {}: {error}: {}",
+                        data.display(),
+                        error.source
+                    ))
+                })?;
             }
         }
         wanted.retain(|(data, _)| is_new(data));
@@ -135,24 +155,9 @@ pub fn populate(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Not there yet, empty, or filled by a process that was killed at it.
+/// Not there yet, or empty.
 fn is_new(data: &Path) -> bool {
-    filling(data).exists()
-        || fs::read_dir(data).map_or(true, |mut entries| entries.next().is_none())
-}
-
-/// Beside a volume while it is filled.
-fn filling(data: &Path) -> PathBuf {
-    let mut name = data.file_name().unwrap_or_default().to_os_string();
-    name.push(".filling");
-    data.with_file_name(name)
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
+    fs::read_dir(data).map_or(true, |mut entries| entries.next().is_none())
 }
 
 fn leave_mount_namespace() -> Result<()> {
@@ -185,14 +190,19 @@ fn mount_image(image: &ImageFacts, service: &ServiceDir, root: &Path) -> Result<
     }
 }
 
-fn fill(root: &Path, target: &str, data: &Path) -> Result<()> {
-    make(data, 0o755)?;
-    let open_root = rustix::fs::open(
-        root,
+fn open_folder(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(
+        path,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
-    .map_err(|e| Error::io("open", root)(e.into()))?;
+    .map_err(|error| Error::io("open", path)(error.into()))
+}
+
+/// Whole or not at all: a copy that was cut short would never be taken for a new volume again.
+fn fill(root: &Path, target: &str, data: &Path) -> Result<()> {
+    make(data, 0o755)?;
+    let open_root = open_folder(root)?;
     // a link in the image must not lead out of it
     let place = rustix::fs::openat2(
         &open_root,
@@ -211,27 +221,18 @@ fn fill(root: &Path, target: &str, data: &Path) -> Result<()> {
     if !meta.is_dir() {
         return Ok(());
     }
-    let mark = filling(data);
-    if mark.exists() {
-        clear(data)?;
-    }
-    fs::write(&mark, "").map_err(Error::io("write", &mark))?;
-    copy_tree(&source, data, &meta)?;
-    remove_file(&mark)
-}
-
-fn clear(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let entry = entry.map_err(Error::io("read", dir))?;
-        let path = entry.path();
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => {
-                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?
-            }
-            _ => remove_file(&path)?,
+    let mut name = data.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    let copy = data.with_file_name(name);
+    match fs::remove_dir_all(&copy) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io("remove", &copy)(error));
         }
+        _ => make(&copy, 0o700)?,
     }
-    Ok(())
+    copy_tree(&source, &copy, &meta)?;
+    // rename(2) takes the place of an empty folder
+    fs::rename(&copy, data).map_err(Error::io("rename", &copy))
 }
 
 fn copy_tree(source: &Path, target: &Path, meta: &fs::Metadata) -> Result<()> {

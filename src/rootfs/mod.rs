@@ -102,6 +102,8 @@ pub enum Source {
         path: PathBuf,
         /// With the mounts below.
         recursive: bool,
+        /// Not the path itself but this one in it; links in it lead nowhere else.
+        beneath: Option<PathBuf>,
     },
     /// The container's own cgroups of version 1 in a tmpfs: (folder name, path outside).
     CgroupV1(Vec<(String, PathBuf)>),
@@ -169,7 +171,14 @@ pub fn prepare(plan: &Plan) -> Result<Prepared, Error> {
     for mount in &plan.mounts {
         trees.push(match &mount.source {
             Source::Filesystem { .. } => Vec::new(),
-            Source::Bind { path, recursive } => vec![clone(path, *recursive)?],
+            Source::Bind {
+                path,
+                recursive,
+                beneath,
+            } => vec![match beneath {
+                None => clone(path, *recursive)?,
+                Some(beneath) => clone_beneath(path, beneath, *recursive)?,
+            }],
             Source::CgroupV1(folders) => folders
                 .iter()
                 .map(|(_, path)| clone(path, false))
@@ -250,6 +259,15 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
 /// A detached, private copy of a mount outside.
 fn clone(path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
     mount::clone_tree(path, recursive).context(|| format!("open {} to bind it", path.display()))
+}
+
+/// The same of a path in a folder whose content nobody trusts.
+fn clone_beneath(folder: &Path, path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
+    let root = open(folder, OFlags::PATH | OFlags::DIRECTORY)?;
+    let what = || format!("open {} in {} to bind it", path.display(), folder.display());
+    let place = resolve::open(&root, path, OFlags::PATH, rustix::fs::ResolveFlags::IN_ROOT)
+        .context(what)?;
+    mount::clone_tree_at(&place, recursive).context(what)
 }
 
 /// Mounts one entry. A tmpfs that has to become read-only after what is mounted inside comes back.

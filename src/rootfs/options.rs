@@ -14,7 +14,13 @@ pub struct Parsed {
     pub recursive: Attributes,
     /// For the file system.
     pub data: Vec<String>,
+    /// [`SUBPATH`] was given.
+    pub subpath: Option<String>,
 }
+
+/// Option of a bind mount, ours: what is bound is this path beneath the source, wherever links lead. Its content may be another
+/// container's, so that a path joined before would be a door to the host (CVE-2017-1002101).
+pub const SUBPATH: &str = "x-sampan.subpath=";
 
 /// Parses the options of one mount (runtime-spec config.md "Linux mount options"). `rw` leaves a mount as it is: binding a read-only
 /// mount of the host does not make it writable. An option that is known but not supported is an error, which is its name.
@@ -31,6 +37,8 @@ pub fn parse(options: &[String]) -> Result<Parsed, String> {
             } else {
                 parsed.attributes.propagation = propagation;
             }
+        } else if let Some(subpath) = option.strip_prefix(SUBPATH) {
+            parsed.subpath = Some(subpath.to_owned());
         } else {
             match option.as_str() {
                 "bind" => parsed.bind = Some(false),

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// When process `pid` was started, in clock ticks since boot: field 22 of `/proc/PID/stat`. With the pid it names a process
 /// uniquely (proc_pid_stat(5)). `NotFound` when there is none.
@@ -62,6 +62,42 @@ pub fn execve(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     // SAFETY: both arrays end with a null pointer and point to C strings that outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Replaces the program by an open file (execveat(2) `AT_EMPTY_PATH`); comes back only with the error.
+pub fn execute_file(file: &impl AsFd, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        let ends = [std::ptr::null()];
+        list.iter().map(|text| text.as_ptr()).chain(ends).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    let empty: &CStr = c"";
+    // SAFETY: both arrays end with a null pointer and point to C strings that outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_fd().as_raw_fd(),
+            empty.as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// fork(2) of a process with one thread: 0 in the child. Not clone3(2), which filters of containers answer with ENOSYS.
+pub fn fork() -> io::Result<i32> {
+    if !is_single_threaded()? {
+        return Err(io::Error::other(
+            "fork needs a process with a single thread",
+        ));
+    }
+    // SAFETY: with one thread nobody else holds a lock that the child would wait for.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid),
+    }
 }
 
 /// Ends the process at once, without exit handlers: for a cloned child.

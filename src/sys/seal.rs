@@ -5,7 +5,7 @@
 //! writable, remounting included) or in a sealed memfd. `/proc/self/exe` still starts the program; its link text is no path.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CString, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -47,7 +47,11 @@ pub fn ensure() -> io::Result<()> {
     }
     environment.push(format!("{MARK}=1").into());
     let environment = strings(environment.into_iter())?;
-    Err(execute(&copy, &arguments, &environment))
+    Err(super::process::execute_file(
+        &copy,
+        &arguments,
+        &environment,
+    ))
 }
 
 /// Whether the program's own file cannot be written.
@@ -110,28 +114,6 @@ fn memfd_copy() -> io::Result<OwnedFd> {
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&copy, seals)?;
     Ok(copy.into())
-}
-
-/// execveat(2) of an open file; comes back only with the error.
-fn execute(file: &OwnedFd, arguments: &[CString], environment: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        let ends = [std::ptr::null()];
-        list.iter().map(|text| text.as_ptr()).chain(ends).collect()
-    };
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
-    let empty: &CStr = c"";
-    // SAFETY: both arrays end with a null pointer and point to C strings that outlive the call.
-    unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            file.as_raw_fd(),
-            empty.as_ptr(),
-            arguments.as_ptr(),
-            environment.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    io::Error::last_os_error()
 }
 
 fn strings(list: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {

@@ -91,7 +91,8 @@ fn plans_mounts_and_devices() {
         rootfs.mounts[0].source,
         Source::Bind {
             path: "/sys/fs/cgroup/web".into(),
-            recursive: false
+            recursive: false,
+            beneath: None,
         }
     );
     let ext4 = Source::Filesystem {

@@ -1,0 +1,171 @@
+use super::*;
+use crate::compose::{self, LoadRequest};
+
+/// A service as a compose file has it (JSON is YAML), with the volume `data`.
+pub(crate) fn service(text: &str) -> Service {
+    let file = format!(r#"{{"services": {{"web": {text}}}, "volumes": {{"data": {{}}}}}}"#);
+    let request = LoadRequest {
+        files: Vec::new(),
+        working_dir: "/work".into(),
+        project_name: Some("pod".into()),
+        environment: BTreeMap::new(),
+        env_files: Vec::new(),
+        profiles: Vec::new(),
+    };
+    let loaded = compose::load_text(&file, "compose.yaml", &request).unwrap();
+    loaded.project.services["web"].clone()
+}
+
+fn destinations(service: &Service) -> Vec<String> {
+    let places = Places {
+        sources: vec!["/host".to_string(); service.volumes.len()],
+        image_volumes: vec![("/srv/image".into(), "/host".into())],
+        ..Places::default()
+    };
+    let list = mounts(service, &places).unwrap();
+    let text = |m: &Value| m["destination"].as_str().unwrap().to_string();
+    list.iter()
+        .map(text)
+        .skip_while(|d| d != "/etc/hosts" && d != "/srv")
+        .collect()
+}
+
+#[test]
+fn mounts_come_parent_first_and_in_order() {
+    let service = service(
+        r#"{"image": "x", "volumes": ["/x:/srv/image/deep", "data:/srv", "/y:/etc/hosts", "/z:/opt/b", "/z:/opt/a"]}"#,
+    );
+    assert_eq!(
+        destinations(&service),
+        [
+            "/srv",
+            "/etc/hosts",
+            "/etc/resolv.conf",
+            "/etc/hostname",
+            "/srv/image",
+            "/etc/hosts",
+            "/opt/b",
+            "/opt/a",
+            "/srv/image/deep",
+        ]
+    );
+}
+
+#[test]
+fn a_mount_of_the_service_takes_the_place_of_ours() {
+    for (target, left) in [
+        ("/dev", vec!["/proc", "/sys", "/sys/fs/cgroup"]),
+        (
+            "/dev/shm/",
+            vec![
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/sys",
+                "/sys/fs/cgroup",
+                "/dev/mqueue",
+            ],
+        ),
+        (
+            "/sys/fs/cgroup",
+            vec![
+                "/proc",
+                "/dev",
+                "/dev/pts",
+                "/sys",
+                "/dev/mqueue",
+                "/dev/shm",
+            ],
+        ),
+    ] {
+        let service = service(&format!(
+            r#"{{"image": "x", "volumes": ["/host:{target}"]}}"#
+        ));
+        let places = Places {
+            sources: vec!["/host".to_string()],
+            ..Places::default()
+        };
+        let list = mounts(&service, &places).unwrap();
+        let ours: Vec<&str> = list
+            .iter()
+            .filter(|m| m["type"] != "bind")
+            .map(|m| m["destination"].as_str().unwrap())
+            .collect();
+        assert_eq!(ours, left, "{target}");
+    }
+}
+
+#[test]
+fn read_only_binds_are_so_with_all_below() {
+    let service = service(
+        r#"{"image": "x", "volumes": ["/x:/x:ro", {"type": "tmpfs", "target": "/t", "read_only": true},
+            {"type": "volume", "source": "data", "target": "/d", "volume": {"subpath": "a/b"}}]}"#,
+    );
+    let options = |index: usize| {
+        service_mount(&service.volumes[index], "/host")["options"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|o| o.as_str().unwrap().to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(options(0), ["rbind", "rprivate", "rro"]);
+    assert_eq!(options(1).last().unwrap(), "ro");
+    assert_eq!(
+        options(2),
+        ["rbind", "rprivate", "rw", "x-sampan.subpath=a/b"]
+    );
+}
+
+#[test]
+fn swap_is_limited_by_default_only_where_it_is_accounted() {
+    let limits = |swap| Limits {
+        memory: Some(100),
+        memory_swap: swap,
+        ..Limits::default()
+    };
+    for (demanded, accounted, expected) in [
+        (None, true, json!({"limit": 100, "swap": 200})),
+        (None, false, json!({"limit": 100})),
+        (Some(150), false, json!({"limit": 100, "swap": 150})),
+        (Some(-1), true, json!({"limit": 100, "swap": -1})),
+    ] {
+        let made = resources(&limits(demanded), accounted).unwrap();
+        assert_eq!(made["memory"], expected);
+    }
+}
+
+#[test]
+fn zero_in_a_health_check_is_no_value() {
+    let service = service(
+        r#"{"image": "x", "healthcheck": {"test": "true", "interval": "0s", "timeout": "0s", "retries": 0}}"#,
+    );
+    let probe = probe(&service, &ImageConfig::default()).unwrap();
+    assert_eq!(probe.interval, Duration::from_secs(30));
+    assert_eq!(probe.timeout, Duration::from_secs(30));
+    assert_eq!(probe.retries, 3);
+}
+
+#[test]
+fn security_options_choose_the_filter() {
+    for (text, filtered) in [
+        (r#"{"image": "x"}"#, true),
+        (r#"{"image": "x", "privileged": true}"#, false),
+        (
+            r#"{"image": "x", "security_opt": ["seccomp=unconfined"]}"#,
+            false,
+        ),
+    ] {
+        assert_eq!(
+            seccomp(&service(text)).unwrap().is_some(),
+            filtered,
+            "{text}"
+        );
+    }
+    let missing = service(r#"{"image": "x", "security_opt": ["seccomp=./no.json"]}"#);
+    assert!(
+        seccomp(&missing)
+            .unwrap_err()
+            .starts_with("seccomp profile /work/no.json: ")
+    );
+}
