@@ -14,7 +14,9 @@ DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
 TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils containernetworking-plugins docker-compose docker-registry \
                   jq nftables openssl procps python3 python3-seccomp skopeo umoci
 
-.PHONY: help build release lint test test-vm demo bench install clean packages-build packages-demo packages-test nextest
+VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios
+
+.PHONY: help build release lint test test-vm demo install clean packages-build packages-demo packages-test packages-vm nextest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +36,9 @@ test: packages-test nextest lint ## every test, those that need root included
 	cargo build --workspace --locked
 	cargo nextest run --workspace --locked --no-fail-fast
 	cargo test --workspace --doc --locked
+
+test-vm: packages-vm ## cgroup, container and pod tests on Debian's kernel with cgroup v2, in QEMU
+	tests/vm/run
 
 demo: packages-demo release $(IMAGES:%=target/images/%) ## nginx, an application and redis as one pod with two networks
 	@$(foreach i,$(IMAGES),$(RELEASE)/sampan --root $(ROOT) image import target/images/$i &&) true
@@ -70,6 +75,9 @@ packages-build:
 
 packages-demo:
 	$(call install-packages,$(DEMO_PACKAGES))
+
+packages-vm:
+	$(call install-packages,$(VM_PACKAGES))
 
 packages-test:
 	$(call install-packages,$(TEST_PACKAGES))

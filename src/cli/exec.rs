@@ -8,6 +8,7 @@ use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
 use crate::pod::layout::PodDir;
+use crate::pod::record::{self, Phase, Status};
 use crate::pod::users::Accounts;
 
 /// Options of `exec`.
@@ -109,6 +110,12 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
         process["cwd"] = json!(dir);
     }
     let process = serde_json::from_value(process).context("process")?;
+    let status: Status = record::read(&dir.service(service).status())?.unwrap_or_default();
+    if !matches!(status.phase, Phase::Running | Phase::Stopping) {
+        let message =
+            format!("exec in {service}: it does not run; `sampan start {service}` starts it");
+        return Err(crate::pod::Error::Start { code: 125, message }.into());
+    }
     let running = match container::exec(&dir.service(service).dir, &process) {
         Ok(running) => running,
         Err(error) => {

@@ -118,12 +118,17 @@ pub fn environment(
     all.into_iter().map(|(n, v)| format!("{n}={v}")).collect()
 }
 
-/// Every capability that we have and can give, for `ALL`.
-fn all_capabilities() -> Vec<String> {
-    let own = caps::read(None, caps::CapSet::Permitted).unwrap_or_else(|_| caps::all());
-    let mut all: Vec<String> = own.iter().map(ToString::to_string).collect();
+/// For `ALL`, as in Docker: every capability that there is to give. Inside of something that holds some back, a container
+/// gets the rest.
+fn all_capabilities() -> Result<Vec<String>, String> {
+    let held = caps::read(None, caps::CapSet::Permitted)
+        .map_err(|error| format!("read the capabilities there are: {error}"))?;
+    let mut all: Vec<String> = caps::all()
+        .intersection(&held)
+        .map(ToString::to_string)
+        .collect();
     all.sort_unstable();
-    all
+    Ok(all)
 }
 
 fn capability(name: &str) -> Result<String, String> {
@@ -142,11 +147,11 @@ fn capability(name: &str) -> Result<String, String> {
 /// Bounding set of a service: Docker's rules for `ALL`, add and drop.
 pub fn capabilities(service: &Service) -> Result<Vec<String>, String> {
     if service.privileged {
-        return Ok(all_capabilities());
+        return all_capabilities();
     }
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
     let mut set: Vec<String> = if service.cap_add.iter().any(is_all) {
-        all_capabilities()
+        all_capabilities()?
     } else if service.cap_drop.iter().any(is_all) {
         Vec::new()
     } else {

@@ -1,1 +1,220 @@
-//! x
+//! `up` that fails halfway says why, and leaves nothing.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+
+use super::pod_support::{BUSYBOX, Host};
+
+/// Brings up a file that cannot be brought up: the last line that is printed.
+#[track_caller]
+fn refused(host: &Host, arguments: &[&str], code: i32, message: &str) {
+    let before = host.snapshot();
+    let ended = host.sampan(&[&["up", "-d"], arguments].concat());
+    let text = ended.fails(code);
+    let project = host.project.to_str().unwrap();
+    let last = text
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .replace(project, "PROJECT");
+    assert_eq!(last, message);
+    host.assert_clean(&before);
+    let volumes = fs::read_dir(host.root.join("volumes")).map_or(0, Iterator::count);
+    assert_eq!(volumes, 0, "a volume is left");
+}
+
+/// A pod with a service that is fine, and one that is not and depends on it.
+fn pod(bad: &str, rest: &str) -> String {
+    let lines: Vec<String> = bad.lines().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "services:\n  good:\n    image: {BUSYBOX}\n    command: [sleep, '1000']\n    stop_signal: KILL\n    ports: ['18100:80']\n  \
+         bad:\n    depends_on: [good]\n    stop_signal: KILL\n{}{rest}\n",
+        lines.concat()
+    )
+}
+
+#[test]
+fn services_that_cannot_run() {
+    let host = Host::new();
+    let image = format!("image: {BUSYBOX}\n");
+    host.write("script", "#!/bin/sh\n");
+    for (bad, code, message) in [
+        (
+            "image: localhost/nothing\npull_policy: never".to_string(),
+            125,
+            "sampan: PROJECT/compose.yaml:11:12: services.bad.image: image localhost/nothing is not in the store and must not be pulled; import it with `sampan image import`",
+        ),
+        (
+            format!("{image}command: [nothing]"),
+            127,
+            "sampan: service bad: exec \"nothing\": executable file not found in $PATH",
+        ),
+        (
+            format!("{image}command: [/script]\nvolumes: ['./script:/script']"),
+            126,
+            "sampan: service bad: exec \"/script\": permission denied",
+        ),
+        (
+            format!("{image}command: [/script]\nvolumes: ['./binary:/script']"),
+            126,
+            "sampan: service bad: exec \"/script\": exec format error",
+        ),
+        (
+            format!("{image}command: [sleep, '9']\nuser: nobody"),
+            125,
+            "sampan: service bad: PROJECT/compose.yaml:13:5: services.bad.user: user \"nobody\" is not in the image's /etc/passwd",
+        ),
+        (
+            format!("{image}command: [sleep, '9']\ngroup_add: [wheel]"),
+            125,
+            "sampan: service bad: PROJECT/compose.yaml:13:5: services.bad.user: group \"wheel\" is not in the image's /etc/group",
+        ),
+        (
+            format!(
+                "{image}command: [sleep, '9']\nvolumes: [{{type: bind, source: ./nowhere, target: /x}}]"
+            ),
+            1,
+            "sampan: PROJECT/compose.yaml:13:15: services.bad.volumes: PROJECT/nowhere: No such file or directory (os error 2)",
+        ),
+        (
+            format!("{image}command: [sleep, '9']\ncap_add: [FLY]"),
+            125,
+            "sampan: service bad: PROJECT/compose.yaml:13:5: services.bad: capability \"CAP_FLY\" is not known",
+        ),
+        (
+            format!("{image}command: [sleep, '9']\nsysctls: {{net.ipv4.nothing: 1}}"),
+            125,
+            "sampan: service bad: sysctl net.ipv4.nothing: No such file or directory (os error 2)",
+        ),
+        (
+            format!("{image}command: [sleep, '9']\ndevices: [/dev/nothing]"),
+            125,
+            "sampan: service bad: device /dev/nothing: No such file or directory (os error 2)",
+        ),
+    ] {
+        host.write("binary", [0x7f, b'E', b'L', b'F', 0, 0, 0, 0]);
+        fs::set_permissions(
+            host.project.join("binary"),
+            fs::Permissions::from_mode(0o755),
+        )
+        .unwrap();
+        host.compose(&pod(&bad, ""));
+        refused(&host, &[], code, message);
+    }
+}
+
+#[test]
+fn health_that_never_comes() {
+    let host = Host::new();
+    host.compose(&pod(
+        &format!(
+            "image: {BUSYBOX}\ncommand: [sleep, '1000']\nhealthcheck: {{test: echo not yet; false, interval: 20ms, retries: 2}}"
+        ),
+        "",
+    ));
+    refused(
+        &host,
+        &["--wait"],
+        1,
+        "sampan: service bad is unhealthy: not yet",
+    );
+}
+
+#[test]
+fn ports_that_others_have() {
+    let host = Host::new();
+    let image = format!("image: {BUSYBOX}\ncommand: [sleep, '1000']\n");
+    let taken = "cannot publish 18101/tcp: the port is already taken on this host";
+    host.compose(&pod(&format!("{image}ports: ['18101:81']"), ""));
+    let message = format!("sampan: PROJECT/compose.yaml:13:9: services.bad.ports: {taken}");
+    {
+        let _listener = TcpListener::bind("0.0.0.0:18101").unwrap();
+        refused(&host, &[], 125, &message);
+    }
+    let run = [
+        "run", "-d", "--name", "other", "-p", "18101:81", BUSYBOX, "sleep", "1000",
+    ];
+    host.sampan(&run).ok();
+    refused(&host, &[], 125, &message);
+    host.sampan(&["-p", "other", "down", "-t", "0"]).ok();
+    let before = host.snapshot();
+    host.sampan(&["up", "-d"]).ok();
+    host.down(&before);
+}
+
+#[test]
+fn networks_that_cannot_be_had() {
+    let host = Host::new();
+    let image = format!("image: {BUSYBOX}\ncommand: [sleep, '1000']\n");
+    let conf = host.path().join("cni-conf");
+    let plugins = host.path().join("cni-path");
+    fs::create_dir_all(&plugins).unwrap();
+    let file = pod(
+        &format!("{image}networks: [default, outer]"),
+        "networks: {default: , outer: {external: true}}",
+    );
+    host.compose(&file);
+    let missing = format!(
+        "sampan: PROJECT/compose.yaml:14:21: networks.outer: no CNI network list `outer` in {}",
+        conf.display()
+    );
+    refused(&host, &[], 125, &missing);
+
+    // a plugin that does its work and then fails: what it made is its own to undo, and it is told to
+    fs::create_dir_all(&conf).unwrap();
+    fs::write(
+        conf.join("outer.conflist"),
+        r#"{"cniVersion": "1.0.0", "name": "outer", "plugins": [{"type": "stubborn"}]}"#,
+    )
+    .unwrap();
+    let plugin = plugins.join("stubborn");
+    let calls = host.path().join("calls");
+    fs::write(
+        &plugin,
+        format!(
+            r#"#!/bin/sh
+echo "$CNI_COMMAND" >> {calls}
+case $CNI_COMMAND in
+VERSION) echo '{{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0"]}}' ;;
+ADD) ip link add stubborn0 type dummy; echo '{{"cniVersion": "1.0.0", "code": 107, "msg": "no cable", "details": "look behind the desk"}}'; exit 1 ;;
+DEL) ip link del stubborn0 ;;
+esac
+"#,
+            calls = calls.display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    refused(
+        &host,
+        &[],
+        125,
+        "sampan: network `outer`: plugin stubborn, ADD eth1: no cable: look behind the desk (code 107)",
+    );
+    let calls = fs::read_to_string(&calls).unwrap();
+    assert_eq!(
+        calls.lines().filter(|call| *call == "DEL").count(),
+        1,
+        "{calls}"
+    );
+}
+
+#[test]
+fn volumes_that_are_not_there() {
+    let host = Host::new();
+    host.compose(&pod(
+        &format!("image: {BUSYBOX}\nvolumes: ['outer:/x']"),
+        "volumes: {outer: {external: true}}",
+    ));
+    let looked = host.root.join("volumes/outer/_data");
+    refused(
+        &host,
+        &[],
+        1,
+        &format!(
+            "sampan: volume outer is external and does not exist (looked for {})",
+            looked.display()
+        ),
+    );
+}
