@@ -111,6 +111,12 @@ pub fn ask(
         if !dir.record().exists() {
             return Err(Error::Other(format!("pod {} was removed", dir.name)));
         }
+        if dir.removing().exists() {
+            return Err(Error::Other(format!(
+                "pod {} is partly removed; `sampan down` finishes it",
+                dir.name
+            )));
+        }
         ensure(dir)?;
         let asked = Instant::now();
         match control::ask(&dir.socket(), request, &mut *progress) {

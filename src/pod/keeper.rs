@@ -19,7 +19,7 @@ use super::{Error, Result, lock};
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
 const RESTART_DELAY: Duration = Duration::from_millis(20);
 /// Longest delay.
-const RESTART_DELAY_MOST: Duration = Duration::from_secs(5);
+const RESTART_DELAY_MOST: Duration = Duration::from_secs(1);
 /// A supervisor that ran this long did not die at once.
 const RESTART_RESET: Duration = Duration::from_millis(500);
 

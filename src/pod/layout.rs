@@ -7,6 +7,7 @@
 //!   keeper.lock supervisor.lock sandbox.lock
 //!                             held by the one process that is at it (see [`super::lock`])
 //!   control.sock
+//!   removing                  there once `down` began to take it apart
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
 //!   network/NN-IFNAME.json      attachments and CNI results
@@ -88,6 +89,11 @@ impl PodDir {
     /// `pod.json`.
     pub fn record(&self) -> PathBuf {
         self.dir.join("pod.json")
+    }
+
+    /// `removing`: part of the pod is gone, the rest is to follow.
+    pub fn removing(&self) -> PathBuf {
+        self.dir.join("removing")
     }
 
     /// `keeper.json`.

@@ -13,6 +13,7 @@ use super::record::{self, ProcessId};
 use super::{Error, Result, adopt, sandbox};
 use crate::container::{self, CreateRequest};
 use crate::image::Store;
+use crate::sys::file::write_atomic;
 use crate::sys::pidfd;
 
 /// Removes a pod whose services have been stopped, or are to be killed. The caller holds its lock.
@@ -38,6 +39,10 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
         }
     };
     if let Some(pod) = &pod {
+        // whoever finds only a part of the pod must know why
+        if let Err(error) = write_atomic(&dir.removing(), b"", 0o600) {
+            failed.push(Error::io("write", &dir.removing())(error));
+        }
         for service in &services {
             failed.extend(remove_container(service).err());
         }
@@ -48,16 +53,24 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
     // taken before there is a record
     let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));
     failed.extend(released.err().map(Error::from));
-    // the record goes last: without it nobody could try again
+    // the record stays as long as anything does that needs it
     if failed.is_empty() {
-        for path in [&dir.data, &dir.dir] {
-            failed.extend(remove_tree(path).err());
-        }
+        let removed = remove_tree(&dir.data)
+            .and_then(|()| remove_file(&dir.record()))
+            .and_then(|()| remove_tree(&dir.dir));
+        failed.extend(removed.err());
     }
     match failed.len() {
         0 => Ok(()),
         1 => Err(failed.remove(0)),
         _ => Err(Error::Several(failed)),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

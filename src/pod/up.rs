@@ -55,6 +55,13 @@ pub fn up(
     let pod = plan(&request, images)?;
     let lock = adopt::lock(request.folders, &dir.name)?;
     let ask = match adopt::load(&dir)? {
+        // what a killed `down` left
+        Some(_) if dir.removing().exists() => {
+            teardown::remove(request.folders, &dir)?;
+            Request::Up {
+                healthy: request.wait,
+            }
+        }
         Some(running) if same(&running, &pod) && !request.force_recreate => {
             let start = Request::Start {
                 services: pod.start.clone(),
@@ -115,6 +122,7 @@ pub fn stop_and_remove(
     };
     // a supervisor that cannot be had is no reason to leave the pod standing
     if let Some(pod) = adopt::load(dir)?
+        && !dir.removing().exists()
         && was_started(dir, &pod)
         && let Err(error) = adopt::ask(dir, &stop, &mut *progress)
     {

@@ -87,7 +87,11 @@ fn run(args: &[String]) -> Result<()> {
         "ignore-term" => ignore_term()?,
         "on-term" => on_term(arg(1)?)?,
         "signal-self" => signal_self(arg(1)?.parse()?)?,
-        "memhog" => memhog(arg(1)?.parse()?)?,
+        "memhog" => drop(memhog(arg(1)?.parse()?)?),
+        "memhold" => {
+            let _held = memhog(arg(1)?.parse()?)?;
+            sleep(None)?;
+        }
         "fork" => fork(rest)?,
         "fork-bomb" => fork_bomb(),
         "orphan" => orphan(rest)?,
@@ -350,14 +354,14 @@ fn signal_self(number: i32) -> Result<()> {
 }
 
 /// Takes and touches so many bytes.
-fn memhog(bytes: usize) -> Result<()> {
+fn memhog(bytes: usize) -> Result<Vec<u8>> {
     let mut memory: Vec<u8> = Vec::new();
     memory.try_reserve_exact(bytes)?;
     for index in 0..bytes {
         memory.push(index as u8);
     }
     println!("{}", memory.len());
-    Ok(())
+    Ok(memory)
 }
 
 /// Runs the rest of the line in a child and prints its end.
