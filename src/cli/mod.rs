@@ -150,19 +150,29 @@ enum Command {
     Completions(shell::Completions),
     /// Write the man pages into a folder
     Man(shell::Man),
-    /// Steps that run as processes of their own
-    #[command(subcommand, hide = true)]
-    Internal(internal::Command),
 }
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|mut error| {
-        // this list has the hidden commands too; `--help` has the right one
-        error.remove(clap::error::ContextKind::ValidSubcommand);
-        error.exit()
-    });
-    let outcome = match cli.command {
+    let outcome = if internal::is_meant() {
+        internal::run()
+    } else {
+        dispatch(Cli::parse())
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        // the reader went away: `sampan logs | head`
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&format!("{error:#}"));
+            let own = error.downcast_ref::<crate::pod::Error>();
+            ExitCode::from(own.map_or(1, crate::pod::Error::exit_code))
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    match cli.command {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),
         Command::Ps(args) => ps::run(&cli.global, args),
@@ -180,17 +190,6 @@ pub fn main() -> ExitCode {
         Command::Network(command) => network::run(&cli.global, command),
         Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
         Command::Man(args) => shell::man(&args, &Cli::command()),
-        Command::Internal(command) => internal::run(command),
-    };
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        // the reader went away: `sampan logs | head`
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&format!("{error:#}"));
-            let own = error.downcast_ref::<crate::pod::Error>();
-            ExitCode::from(own.map_or(1, crate::pod::Error::exit_code))
-        }
     }
 }
 
