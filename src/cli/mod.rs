@@ -137,7 +137,7 @@ enum Command {
     /// Wait until services end; the exit code is the last one's
     Wait(lifecycle::Wait),
     /// Run one image as a pod of its own
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Check a compose file and show what it means
     Config(config::Args),
     /// Images in the store
@@ -184,7 +184,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Restart(args) => lifecycle::restart(&cli.global, args),
         Command::Kill(args) => lifecycle::kill(&cli.global, args),
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
-        Command::Run(args) => run::run(&cli.global, args),
+        Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Network(command) => network::run(&cli.global, command),
