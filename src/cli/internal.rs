@@ -1,8 +1,9 @@
-//! Hidden commands: the steps of a pod that run as processes of their own. A failure goes to `error.json` in the folder.
+//! `sampan internal …`: the steps of a pod that run as processes of their own. A failure goes to `error.json` in the folder.
+//! They are no part of the command line that people see: not in the help, completions or man pages.
 
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
 
 use super::exec::{self, container_code};
 use super::{Outcome, output};
@@ -10,6 +11,21 @@ use crate::container::{self, CreateRequest};
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
 use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
+
+/// Arguments from `internal` on.
+#[derive(Debug, Parser)]
+#[command(name = "sampan internal")]
+struct Cli {
+    #[command(subcommand)]
+    step: Command,
+}
+
+/// The process was started for a step.
+pub fn is_meant() -> bool {
+    std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == "internal")
+}
 
 /// The steps.
 #[derive(Debug, Subcommand)]
@@ -64,9 +80,9 @@ pub enum Command {
     },
 }
 
-/// Runs one step.
-pub fn run(command: Command) -> Outcome {
-    match command {
+/// Runs the step that the process's own arguments name.
+pub fn run() -> Outcome {
+    match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),

@@ -137,7 +137,7 @@ enum Command {
     /// Wait until services end; the exit code is the last one's
     Wait(lifecycle::Wait),
     /// Run one image as a pod of its own
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Check a compose file and show what it means
     Config(config::Args),
     /// Images in the store
@@ -150,21 +150,31 @@ enum Command {
     Completions(shell::Completions),
     /// Write the man pages into a folder
     Man(shell::Man),
-    /// Steps that run as processes of their own
-    #[command(subcommand, hide = true)]
-    Internal(internal::Command),
 }
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|mut error| {
-        // this list has the hidden commands too; `--help` has the right one
-        error.remove(clap::error::ContextKind::ValidSubcommand);
-        error.exit()
-    });
     // folders and files that containers see have the modes we give them, whatever the caller's mask
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let outcome = match cli.command {
+    let outcome = if internal::is_meant() {
+        internal::run()
+    } else {
+        dispatch(Cli::parse())
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        // the reader went away: `sampan logs | head`
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&format!("{error:#}"));
+            let own = error.downcast_ref::<crate::pod::Error>();
+            ExitCode::from(own.map_or(1, crate::pod::Error::exit_code))
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    match cli.command {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),
         Command::Ps(args) => ps::run(&cli.global, args),
@@ -176,23 +186,12 @@ pub fn main() -> ExitCode {
         Command::Restart(args) => lifecycle::restart(&cli.global, args),
         Command::Kill(args) => lifecycle::kill(&cli.global, args),
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
-        Command::Run(args) => run::run(&cli.global, args),
+        Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Network(command) => network::run(&cli.global, command),
         Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
         Command::Man(args) => shell::man(&args, &Cli::command()),
-        Command::Internal(command) => internal::run(command),
-    };
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        // the reader went away: `sampan logs | head`
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&format!("{error:#}"));
-            let own = error.downcast_ref::<crate::pod::Error>();
-            ExitCode::from(own.map_or(1, crate::pod::Error::exit_code))
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Completion scripts and man pages, made from the command line's own definition.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
@@ -30,7 +30,23 @@ pub fn completions(args: &Completions, command: &mut clap::Command) -> Outcome {
 /// Writes `sampan.1`, `sampan-up.1`, …
 pub fn man(args: &Man, command: &clap::Command) -> Outcome {
     std::fs::create_dir_all(&args.dir).with_context(|| format!("make {}", args.dir.display()))?;
-    clap_mangen::generate_to(command.clone(), &args.dir)
+    let mut command = command.clone();
+    // makes `sampan image build` of what is called `build`
+    command.build();
+    pages(&command, &args.dir)
         .with_context(|| format!("write man pages to {}", args.dir.display()))?;
     Ok(0)
+}
+
+fn pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
+    // its pages would say nothing
+    for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+        pages(sub, dir)?;
+    }
+    let page = clap_mangen::Man::new(command.clone());
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    // what a command has behind its options are examples
+    let text = String::from_utf8_lossy(&text).replace("\n.SH EXTRA\n", "\n.SH EXAMPLES\n");
+    std::fs::write(dir.join(page.get_filename()), text)
 }
