@@ -56,26 +56,27 @@ impl Layers {
                 .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into())
                 .collect()
         };
-        match self.detached(&paths) {
-            // `lowerdir+` is unknown
-            Err(error) if error.source.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                self.legacy(target, opened)
-            }
-            Err(error) => Err(error),
-            Ok(tree) => attach_root(&tree, target),
+        match self.detached(&paths)? {
+            None => self.legacy(target, opened),
+            Some(tree) => attach_root(&tree, target),
         }
     }
 
-    /// With one parameter for each layer. An unknown parameter is a bare EINVAL; anything else carries the kernel's words.
-    fn detached(&self, paths: &[PathBuf]) -> Result<OwnedFd, Error> {
+    /// With one parameter for each layer; `None` where the kernel does not know it.
+    fn detached(&self, paths: &[PathBuf]) -> Result<Option<OwnedFd>, Error> {
         let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
             .context(|| "open the overlay file system".to_owned())?;
+        // before Linux 6.5 every parameter is taken and pasted into one page of text that fails at the end: ask with a wrong one
+        match rustix::mount::fsconfig_set_flag(&context, "no_such_parameter") {
+            Ok(()) => return Ok(None),
+            // reads away what the kernel says about it
+            Err(error) => drop(explained(&context, error)),
+        }
         let (changes, lower) = paths.split_at(2.min(paths.len()));
         for (index, path) in lower.iter().enumerate() {
             match rustix::mount::fsconfig_set_string(&context, "lowerdir+", path.as_path()) {
-                Err(Errno::INVAL) if index == 0 => {
-                    return Err(Errno::INVAL).context(|| "add a layer one by one".to_owned());
-                }
+                // the file system takes no `lowerdir+`
+                Err(Errno::INVAL) if index == 0 => return Ok(None),
                 other => other
                     .map_err(|error| explained(&context, error))
                     .context(|| format!("add layer {} to the overlay", path.display()))?,
@@ -96,13 +97,8 @@ impl Layers {
             )
         };
         configure()
-            .map_err(|error| match explained(&context, error) {
-                // not to be taken for an unknown parameter
-                plain if plain.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                    std::io::Error::new(plain.kind(), plain.to_string())
-                }
-                explained => explained,
-            })
+            .map(Some)
+            .map_err(|error| explained(&context, error))
             .context(|| {
                 format!(
                     "mount an overlay of {} layers with changes in {}",
