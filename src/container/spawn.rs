@@ -41,7 +41,8 @@ pub struct Child {
 }
 
 /// Clones with `CLONE_NEW*` bits `new` into `cgroup`, after joining what there is to join: that needs a process in between, since setns
-/// to a pid namespace counts for children only, and the caller itself stays where it is.
+/// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is in `cgroup` already: from
+/// within a cgroup namespace nothing outside of it can be moved (cgroup-v2.rst, "Delegation Containment": ENOENT with `nsdelegate`).
 pub fn spawn(
     work: Work<'_>,
     new: u64,
@@ -74,10 +75,10 @@ pub fn spawn(
             }),
         };
     };
-    let between = match clone3(0, None).map_err(failed)? {
+    let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
             let cloned = enter(join).and_then(|()| {
-                clone3(new | libc::CLONE_PARENT as u64, cgroup)
+                clone3(new | libc::CLONE_PARENT as u64, None)
                     .map_err(explain)
                     .step("clone in the joined namespaces")
             });
