@@ -89,25 +89,35 @@ fn enable_available(folder: &Path) -> Result<(), Error> {
 }
 
 /// Switches one controller on; the inner result is the kernel's answer.
+///
+/// A cgroup with members is left as it is even where the kernel would do it: a threaded controller (cpu, cpuset, pids) makes it a
+/// threaded domain, whose children take no process and which never gets a domain controller (cgroup-v2.rst, "Threads").
 fn enable(folder: &Path, controller: &str) -> Result<io::Result<()>, Error> {
-    let control = folder.join("cgroup.subtree_control");
-    let switch = || file::write_io(&control, &format!("+{controller}"));
-    let first = switch();
-    let busy = matches!(&first, Err(error) if error.raw_os_error() == Some(libc::EBUSY));
-    if !busy || !alone_in(folder)? {
-        return Ok(first);
+    if !make_room(folder)? {
+        return Ok(Err(io::Error::from_raw_os_error(libc::EBUSY)));
     }
-    // "No Internal Process Constraint": nobody but us is in the way
-    let leaf = folder.join(SELF);
-    make(&leaf)?;
-    file::write(&leaf.join("cgroup.procs"), &std::process::id().to_string())?;
-    Ok(switch())
+    let control = folder.join("cgroup.subtree_control");
+    Ok(file::write_io(&control, &format!("+{controller}")))
 }
 
-/// Is the calling process the only member?
-fn alone_in(folder: &Path) -> Result<bool, Error> {
+/// Can `folder` hand controllers on (cgroup-v2.rst, "No Internal Process Constraint")? If this process alone stands in the way, it
+/// steps aside into a leaf.
+fn make_room(folder: &Path) -> Result<bool, Error> {
+    // the root is exempt, and the only one without a type
+    if !folder.join("cgroup.type").exists() {
+        return Ok(true);
+    }
+    let own = std::process::id().to_string();
     let members = file::words(&folder.join("cgroup.procs"))?;
-    Ok(members == [std::process::id().to_string()])
+    if members.iter().any(|member| *member != own) {
+        return Ok(false);
+    }
+    if !members.is_empty() {
+        let leaf = folder.join(SELF);
+        make(&leaf)?;
+        file::write(&leaf.join("cgroup.procs"), &own)?;
+    }
+    Ok(true)
 }
 
 pub(super) fn apply(path: &Path, resources: &LinuxResources) -> Result<(), Error> {
