@@ -76,7 +76,10 @@ pub fn up(
             }
         }
     };
-    let made = make(request.folders, &dir, &pod).and_then(|()| adopt::ensure(&dir));
+    // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
+    let made = make(request.folders, &dir, &pod)
+        .and_then(|()| Ok(pod.cgroup.create()?))
+        .and_then(|()| adopt::ensure(&dir));
     if let Err(error) = made {
         return Err(undo(request.folders, &dir, error));
     }
