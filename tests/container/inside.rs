@@ -34,6 +34,7 @@ pub const TESTS: &[Test] = &[
         overlay_of_an_older_kernel,
     ),
     ("inside::cgroup_is_its_own", cgroup_is_its_own),
+    ("inside::in_its_cgroup_at_once", in_its_cgroup_at_once),
     ("inside::terminal", terminal),
     ("inside::user_namespace", user_namespace),
     ("inside::joins_namespaces", joins_namespaces),
@@ -336,6 +337,27 @@ fn cgroup_is_its_own() {
     let mut case = Case::new(&["memhog", "50000000"]);
     case.spec["linux"]["resources"] = json!({"memory": {"limit": 20_000_000, "swap": 20_000_000}});
     assert_eq!(case.run().0, 128 + libc::SIGKILL);
+}
+
+/// Its limits hold for what it starts first.
+fn in_its_cgroup_at_once() {
+    let case = Case::new(&["true"]);
+    let state = case.create().unwrap();
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", state.pid)).unwrap();
+    for line in text.lines() {
+        // hierarchies that serve nobody (a stray named one) have no cgroup of the container
+        let serves = !line.contains(":name=") && !line.ends_with(":/");
+        assert!(!serves || line.ends_with(&case.request.id), "{text}");
+    }
+    assert_eq!(case.request.cgroup.processes().unwrap(), [state.pid]);
+    container::delete(&case.request.dir).unwrap();
+    case.wait(&state);
+    case.assert_gone();
+    let mut case = Case::new(&["fork", "true"]);
+    case.spec["linux"]["resources"] = json!({"pids": {"limit": 1}});
+    let (code, text) = case.run();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("Resource temporarily unavailable"), "{text}");
 }
 
 fn terminal() {

@@ -89,6 +89,7 @@ fn run(args: &[String]) -> Result<()> {
         "signal-self" => signal_self(arg(1)?.parse()?)?,
         "memhog" => memhog(arg(1)?.parse()?)?,
         "fork" => fork(rest)?,
+        "fork-bomb" => fork_bomb(),
         "orphan" => orphan(rest)?,
         "upper" => upper()?,
         "tcp-serve" => tcp_serve(arg(1)?)?,
@@ -367,6 +368,15 @@ fn fork(rest: &[String]) -> Result<()> {
         .status()?;
     println!("{status}");
     Ok(())
+}
+
+/// Multiplies, and goes on when it cannot.
+#[allow(unsafe_code)]
+fn fork_bomb() {
+    loop {
+        // SAFETY: a single thread, whose copy does nothing but this.
+        unsafe { libc::fork() };
+    }
 }
 
 /// Leaves the rest of the line running.

@@ -1,6 +1,8 @@
 //! Cgroups with real processes. Needs root; makes folders of its own below the caller's cgroup and
 //! removes them.
 
+mod v2;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -113,7 +115,7 @@ fn memory_hog_dies_inside_its_limit_and_is_counted() {
     // tail keeps what it was asked for, and may not
     let mut child = run_in(
         &cgroup.0,
-        "head -c 128M /dev/zero | exec tail -c 128M >/dev/null",
+        "head -c 134217728 /dev/zero | exec tail -c 134217728 >/dev/null",
     );
     until("a kill is counted", || {
         cgroup.0.stats().unwrap().oom_kills >= Some(1)
@@ -152,7 +154,10 @@ fn parents_limit_holds_for_the_sum() {
             let child = parent.0.child(name);
             child.create().unwrap();
             // sleep never reads, so tail stays there with its 48 MiB
-            run_in(&child, "head -c 48M /dev/zero | tail -c 48M | sleep 1000")
+            run_in(
+                &child,
+                "head -c 50331648 /dev/zero | tail -c 50331648 | sleep 1000",
+            )
         })
         .collect();
     until("one of the two is killed", || {
@@ -238,12 +243,27 @@ fn frozen_means_stopped() {
     }
 }
 
+/// The static test program, built beside this one.
+fn testinit() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let path = exe.parent().unwrap().parent().unwrap().join("testinit");
+    if !path.exists() {
+        let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
+        let status = Command::new(cargo)
+            .args(["build", "-p", "testinit"])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    path
+}
+
 fn kill_bomb(cgroup: &Fresh) {
     let child = cgroup.0.child("bomb");
     child.create().unwrap();
     // a shell would give up at the first fork that fails
-    let script = "exec /usr/bin/python3 -c 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass'";
-    let mut bomb = run_in(&child, script);
+    let script = format!("exec {} fork-bomb", testinit().display());
+    let mut bomb = run_in(&child, &script);
     until("it grows", || cgroup.0.processes().unwrap().len() > 20);
     cgroup.0.kill().unwrap();
     assert_eq!(cgroup.0.processes().unwrap(), Vec::<i32>::new());
