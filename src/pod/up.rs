@@ -92,7 +92,8 @@ pub fn up(
             }
         }
     };
-    let made = make(request.folders, &dir, &pod);
+    // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
+    let made = make(request.folders, &dir, &pod).and_then(|()| Ok(pod.cgroup.create()?));
     if let Err(error) = made {
         return Err(undo(request.folders, &dir, error));
     }

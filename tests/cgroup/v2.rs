@@ -71,7 +71,7 @@ fn values_are_in_the_files() {
         (
             r#"{"blockIO":{"weight":100}}"#,
             "io.weight io.bfq.weight",
-            "default 909|default 100",
+            "default 910|default 100",
         ),
     ] {
         cgroup.apply(json).unwrap();
