@@ -28,7 +28,7 @@ pub struct Args {
     /// Name of the pod; made up when not given
     #[arg(long)]
     name: Option<String>,
-    /// Variable as `NAME=value`; may be given several times
+    /// Variable as `NAME=value`, or `NAME` to pass ours on; may be given several times
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// Port as `[IP:]HOST:POD[/PROTOCOL]`; may be given several times
@@ -172,7 +172,18 @@ fn compose_text(args: &Args) -> String {
         }
     };
     set("command", list(&args.command).into());
-    set("environment", list(&args.env).into());
+    // a name alone passes ours on
+    let environment: Vec<String> = args
+        .env
+        .iter()
+        .filter_map(|entry| match entry.contains('=') {
+            true => Some(entry.clone()),
+            false => std::env::var(entry)
+                .ok()
+                .map(|value| format!("{entry}={value}")),
+        })
+        .collect();
+    set("environment", list(&environment).into());
     set("ports", list(&args.publish).into());
     set("volumes", list(&args.volume).into());
     set("cap_add", list(&args.cap_add).into());

@@ -18,6 +18,8 @@ use crate::sys::pidfd;
 
 /// Removes a pod whose services have been stopped, or are to be killed. The caller holds its lock.
 pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
+    // first: without it nothing could be removed, and its keeper is the last one that knows the pod
+    let pod = adopt::load(dir)?;
     let mut failed = Vec::new();
     if let Err(error) = end_processes(dir) {
         failed.push(error);
@@ -29,13 +31,6 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
         Err(error) => {
             failed.push(error);
             Vec::new()
-        }
-    };
-    let pod = match adopt::load(dir) {
-        Ok(pod) => pod,
-        Err(error) => {
-            failed.push(error);
-            None
         }
     };
     if let Some(pod) = &pod {
