@@ -123,6 +123,8 @@ impl Progress for Bars {
             bar.set_position(done);
             if total > 0 && done >= total {
                 bar.finish_and_clear();
+                // the next work of this name is another one
+                bars.retain(|(name, _)| name != what);
             }
         }
     }

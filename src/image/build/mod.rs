@@ -259,8 +259,8 @@ impl Build<'_> {
             self.add_packages(definition)?;
         }
         self.add_own(definition)?;
-        self.progress
-            .advance(&format!("layer {}", definition.title), 0, 0);
+        let what = format!("layer {}", definition.title);
+        self.progress.advance(&what, 0, 0);
         let unnamed = layout.join("blobs/sha256/layer");
         let layer = archive::write_layer(&self.tree, &self.spool, self.time, &unnamed)
             .map_err(|e| Error::io(format!("write {}", unnamed.display()), e))?;
@@ -268,6 +268,7 @@ impl Build<'_> {
         fs::rename(&unnamed, &named)
             .map_err(|e| Error::io(format!("rename to {}", named.display()), e))?;
         self.tree.next_layer();
+        self.progress.advance(&what, layer.size, layer.size);
         Ok(layer)
     }
 
@@ -303,7 +304,6 @@ impl Build<'_> {
         let (mut done, total) = (0, sizes.iter().sum());
         for ((package, deb), size) in chosen.iter().zip(&files).zip(sizes) {
             self.progress.advance("unpack", done, total);
-            done += size;
             let (tree, spool, filter) = (&mut self.tree, &mut self.spool, &self.filter);
             let kept = |path: &[u8]| filter.keeps(path, definition.documentation);
             let read = packages::open_files(deb, &self.scratch, |input| {
@@ -325,7 +325,9 @@ impl Build<'_> {
             self.time = self.time.max(newest);
             self.status
                 .insert(package.name.clone(), packages::status_entry(deb)?);
+            done += size;
         }
+        self.progress.advance("unpack", total, total);
         for directory in MERGED {
             if !self.tree.has_below(format!("usr/{directory}").as_bytes()) {
                 self.tree.forget(directory.as_bytes());
