@@ -42,6 +42,9 @@ pub enum Error {
     /// The program to run cannot be run (exit code 126).
     #[error("{0}")]
     CommandNotRunnable(String),
+    /// The child ended without a word while it was set up.
+    #[error("the container's first process died while it was set up")]
+    Died,
     /// Anything else (exit code 125).
     #[error("{0}")]
     Other(String),
@@ -108,6 +111,9 @@ pub struct CreateRequest {
     pub cgroup: Cgroup,
     /// Socket that receives the master of the terminal when `process.terminal` is set.
     pub console_socket: Option<PathBuf>,
+    /// A reaper is the first process, and the program its child.
+    #[serde(default)]
+    pub init: bool,
 }
 
 /// runtime.md "Lifecycle".

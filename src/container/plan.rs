@@ -70,6 +70,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     init_process.capabilities = capabilities(spec_process.capabilities().as_ref())?;
     init_process.seccomp = filter(linux.seccomp().as_ref())?;
     init_process.personality = personality(linux)?;
+    init_process.reaper = request.init;
     let uts = |key: &str, value: &Option<String>| match value {
         Some(_) if own & libc::CLONE_NEWUTS as u64 == 0 => {
             Err(format!("{key}: needs a uts namespace in linux.namespaces"))

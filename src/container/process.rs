@@ -36,6 +36,7 @@ pub fn process(process: &Process) -> Result<ProcessPlan, String> {
         rlimits: rlimits(process)?,
         seccomp: None,
         personality: None,
+        reaper: false,
         terminal: terminal(process)?,
     })
 }

@@ -18,7 +18,7 @@ pub enum Error {
         why: String,
     },
     /// Neither a reference nor an id in the store.
-    #[error("no image {0} in the store; pull or load it first")]
+    #[error("no image {0} in the store; pull or import it first")]
     Unknown(String),
     /// The beginning of an id fits several images.
     #[error("{prefix:?} is the beginning of {count} image ids; give more digits")]

@@ -12,6 +12,7 @@ pub mod channel;
 pub mod gate;
 pub mod plan;
 mod process;
+mod reaper;
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -182,7 +183,15 @@ fn finish(
     if gate.wait().is_err() {
         calls::exit_now(1);
     }
-    let failure = process::execute(plan, &program);
+    let split = if plan.reaper {
+        reaper::split(plan)
+    } else {
+        Ok(())
+    };
+    let failure = match split {
+        Ok(()) => process::execute(plan, &program),
+        Err(failure) => failure,
+    };
     gate.report(&failure);
     calls::exit_now(match failure.kind {
         FailureKind::NotFound => 127,

@@ -55,6 +55,8 @@ pub struct ProcessPlan {
     pub seccomp: Option<seccomp::Program>,
     /// `personality(2)` domain.
     pub personality: Option<u64>,
+    /// A reaper stays as the container's first process, and the program is its child.
+    pub reaper: bool,
     /// Gets a terminal of its own: (rows, columns), 0 for unset.
     pub terminal: Option<(u16, u16)>,
 }

@@ -236,7 +236,8 @@ fn check_cwd() -> Result<(), Failure> {
     ))
 }
 
-fn load_filter(plan: &ProcessPlan) -> Result<(), Failure> {
+/// Loads the filter of the plan, if it has one.
+pub fn load_filter(plan: &ProcessPlan) -> Result<(), Failure> {
     match &plan.seccomp {
         Some(program) => calls::load_seccomp(&program.instructions, program.flags)
             .step("load the seccomp filter"),

@@ -106,6 +106,7 @@ impl<'a> Prepared<'a> {
             },
             cgroup: self.pod.cgroup.child(&self.service.name),
             console_socket: None,
+            init: self.service.init,
         };
         super::record::write(&self.dir.request(), &request)
     }

@@ -86,6 +86,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Start { code, .. } => *code,
+            // the first is why the others came up
+            Error::Several(errors) => errors.first().map_or(1, Error::exit_code),
             _ => 1,
         }
     }

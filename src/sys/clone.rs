@@ -17,6 +17,24 @@ pub enum Cloned {
     Parent(i32, OwnedFd),
 }
 
+/// fork(2): `None` in the child, its pid in the parent. Unlike clone3 it passes the usual system call filters.
+pub fn fork() -> io::Result<Option<i32>> {
+    if !CLONED.load(Ordering::Relaxed) && !super::process::is_single_threaded()? {
+        return Err(io::Error::other(
+            "fork needs a process with a single thread",
+        ));
+    }
+    // SAFETY: there is one thread, so the child has no lock that nobody will open.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            CLONED.store(true, Ordering::Relaxed);
+            Ok(None)
+        }
+        pid => Ok(Some(pid)),
+    }
+}
+
 /// Clones the calling process with `CLONE_*` bits `flags`, into `cgroup` (a v2 folder) when given. With `CLONE_PARENT` the child's parent
 /// is the caller's. Fails when the process has more than one thread: locks held by the others would stay locked in the child.
 pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {

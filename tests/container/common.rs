@@ -130,6 +130,7 @@ impl Case {
                 dir,
                 rootfs: Rootfs::Bundle,
                 console_socket: None,
+                init: false,
             },
             temp,
         }

@@ -23,6 +23,7 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
         rootfs: Rootfs::Bundle,
         cgroup: Cgroup::V2("/sys/fs/cgroup/web".into()),
         console_socket: None,
+        init: false,
     };
     container(&serde_json::from_value(spec).unwrap(), &request, host)
 }
