@@ -121,7 +121,11 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
         Ok(running) => running,
         Err(error) => {
             let code = container_code(&error);
-            let message = format!("exec in {service}: {error}");
+            let message = match error {
+                // says where itself
+                container::Error::Other(text) => text,
+                error => format!("exec in {service}: {error}"),
+            };
             return Err(crate::pod::Error::Start { code, message }.into());
         }
     };

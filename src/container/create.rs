@@ -158,7 +158,8 @@ fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result
         Ok(state)
     };
     made().map_err(|error| match error {
-        Error::Other(text) => Error::Other(format!("{text} ({})", child.undo())),
+        // how it ended is all that there is to tell
+        Error::Died => Error::Other(format!("{error} ({})", child.undo())),
         other => {
             child.undo();
             other

@@ -43,6 +43,9 @@ pub enum Error {
     /// The program to run cannot be run (exit code 126).
     #[error("{0}")]
     CommandNotRunnable(String),
+    /// The child ended without a word while it was set up.
+    #[error("the container's first process died while it was set up")]
+    Died,
     /// Anything else (exit code 125).
     #[error("{0}")]
     Other(String),

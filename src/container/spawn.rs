@@ -261,7 +261,7 @@ impl Child {
 
 fn unexpected(message: Option<(Message, Option<OwnedFd>)>) -> Error {
     match message {
-        None => Error::Other("the container's first process died while it was set up".to_owned()),
+        None => Error::Died,
         Some((message, _)) => {
             Error::Other(format!("unexpected message {message:?} from the child"))
         }

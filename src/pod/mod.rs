@@ -95,7 +95,8 @@ impl Error {
         match self {
             Error::Start { code, .. } => *code,
             Error::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(1),
-            Error::Several(all) => all.first().map_or(1, Error::exit_code),
+            // the first is why the others came up
+            Error::Several(errors) => errors.first().map_or(1, Error::exit_code),
             _ => 1,
         }
     }

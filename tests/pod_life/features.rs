@@ -190,31 +190,26 @@ fn capabilities_given_and_taken() {
 }
 
 #[test]
-fn privileged_devices_and_init() {
+fn privileged_and_devices() {
     let host = Host::new();
-    let before = up(&host, "privileged: true\ninit: true", "");
+    let before = up(&host, "privileged: true", "");
     // all that there is to give here
     let own = fs::read_to_string("/proc/self/status").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("CapPrm:\t"));
     assert_eq!(Some(&*status(&host, "CapEff")), own);
     assert_eq!(status(&host, "Seccomp"), "0");
     host.shell("web", "mkdir /m && mount -t tmpfs x /m");
-    // somebody reaps what nobody waits for
-    host.shell("web", "sh -c 'true & exec sleep 0.1' & wait");
-    assert_eq!(host.shell("web", "ps | grep -c '[Z] '; true"), "0");
-    let second = host.shell("web", "pidof sleep");
-    assert_ne!(second, "1");
     host.down(&before);
 
     let before = up(
         &host,
-        "devices: ['/dev/kmsg:/dev/log0:r']\nshm_size: 1m\noom_score_adj: 321",
+        "devices: ['/dev/net/tun:/dev/tun0:r']\nshm_size: 1m\noom_score_adj: 321",
         "",
     );
-    assert_eq!(host.shell("web", "stat -c %t:%T /dev/log0"), "1:b");
-    host.shell("web", "head -c 1 /dev/log0 > /tmp/x");
+    assert_eq!(host.shell("web", "stat -c %t:%T /dev/tun0"), "a:c8");
+    host.shell("web", ": < /dev/tun0");
     assert_ne!(
-        host.sampan(&["exec", "web", "sh", "-c", "echo x > /dev/log0"])
+        host.sampan(&["exec", "web", "sh", "-c", ": > /dev/tun0"])
             .code,
         0
     );
@@ -485,4 +480,68 @@ fn limits_are_in_the_cgroup() {
     assert_ne!(ended.code, 0);
     assert!(ended.stderr.contains("can't fork"), "{ended:?}");
     host.down(&before);
+}
+
+#[test]
+fn a_reaper_comes_first() {
+    let host = Host::new();
+    let before = host.snapshot();
+    host.compose(&format!(
+        "
+x-service: &service {{image: {BUSYBOX}, init: true}}
+services:
+  web:
+    <<: *service
+    # no handler: only a first process could ignore it
+    command: [sh, -c, 'echo $$$$; while :; do usleep 10000; done']
+  told:
+    <<: *service
+    command: [sh, -c, \"trap 'exit 9' USR1; echo ready; while :; do usleep 10000; done\"]
+    stop_signal: USR1
+  code:
+    <<: *service
+    command: [sh, -c, 'exit 33']
+"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    host.await_log("told", "ready");
+    host.await_log("web", "\n");
+    assert_ne!(host.log("web", "stdout"), b"1\n");
+    for (key, value) in [
+        ("Seccomp", "2"),
+        ("NoNewPrivs", "1"),
+        ("CapEff", "00000000a80425fb"),
+    ] {
+        assert_eq!(status(&host, key), value, "{key}");
+    }
+    let open = host.shell("web", "    // three streams, the signals, the program
+    assert_eq!(host.shell("web", "ls /proc/1/fd | wc -l"), "5");
+    // a child that nobody waits for goes to the first process, which does
+    host.shell("web", "sh -c 'sleep 0.05 & exec true'; sleep 0.3");
+    assert_eq!(
+        host.shell(
+            "web",
+            "grep -h State: /proc/[0-9]*/status | grep -c Z; true"
+        ),
+        "0"
+    );
+    assert_eq!(host.sampan(&["wait", "code"]).code, 33);
+    host.sampan(&["stop"]).ok();
+    assert_eq!(host.row("web")["exit_code"], 143);
+    assert_eq!(host.row("told")["exit_code"], 9);
+    host.down(&before);
+
+    host.write("binary", [0x7f, b'E', b'L', b'F', 0, 0, 0, 0]);
+    let binary = host.project.join("binary");
+    fs::set_permissions(binary, fs::Permissions::from_mode(0o755)).unwrap();
+    host.compose(&format!(
+        "services: {{web: {{image: {BUSYBOX}, init: true, command: [/x], volumes: ['./binary:/x']}}}}"
+    ));
+    let ended = host.sampan(&["up", "-d"]);
+    let last = ended.fails(126).lines().last();
+    assert_eq!(
+        last,
+        Some("sampan: service web: exec \"/x\": Exec format error (os error 8)")
+    );
+    host.assert_clean(&before);
 }

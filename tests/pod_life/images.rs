@@ -30,7 +30,7 @@ fn images_in_use_stay() {
     assert_eq!(
         removed.fails(1),
         format!(
-            "sampan: image {BUSYBOX}: in use by {}; remove that first\n",
+            "sampan: image {BUSYBOX} is held by {}; end that first\n",
             host.name
         )
     );
@@ -118,7 +118,7 @@ x-sampan: {limits: {memory: 1g}}
     let first = host
         .sampan(&["-f", "compose.yaml", "-f", "more.yaml", "config"])
         .ok();
-    assert!(first.contains("image: example.org/web:7\n"), "{first}");
+    assert!(first.contains("image: \"example.org/web:7\"\n"), "{first}");
     host.write("again/compose.yaml", &first);
     let again = host.sampan(&["-f", "again/compose.yaml", "config"]).ok();
     assert_eq!(again, first);

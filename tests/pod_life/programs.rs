@@ -74,14 +74,17 @@ fn exec_runs_programs_beside_the_service() {
             &format!("sampan: pod {} has no service other\n", host.name),
         ),
         (
-            &["-u", "nobody", "web", "true"],
+            &["-u", "stranger", "web", "true"],
             1,
-            "sampan: --user: user \"nobody\" is not in the image's /etc/passwd\n",
+            "sampan: --user: user \"stranger\" is not in the image's /etc/passwd\n",
         ),
         (
             &["-w", "/nowhere", "web", "true"],
             125,
-            "sampan: exec in web: enter the working directory /nowhere: No such file or directory (os error 2)\n",
+            &format!(
+                "sampan: exec in container {}-web: enter the working directory /nowhere: No such file or directory (os error 2)\n",
+                host.name
+            ),
         ),
     ] {
         let ended = exec(arguments);

@@ -1,7 +1,7 @@
 //! Wrong input: the message is exact, the exit code is not 0, and nothing changes on disk.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -23,8 +23,8 @@ fn files_that_mean_nothing() {
     let host = Host::new();
     for (file, message) in [
         (
-            "services:\n  web: [",
-            "compose.yaml:2:8: not valid YAML: while parsing a flow node, did not find expected node content",
+            "services:\n  web: [\n",
+            "compose.yaml:3:1: not valid YAML: while parsing a node, did not find expected node content",
         ),
         (
             "services:\n  a: {image: i, depends_on: [b]}\n  b: {image: i, depends_on: [a]}\n",
@@ -64,12 +64,12 @@ fn files_that_mean_nothing() {
         (
             &["up"][..],
             1,
-            "sampan: no compose file in PROJECT or a folder above it; name one with -f\n",
+            "sampan: no compose file in PROJECT or above (compose.yaml, compose.yml, docker-compose.yaml, docker-compose.yml); name one with -f\n",
         ),
         (
             &["-f", "none.yaml", "up"],
             1,
-            "sampan: PROJECT/none.yaml: cannot be read: entity not found\n",
+            "sampan: cannot read PROJECT/none.yaml: No such file or directory (os error 2)\n",
         ),
         (
             &["-p", "No Such", "ps"],
@@ -100,11 +100,15 @@ fn images_that_are_none() {
     for (arguments, message) in [
         (
             vec!["image", "import", &garbage, "a:1"],
-            format!("sampan: {garbage}: not an OCI layout, a `docker save` archive or a tar\n"),
+            format!(
+                "sampan: {garbage}: is no image (malformed tar: header error: invalid octal field: [109, 97, 103, 101, 10, 116, 104, 105]); wanted: OCI layout, docker save archive or tar of a root file system\n"
+            ),
         ),
         (
             vec!["image", "import", &empty, "a:1"],
-            format!("sampan: {empty}: the file is empty\n"),
+            format!(
+                "sampan: {empty}: is no image (a tar without entries); wanted: OCI layout, docker save archive or tar of a root file system\n"
+            ),
         ),
         (
             vec!["image", "import", "/does/not/exist"],
@@ -112,7 +116,7 @@ fn images_that_are_none() {
         ),
         (
             vec!["image", "rm", "nothing"],
-            "sampan: image nothing: not in the store\n".to_string(),
+            "sampan: no image nothing in the store; pull or import it first\n".to_string(),
         ),
     ] {
         let ended = unchanged(&host, &arguments);
@@ -136,8 +140,7 @@ fn broken_layout(host: &Host, name: &str, change: impl Fn(&Path)) -> (String, St
         ],
     );
     let read = |digest: &str| -> Value {
-        let path = copy.join("blobs").join(digest.replace(':', "/"));
-        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+        serde_json::from_slice(&fs::read(blob(&copy, digest)).unwrap()).unwrap()
     };
     let index: Value = serde_json::from_slice(&fs::read(copy.join("index.json")).unwrap()).unwrap();
     let manifest = read(index["manifests"][0]["digest"].as_str().unwrap());
@@ -145,8 +148,23 @@ fn broken_layout(host: &Host, name: &str, change: impl Fn(&Path)) -> (String, St
         .as_str()
         .unwrap()
         .to_string();
-    change(&copy.join("blobs").join(digest.replace(':', "/")));
+    change(&blob(&copy, &digest));
     (copy.to_str().unwrap().to_string(), digest)
+}
+
+fn blob(layout: &Path, digest: &str) -> PathBuf {
+    layout.join("blobs").join(digest.replace(':', "/"))
+}
+
+/// Whole blobs that came before the bad one may stay for the next attempt, until `prune`; no image does.
+#[track_caller]
+fn refused(host: &Host, layout: &str, message: &str) {
+    let before = tree(&host.root);
+    let ended = host.sampan(&["image", "import", layout]);
+    assert_eq!(ended.fails(1), message);
+    assert_eq!(host.sampan(&["image", "ls", "-q"]).ok(), "");
+    host.sampan(&["image", "prune"]).ok();
+    assert_eq!(tree(&host.root), before);
 }
 
 #[test]
@@ -162,9 +180,15 @@ fn layouts_that_lie() {
             .set_len(size / 2)
             .unwrap();
     });
-    let ended = unchanged(&host, &["image", "import", &truncated]);
-    assert!(ended.fails(1).contains(&digest), "{ended:?}");
-    assert_eq!(ended.stderr, "");
+    let size = fs::metadata(blob(&layout("busybox"), &digest))
+        .unwrap()
+        .len();
+    let half = size / 2;
+    refused(
+        &host,
+        &truncated,
+        &format!("sampan: blob {digest} has {half} bytes instead of {size}; get it again\n"),
+    );
 
     let (changed, digest) = broken_layout(&host, "changed", |layer| {
         let mut bytes = fs::read(layer).unwrap();
@@ -172,7 +196,16 @@ fn layouts_that_lie() {
         bytes[middle] ^= 1;
         fs::write(layer, bytes).unwrap();
     });
-    let ended = unchanged(&host, &["image", "import", &changed]);
-    assert!(ended.fails(1).contains(&digest), "{ended:?}");
-    assert_eq!(ended.stderr, "");
+    let actual = tool(
+        "sha256sum",
+        &[blob(Path::new(&changed), &digest).to_str().unwrap()],
+    );
+    let actual = actual.split(' ').next().unwrap();
+    refused(
+        &host,
+        &changed,
+        &format!(
+            "sampan: blob {digest} has digest sha256:{actual} instead of {digest}; it was changed on the way or at its origin, get it again from a source you trust\n"
+        ),
+    );
 }

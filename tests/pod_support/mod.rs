@@ -313,7 +313,7 @@ impl Host {
             format!("mount {}", fields.join(" "))
         }));
         for (what, arguments) in [
-            ("link", &["-d", "-o", "link"][..]),
+            ("link", &["-o", "link"][..]),
             ("address", &["-o", "addr"]),
             ("route", &["route", "show", "table", "all"]),
             ("route", &["-6", "route", "show", "table", "all"]),
@@ -321,7 +321,9 @@ impl Host {
             ("neighbour", &["neigh"]),
         ] {
             let text = tool("ip", arguments);
-            all.extend(text.lines().map(|line| format!("{what} {line}")));
+            // link-local addresses come when the kernel has made sure that they are free
+            let lines = text.lines().filter(|line| !line.contains("fe80:"));
+            all.extend(lines.map(|line| format!("{what} {line}")));
         }
         let rules = tool("nft", &["list", "ruleset"]);
         all.extend(rules.lines().map(|line| format!("nft {line}")));

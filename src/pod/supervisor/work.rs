@@ -132,6 +132,8 @@ async fn create(context: &Context, service: &str) -> Result<ProcessId> {
     let prepared = Prepared::new(&context.pod, &context.dir, service)?;
     prepared.write(&context.sandbox, &context.dir.netns())?;
     let mut create = command(&["create".as_ref(), dir.dir.as_os_str()]);
+    // a reaper keeps the memory of this process: our environment is none of the container's business
+    create.env_clear();
     create.stdout(pipe(&dir.pipe("stdout"))?);
     create.stderr(pipe(&dir.pipe("stderr"))?);
     run(create, &dir.error()).await?;
