@@ -566,9 +566,16 @@ mod tests {
         let got = script(&text, Command::Add, Duration::from_secs(1));
         assert_eq!(got, Err("killed: no answer within 1 s".to_string()));
         let pid = std::fs::read_to_string(pid).unwrap();
-        // dead, or a zombie that its new parent has not seen yet
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-        assert!(stat.is_err() || stat.is_ok_and(|s| s.contains(") Z")));
+        // on its way out, then a zombie until its new parent sees it; three seconds would be its own end
+        let ended = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+            stat.is_err() || stat.is_ok_and(|s| s.contains(") Z"))
+        };
+        let end = Instant::now() + Duration::from_secs(1);
+        while !ended() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(ended());
     }
 
     #[test]

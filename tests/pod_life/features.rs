@@ -514,7 +514,7 @@ services:
     ] {
         assert_eq!(status(&host, key), value, "{key}");
     }
-    let open = host.shell("web", "    // three streams, the signals, the program
+    // three streams, the signals, the program
     assert_eq!(host.shell("web", "ls /proc/1/fd | wc -l"), "5");
     // a child that nobody waits for goes to the first process, which does
     host.shell("web", "sh -c 'sleep 0.05 & exec true'; sleep 0.3");

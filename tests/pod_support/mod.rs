@@ -381,6 +381,12 @@ impl Drop for Host {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
+        // a pinned namespace would keep the folder from being removed
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| Path::new(point).starts_with(self.path())) {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+        }
         let _ = self.parent.attach(std::process::id() as i32);
         let _ = self.cgroup.kill();
         for folder in self.cgroup_folders() {
