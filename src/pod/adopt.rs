@@ -35,7 +35,21 @@ pub fn names(folders: &Folders) -> Result<Vec<String>> {
 
 /// A pod's record; `None` when there is no such pod, or only what a failed start left.
 pub fn load(dir: &PodDir) -> Result<Option<Pod>> {
-    record::read(&dir.record())
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let path = dir.record();
+    match record::read::<Version>(&path)? {
+        Some(Version { version }) if version != record::VERSION => Err(Error::Other(format!(
+            "pod {}: {} has version {version}, this program knows version {}; use the program that made the pod",
+            dir.name,
+            path.display(),
+            record::VERSION
+        ))),
+        Some(_) => record::read(&path),
+        None => Ok(None),
+    }
 }
 
 /// Holds everybody else off a pod until dropped.
@@ -107,4 +121,26 @@ pub fn spawn_keeper(dir: &PodDir) -> Result<()> {
         .spawn()
         .map_err(Error::io("run", program))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = PodDir {
+            name: "web".into(),
+            dir: dir.path().to_path_buf(),
+            data: dir.path().to_path_buf(),
+        };
+        assert_eq!(load(&pod).unwrap(), None);
+        fs::write(pod.record(), r#"{"version": 99, "of": "the future"}"#).unwrap();
+        let expected = format!(
+            "pod web: {} has version 99, this program knows version 1; use the program that made the pod",
+            pod.record().display()
+        );
+        assert_eq!(load(&pod).unwrap_err().to_string(), expected);
+    }
 }

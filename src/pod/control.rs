@@ -1,13 +1,22 @@
 //! The control socket: one JSON line for a request, one or more for the answer. Both sides of it.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signalfd::SignalFd;
+use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
+
+/// Exit codes by service; `None`: nobody saw it.
+pub type ExitCodes = Vec<(String, Option<i32>)>;
+
+/// How long a supervisor may take to answer [`Request::Quit`].
+const QUIT: Duration = Duration::from_secs(5);
 
 /// Longest request and longest line of an answer (bytes).
 pub const LINE_LIMIT: u64 = 1 << 20;
@@ -100,8 +109,18 @@ pub enum Answer {
 pub fn ask(
     socket: &Path,
     request: &Request,
+    progress: impl FnMut(&str, &str),
+) -> Result<Option<ExitCodes>> {
+    ask_unless(socket, request, None, progress)
+}
+
+/// [`ask`] until one of the signals comes: [`Error::Interrupted`].
+pub fn ask_unless(
+    socket: &Path,
+    request: &Request,
+    signals: Option<&SignalFd>,
     mut progress: impl FnMut(&str, &str),
-) -> Result<Option<Vec<(String, Option<i32>)>>> {
+) -> Result<Option<ExitCodes>> {
     let mut stream = UnixStream::connect(socket).map_err(Error::io("connect to", socket))?;
     stream
         .set_write_timeout(Some(Duration::from_secs(10)))
@@ -114,12 +133,25 @@ pub fn ask(
     stream
         .write_all(&line)
         .map_err(Error::io("write to", socket))?;
-    for line in BufReader::new(stream).lines() {
-        let line = match line {
-            Ok(line) => line,
+    // a supervisor that is stopped or stuck is killed by who asks it to end
+    let limit = (*request == Request::Quit).then_some(QUIT);
+    stream
+        .set_read_timeout(limit)
+        .map_err(Error::io("connect to", socket))?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        if let Some(signals) = signals
+            && reader.buffer().is_empty()
+        {
+            interrupted(reader.get_ref(), signals, socket)?;
+        }
+        let mut line = String::new();
+        match reader.read_line(&mut line) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
             Err(error) => return Err(Error::io("read from", socket)(error)),
-        };
+        }
         let answer = serde_json::from_str(&line).map_err(|source| Error::Record {
             path: socket.to_path_buf(),
             source,
@@ -130,5 +162,24 @@ pub fn ask(
             Answer::Failed { code, message } => return Err(Error::Start { code, message }),
         }
     }
-    Ok(None)
+}
+
+/// Waits for an answer; a signal that comes first is an error.
+fn interrupted(stream: &UnixStream, signals: &SignalFd, socket: &Path) -> Result<()> {
+    let signals_fd = signals.as_fd();
+    let mut fds = [
+        PollFd::new(stream, PollFlags::IN),
+        PollFd::new(&signals_fd, PollFlags::IN),
+    ];
+    match rustix::event::poll(&mut fds, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(Error::io("wait for", socket)(error.into())),
+    }
+    match signals.read_signal() {
+        Ok(Some(signal)) => Err(Error::Interrupted {
+            signal: signal.ssi_signo as i32,
+        }),
+        Ok(None) => Ok(()),
+        Err(errno) => Err(Error::io("wait for", socket)(errno.into())),
+    }
 }

@@ -68,6 +68,12 @@ pub enum Error {
         /// Complete text.
         message: String,
     },
+    /// The user asked to stop by a signal.
+    #[error("interrupted by signal {signal}")]
+    Interrupted {
+        /// Its number.
+        signal: i32,
+    },
     /// Several failures of a removal that went on.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several(Vec<Error>),
@@ -87,6 +93,8 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Start { code, .. } => *code,
+            Error::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(1),
+            Error::Several(all) => all.first().map_or(1, Error::exit_code),
             _ => 1,
         }
     }

@@ -20,17 +20,12 @@ const QUIT: Duration = Duration::from_secs(5);
 
 /// Removes a pod whose services have been stopped, or are to be killed. The caller holds its lock.
 pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
+    // first: without it nothing could be removed, and its keeper is the last one that knows the pod
+    let pod = adopt::load(dir)?;
     let mut failed = Vec::new();
     if let Err(error) = end_processes(dir) {
         failed.push(error);
     }
-    let pod = match adopt::load(dir) {
-        Ok(pod) => pod,
-        Err(error) => {
-            failed.push(error);
-            None
-        }
-    };
     if let Some(pod) = &pod {
         remove_containers(dir, pod, &mut failed);
         if let Err(error) = sandbox::down(dir, pod) {

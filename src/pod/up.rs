@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde::Deserialize;
@@ -16,7 +18,7 @@ use super::record::{self, ImageConfig, ImageFacts, Pod, Policy};
 use super::{Error, Result, adopt, teardown, volumes};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
-use crate::compose::project::PullPolicy;
+use crate::compose::project::{PullPolicy, Service};
 use crate::image::{self, Image, Progress, PullOptions, Store};
 use crate::network::Cni;
 
@@ -45,7 +47,8 @@ pub struct UpRequest<'a> {
     pub wait: bool,
 }
 
-/// Brings a pod up. On failure a pod that was made by this call is removed again, without a trace.
+/// Brings a pod up. On failure, or when SIGINT or SIGTERM comes, a pod that was made by this call is removed again, without a trace.
+/// From the moment that something is made these signals stay blocked: the caller waits for them by descriptor.
 pub fn up(
     request: UpRequest<'_>,
     images: &dyn Progress,
@@ -54,12 +57,19 @@ pub fn up(
     let dir = request.folders.pod(&request.project.name);
     let pod = plan(&request, images)?;
     let lock = adopt::lock(request.folders, &dir.name)?;
+    let signals = interrupts()?;
     let ask = match adopt::load(&dir)? {
         Some(running) if same(&running, &pod) && !request.force_recreate => {
             let services = pod.start.clone();
             adopt::ensure(&dir)?;
             drop(lock);
-            return control::ask(&dir.socket(), &Request::Start { services }, progress).map(|_| ());
+            let start = Request::Start { services };
+            control::ask_unless(&dir.socket(), &start, Some(&signals), &mut *progress)?;
+            if request.wait {
+                let up = Request::Up { healthy: true };
+                control::ask_unless(&dir.socket(), &up, Some(&signals), progress)?;
+            }
+            return Ok(());
         }
         Some(_) => {
             progress("", "changed: containers are made again");
@@ -81,22 +91,59 @@ pub fn up(
         return Err(undo(request.folders, &dir, error));
     }
     drop(lock);
-    let answer = match control::ask(&dir.socket(), &ask, &mut *progress) {
+    let wait = |progress: &mut dyn FnMut(&str, &str)| {
+        control::ask_unless(&dir.socket(), &ask, Some(&signals), progress)
+    };
+    let answer = match wait(progress) {
         // the supervisor was killed meanwhile: its successor answers
-        Ok(None) => adopt::ensure(&dir).and_then(|()| control::ask(&dir.socket(), &ask, progress)),
+        Ok(None) if is_ours(&dir, &pod) => adopt::ensure(&dir).and_then(|()| wait(progress)),
         other => other,
     };
-    match answer {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(Error::Other(format!(
-            "pod {} was removed while it came up",
+    let error = match answer {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
+    let _lock = adopt::lock(request.folders, &dir.name)?;
+    // another command may have removed it, and made another one of the same name: that is not ours to undo
+    if !is_ours(&dir, &pod) {
+        return Err(Error::Other(format!(
+            "pod {} was removed by another command while it came up",
             dir.name
-        ))),
-        Err(error) => {
-            let _lock = adopt::lock(request.folders, &dir.name)?;
-            Err(undo(request.folders, &dir, error))
-        }
+        )));
     }
+    let error = error.unwrap_or_else(|| {
+        Error::Other(format!(
+            "the supervisor of pod {} ended while it came up; see {}",
+            dir.name,
+            dir.dir.join("keeper.log").display()
+        ))
+    });
+    if let Error::Interrupted { .. } = error {
+        progress("", "interrupted: what was made is removed");
+        let stop = Request::Stop {
+            services: Vec::new(),
+            timeout: Some(0),
+        };
+        // what does not stop is killed by the removal
+        let _ = control::ask(&dir.socket(), &stop, &mut *progress);
+    }
+    Err(undo(request.folders, &dir, error))
+}
+
+/// SIGINT and SIGTERM by descriptor.
+fn interrupts() -> Result<SignalFd> {
+    let failed = |errno: nix::Error| Error::Other(format!("wait for signals: {errno}"));
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGINT);
+    mask.add(Signal::SIGTERM);
+    mask.thread_block().map_err(failed)?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
+}
+
+/// The pod on disk is the one that this call made.
+fn is_ours(dir: &PodDir, pod: &Pod) -> bool {
+    matches!(adopt::load(dir), Ok(Some(found)) if found.created == pod.created)
 }
 
 /// Stops a pod's services in order, then removes it. The caller holds its lock.
@@ -133,6 +180,9 @@ fn plan(request: &UpRequest<'_>, progress: &dyn Progress) -> Result<Pod> {
         if !project.services.contains_key(name) {
             return Err(Error::Other(format!("no such service: {name}")));
         }
+    }
+    for service in project.services.values() {
+        refuse_unsupported(service)?;
     }
     let store = Store::open(&request.folders.root)?;
     let mut images = BTreeMap::new();
@@ -175,6 +225,19 @@ fn plan(request: &UpRequest<'_>, progress: &dyn Progress) -> Result<Pod> {
         policy: request.policy,
         start,
     })
+}
+
+/// What a file may say and a pod does not do yet: never ignored.
+fn refuse_unsupported(service: &Service) -> Result<()> {
+    for (key, set) in [("tty", service.tty), ("stdin_open", service.stdin_open)] {
+        if set {
+            return Err(Error::Other(format!(
+                "{}:{}: services.{}.{key}: a service has no terminal and no standard input yet; remove it, and use `sampan exec -it {} sh` for a terminal",
+                service.origin.file, service.origin.line, service.name, service.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The image from the store, or from its registry.

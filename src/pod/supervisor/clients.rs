@@ -107,14 +107,23 @@ enum Until {
 pub struct Clients(Vec<(Client, Until)>);
 
 impl Clients {
-    /// Nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Answers when the pod is up, or cannot be.
     pub fn until_up(&mut self, client: Client, healthy: bool) {
         self.0.push((client, Until::Up { healthy }));
+    }
+
+    /// The pod will not come up: for everybody who waits for that.
+    pub fn refuse_up(&mut self, why: &str) {
+        self.0.retain(|(client, until)| {
+            let waits = matches!(until, Until::Up { .. });
+            if waits {
+                client.send(Answer::Failed {
+                    code: 1,
+                    message: why.to_string(),
+                });
+            }
+            !waits
+        });
     }
 
     /// Answers when none of the services runs.

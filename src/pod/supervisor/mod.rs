@@ -103,9 +103,6 @@ async fn supervise(dir: &Path) -> Result<()> {
     let mut quitting = false;
     supervisor.settle();
     loop {
-        if quitting && supervisor.clients.is_empty() {
-            return Ok(());
-        }
         tokio::select! {
             event = inbox.recv() => match event {
                 Some(Event::Client(Request::Quit, client)) => {
@@ -340,6 +337,9 @@ impl Supervisor {
                 self.clients.until_up(client, false);
             }
             Request::Stop { services, timeout } => {
+                if services.is_empty() {
+                    self.clients.refuse_up("stopped by another command");
+                }
                 let services = all(services);
                 self.machine.stop(&services, seconds(timeout));
                 self.clients.until_stopped(client, services);
@@ -349,10 +349,15 @@ impl Supervisor {
                 self.clients.until_up(client, false);
             }
             Request::Kill { services, signal } => {
-                let running: Vec<String> = all(services)
-                    .into_iter()
-                    .filter(|s| self.machine.status(s).is_some_and(|s| s.phase.active()))
-                    .collect();
+                if let Some(name) = services.iter().find(|s| !self.runs(s)) {
+                    client.send(Answer::Failed {
+                        code: 1,
+                        message: format!("service {name} is not running"),
+                    });
+                    return;
+                }
+                let running: Vec<String> =
+                    all(services).into_iter().filter(|s| self.runs(s)).collect();
                 if signal == libc::SIGKILL {
                     self.machine.killed(&running);
                 }
@@ -376,6 +381,12 @@ impl Supervisor {
         Answer::Done {
             exit_codes: Vec::new(),
         }
+    }
+
+    /// There is a process to send signals to.
+    fn runs(&self, service: &str) -> bool {
+        let phase = self.machine.status(service).map(|status| status.phase);
+        matches!(phase, Some(Phase::Running | Phase::Stopping))
     }
 
     fn stop_all(&mut self) {
