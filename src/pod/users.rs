@@ -1,5 +1,6 @@
 //! Names of the image's own `/etc/passwd` and `/etc/group` → numbers. The host's are never asked.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
@@ -151,13 +152,17 @@ fn topmost(layers: &[PathBuf], path: &str) -> Option<String> {
         let file = rustix::fs::openat2(
             &root,
             path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
+            // a running container may put a pipe in its place meanwhile
+            OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY,
             Mode::empty(),
             in_root,
         )
         .ok()?;
         let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut text).ok()?;
+        std::fs::File::from(file)
+            .take(LIMIT)
+            .read_to_end(&mut text)
+            .ok()?;
         return Some(String::from_utf8_lossy(&text).into_owned());
     }
     None
