@@ -101,12 +101,19 @@ impl Pumps {
             pumps.push(pump.clone());
             let failed = failed.clone();
             tokio::task::spawn_local(async move {
+                let mut told = None;
                 while let Ok(mut ready) = pipe.readable().await {
                     let moved = pump.borrow_mut().drain();
                     if let Err(error) = moved {
-                        failed(format!("write {}: {error}; trying again", path.display()));
+                        // once, not every second while a disk stays full
+                        let text = format!("write {}: {error}; trying again", path.display());
+                        if told.as_ref() != Some(&text) {
+                            failed(text.clone());
+                            told = Some(text);
+                        }
                         tokio::time::sleep(RETRY).await;
                     } else {
+                        told = None;
                         ready.clear_ready();
                     }
                 }
