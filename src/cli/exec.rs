@@ -8,6 +8,7 @@ use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
 use crate::pod::layout::PodDir;
+use crate::pod::record::{self, Phase, Status};
 use crate::pod::users::Accounts;
 
 /// Options of `exec`.
@@ -74,6 +75,7 @@ pub struct Request {
 pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option<u64>) -> Outcome {
     let pod = adopt::load(dir)?.with_context(|| format!("no pod {} here", dir.name))?;
     let prepared = Prepared::new(&pod, dir, service)?;
+    must_run(dir, service)?;
     let mut process = prepared.process()?;
     process["args"] = json!(request.command);
     process["terminal"] = json!(request.tty);
@@ -118,6 +120,24 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
         }
     };
     console::wait(running, timeout_ms)
+}
+
+/// Says what is the case instead of what is not there.
+fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
+    let folder = dir.service(service);
+    let state = container::load(&folder.dir).map_err(|error| anyhow::anyhow!("{error}"))?;
+    if state.is_some_and(|state| container::status(&state) != container::Status::Stopped) {
+        return Ok(());
+    }
+    let status = record::read::<Status>(&folder.status())?.unwrap_or_default();
+    let is = match (status.phase, status.exit_code) {
+        (Phase::Exited, Some(code)) => format!("exited with code {code}"),
+        (Phase::Failed, _) => "could not be started".to_string(),
+        (Phase::Waiting, _) => "has not been started".to_string(),
+        _ => "is not running".to_string(),
+    };
+    let message = format!("service {service} {is}; `sampan start {service}` starts it");
+    Err(crate::pod::Error::Start { code: 125, message }.into())
 }
 
 /// Later entries win: an earlier one of the same name goes.

@@ -22,13 +22,19 @@ pub struct Args {
     /// Go on in the background
     #[arg(short, long)]
     detach: bool,
+    /// Keep standard input open: not supported yet, use `exec`
+    #[arg(short, long, hide = true)]
+    interactive: bool,
+    /// Give the program a terminal: not supported yet, use `exec`
+    #[arg(short, long, hide = true)]
+    tty: bool,
     /// Remove the pod when the program has ended
     #[arg(long)]
     rm: bool,
     /// Name of the pod; made up when not given
     #[arg(long)]
     name: Option<String>,
-    /// Variable as `NAME=value`; may be given several times
+    /// Variable as `NAME=value`, or `NAME` to pass ours on; may be given several times
     #[arg(short, long, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// Port as `[IP:]HOST:POD[/PROTOCOL]`; may be given several times
@@ -85,6 +91,12 @@ const SERVICE: &str = "main";
 
 /// Brings the pod up, follows it, ends with its exit code.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    if args.interactive || args.tty {
+        bail!(
+            "run has no terminal and no standard input yet; start it with `sampan run -d --name NAME {image} sleep infinity`, then `sampan -p NAME exec -it {SERVICE} sh`",
+            image = args.image
+        );
+    }
     let name = match args.name.clone().or_else(|| global.project_name.clone()) {
         Some(name) => name,
         None => format!("run-{:08x}", fastrand::u32(..)),
@@ -151,7 +163,18 @@ fn compose_text(args: &Args) -> String {
         }
     };
     set("command", list(&args.command).into());
-    set("environment", list(&args.env).into());
+    // a name alone passes ours on
+    let environment: Vec<String> = args
+        .env
+        .iter()
+        .filter_map(|entry| match entry.contains('=') {
+            true => Some(entry.clone()),
+            false => std::env::var(entry)
+                .ok()
+                .map(|value| format!("{entry}={value}")),
+        })
+        .collect();
+    set("environment", list(&environment).into());
     set("ports", list(&args.publish).into());
     set("volumes", list(&args.volume).into());
     set("cap_add", list(&args.cap_add).into());
