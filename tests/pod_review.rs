@@ -78,15 +78,15 @@ fn nothing_of_ours_is_inherited() {
         &[
             (
                 "compose.yaml",
-                "name: NAME\nservices:\n  a:\n    image: localhost/busybox\n    command: [sh, /look]\n    volumes: [./look:/look:ro]\n",
+                "name: NAME\nservices:\n  a:\n    image: localhost/busybox\n    command: [sh, -c, 'sh /look; sleep 1000']\n    volumes: [./look:/look:ro]\n",
             ),
-            ("look", &format!("{look}\nsleep 1000\n")),
+            ("look", look),
         ],
     );
     let output = place.shell(&format!(
         "{AWAIT}umask 077; trap '' PIPE QUIT; export SECRET=1; exec 7</ 9</
          sampan up -d || exit; await $SAMPAN_ROOT/pods/{}/a/stderr.log ^644
-         sampan logs --no-log-prefix a 2>&1; sampan exec a sh -c \"{look}\" 2>&1",
+         sampan logs --no-log-prefix a 2>&1; sampan exec a sh /look 2>&1",
         place.pod
     ));
     let seen = text(&output);
@@ -132,24 +132,24 @@ fn a_subpath_stays_in_its_volume() {
 services:
   a:
     image: localhost/busybox
-    command: [sh, -c, \"ln -sfn ../../../../../.. /v/out; sleep 1000\"]
+    command: [sleep, '1000']
     volumes: ['v:/v']
   b:
     image: localhost/busybox
-    command: [sh, -c, 'cat /w/etc/secret; ls /w; sleep 1000']
-    depends_on: [a]
-    volumes: [{type: volume, source: v, target: /w, volume: {subpath: out/x}}]
+    command: [sleep, '1000']
+    volumes: [{type: volume, source: v, target: /w, volume: {subpath: x/y}}]
 volumes: {v: {}}
 ",
         )],
     );
-    // the link is there when b is made again
+    // the link leads to the root of what it is resolved in: the volume, or else the host
     let output = place.shell(
-        "sampan up -d 2>/dev/null || exit; until sampan exec a test -L /v/out; do sleep 0.05; done
-         sampan exec a sh -c 'rmdir /v/x; mkdir -p /v/x; touch /v/x/inside'
+        "sampan up -d 2>/dev/null || exit
+         sampan exec b touch /w/before; sampan exec a ls /v/x/y
+         sampan exec a sh -c 'mv /v/x /v/old; ln -s ../../../../../../../../../.. /v/x; mkdir /v/y; touch /v/y/inside'
          sampan restart -t 0 b 2>/dev/null; sampan exec b ls /w",
     );
-    assert_eq!(text(&output), "inside\n");
+    assert_eq!(text(&output), "before\ninside\n");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_seccomp_file_is_loaded_or_refused() {
         seen.contains("compose.yaml:3: services.a: seccomp profile "),
         "{seen}"
     );
-    assert!(seen.contains("\n125\n"), "{seen}");
+    assert!(seen.starts_with("125\n"), "{seen}");
 }
 
 #[test]
@@ -200,11 +200,9 @@ services:
     );
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let output = place.shell(&format!(
-            "{AWAIT}setpriv --inh-caps=-all env -i true 2>/dev/null
-             ($SAMPAN_BIN up -d --wait 2>err; echo $? >code) & \
+            "{AWAIT}$SAMPAN_BIN up -d --wait 2>err & pid=$!
              await $POD/services/a/status.json '\"running\"'
-             pid=$(pgrep -f -P $! 'up -d --wait') ; kill -{signal} $pid; wait
-             cat code; ls $SAMPAN_STATE/pods; ls $SAMPAN_ROOT/pods"
+             kill -{signal} $pid; wait $pid; echo $?; ls $SAMPAN_STATE/pods; ls $SAMPAN_ROOT/pods"
         ));
         let expected = format!("{code}\n{}.lock\n", place.pod);
         assert_eq!(text(&output), expected);

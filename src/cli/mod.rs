@@ -113,6 +113,8 @@ struct Global {
 }
 
 #[derive(Debug, Subcommand)]
+// one value for each run of the program
+#[allow(clippy::large_enum_variant)]
 enum Command {
     /// Bring up the pod of a compose file
     Up(up::Args),

@@ -22,6 +22,12 @@ pub struct Args {
     /// Go on in the background
     #[arg(short, long)]
     detach: bool,
+    /// Keep standard input open: not supported yet, use `exec`
+    #[arg(short, long, hide = true)]
+    interactive: bool,
+    /// Give the program a terminal: not supported yet, use `exec`
+    #[arg(short, long, hide = true)]
+    tty: bool,
     /// Remove the pod when the program has ended
     #[arg(long, conflicts_with = "detach")]
     rm: bool,
@@ -99,6 +105,12 @@ fn plain(message: &str) -> String {
 
 /// Brings the pod up, follows it, ends with its exit code.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    if args.interactive || args.tty {
+        bail!(
+            "run has no terminal and no standard input yet; start it with `sampan run -d --name NAME {image} sleep infinity`, then `sampan -p NAME exec -it {SERVICE} sh`",
+            image = args.image
+        );
+    }
     let name = match args.name.clone().or_else(|| global.project_name.clone()) {
         Some(name) => name,
         None => format!("run-{:08x}", fastrand::u32(..)),

@@ -22,6 +22,9 @@ pub fn container_id(pod: &str, service: &str) -> String {
     format!("{pod}-{service}")
 }
 
+/// Path in the container, host folder.
+type ImageVolume = (String, String);
+
 /// Everything that is known about a service when it starts.
 pub struct Prepared<'a> {
     pod: &'a Pod,
@@ -135,7 +138,7 @@ impl<'a> Prepared<'a> {
     }
 
     /// Host folders of the mounts, in order, and those of the image's volumes that no mount covers.
-    fn mount_sources(&self) -> Result<(Vec<String>, Vec<(String, String)>)> {
+    fn mount_sources(&self) -> Result<(Vec<String>, Vec<ImageVolume>)> {
         let mut sources = Vec::new();
         for mount in &self.service.volumes {
             let source = match &mount.source {

@@ -15,7 +15,6 @@ use super::{Error, Result};
 /// Exit codes by service; `None`: nobody saw it.
 pub type ExitCodes = Vec<(String, Option<i32>)>;
 
-
 /// Longest request and longest line of an answer (bytes).
 pub const LINE_LIMIT: u64 = 1 << 20;
 

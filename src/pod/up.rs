@@ -282,7 +282,7 @@ pub fn facts(store: &Store, image: &Image, progress: &dyn Progress) -> Result<Im
         .raw_config
         .get("config")
         .filter(|c| !c.is_null())
-        .map(|config| ImageConfig::deserialize(config))
+        .map(ImageConfig::deserialize)
         .transpose()
         .map_err(|error| Error::Other(format!("image {}: config: {error}", image.id)))?;
     Ok(ImageFacts {

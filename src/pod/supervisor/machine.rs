@@ -368,9 +368,8 @@ impl Machine {
     /// The service does not run and will not.
     pub fn idle(&self, service: &str) -> bool {
         self.units.get(service).is_none_or(|unit| {
-            !unit.status.phase.active()
-                && !(unit.status.goal != Goal::Stop
-                    && matches!(unit.status.phase, Phase::Waiting | Phase::Restarting))
+            let again = matches!(unit.status.phase, Phase::Waiting | Phase::Restarting);
+            !unit.status.phase.active() && (unit.status.goal == Goal::Stop || !again)
         })
     }
 
