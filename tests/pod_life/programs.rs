@@ -182,7 +182,7 @@ fn run_is_a_pod_of_one_image() {
         (
             &["-v", "/does/not/exist:/x:bad", BUSYBOX],
             1,
-            "sampan: command line:1:79: services.main.volumes[0]: unknown mount option \"bad\"\n",
+            "sampan: volumes[0]: unknown mount option \"bad\"\n",
         ),
     ] {
         let ended = run(arguments);
