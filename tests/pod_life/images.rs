@@ -44,7 +44,7 @@ fn images_in_use_stay() {
     let missing = host.sampan(&["image", "inspect", BUSYBOX]);
     assert_eq!(
         missing.fails(1),
-        format!("sampan: no image {BUSYBOX} in the store\n")
+        format!("sampan: no image {BUSYBOX} in the store; `sampan image ls` lists what is there\n")
     );
     let pruned = host.sampan(&["image", "prune", "--format", "json"]).json();
     assert_eq!(pruned["version"], 1);

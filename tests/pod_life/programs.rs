@@ -66,7 +66,7 @@ fn exec_runs_programs_beside_the_service() {
         (
             &["done", "true"],
             125,
-            "sampan: exec in done: it does not run; `sampan start done` starts it\n",
+            "sampan: service done exited with code 0; `sampan start done` starts it\n",
         ),
         (
             &["other", "true"],
@@ -172,17 +172,17 @@ fn run_is_a_pod_of_one_image() {
         (
             &[BUSYBOX, "nothing"][..],
             127,
-            "sampan: service main: exec \"nothing\": executable file not found in $PATH\n",
+            "sampan: exec \"nothing\": executable file not found in $PATH\n",
         ),
         (
             &[BUSYBOX, "/etc"],
             126,
-            "sampan: service main: exec \"/etc\": is a directory\n",
+            "sampan: exec \"/etc\": is a directory\n",
         ),
         (
             &["-v", "/does/not/exist:/x:bad", BUSYBOX],
             1,
-            "sampan: command line:1:79: services.main.volumes[0]: unknown mount option \"bad\"\n",
+            "sampan: volumes[0]: unknown mount option \"bad\"\n",
         ),
     ] {
         let ended = run(arguments);

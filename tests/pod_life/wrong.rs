@@ -116,7 +116,8 @@ fn images_that_are_none() {
         ),
         (
             vec!["image", "rm", "nothing"],
-            "sampan: no image nothing in the store; pull or import it first\n".to_string(),
+            "sampan: no image nothing in the store; `sampan image ls` lists what is there\n"
+                .to_string(),
         ),
     ] {
         let ended = unchanged(&host, &arguments);
