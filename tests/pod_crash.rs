@@ -641,7 +641,6 @@ fn commands_at_once_start_one_keeper() {
 #[test]
 fn an_idle_pod_uses_no_processor() {
     let host = Host::new();
-    of_everything(&host);
     host.compose(&format!(
         "services:\n  web:\n    image: {BUSYBOX}\n    command: [sleep, '1000']\n    stop_grace_period: 0s\n    ports: ['18082:80']\n"
     ));
