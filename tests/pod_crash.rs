@@ -851,14 +851,17 @@ fn down_ends_a_fork_bomb() {
         "services:
   bomb:
     image: {BUSYBOX}
-    command: [sh, -c, 'trap : TERM; f() {{ while :; do f & done; }}; f 2>/dev/null']
+    command: [sh, -c, 'f() {{ while :; do f & done; }}; (f 2>/dev/null) & exec sleep 1000']
     pids_limit: 40
     stop_grace_period: 1s
 "
     ));
     host.sampan(&["up", "-d"]).ok();
-    until("it is at its limit", || {
-        (limit(&host, "bomb", ["pids.current"; 2]) == "40").then_some(())
+    // a shell that cannot fork ends, so the number goes up and down below the limit
+    until("it is near its limit", || {
+        let count: u32 = limit(&host, "bomb", ["pids.current"; 2]).parse().unwrap();
+        assert!(count <= 40);
+        (count >= 30).then_some(())
     });
     host.down(&before);
 }

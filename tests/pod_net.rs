@@ -181,7 +181,11 @@ volumes: {data: }
                 .find(|(_, ip)| ip == "10.91.1.10/24")
                 .unwrap()
                 .0;
-            assert_eq!(defaults(&host, service), [front.clone()], "{service}");
+            assert_eq!(
+                defaults(&host, service),
+                std::slice::from_ref(front),
+                "{service}"
+            );
             let mut shown = host.row(service)["addresses"].as_array().unwrap().clone();
             shown.sort_by_key(ToString::to_string);
             assert_eq!(shown, [json!("10.91.1.10/24"), json!("10.91.2.10/24")]);
