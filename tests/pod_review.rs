@@ -287,7 +287,7 @@ fn messages_say_what_and_where() {
     );
     let output = place.shell(
         "sampan -f tty.yaml up -d; echo $?
-         sampan up -d 2>/dev/null; sampan wait >/dev/null; sampan exec a true; echo $?; sampan kill a; echo $?
+         sampan up -d 2>/dev/null; sampan wait >/dev/null 2>&1; sampan exec a true; echo $?; sampan kill a; echo $?
          sampan logs; echo $?; sed -i 's/\"version\": 1/\"version\": 2/' $POD/pod.json; sampan down; echo $?; sed -i 's/\"version\": 2/\"version\": 1/' $POD/pod.json",
     );
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
