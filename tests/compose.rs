@@ -228,3 +228,14 @@ fn files_are_found_above_the_folder() {
     );
     assert_eq!(error, expected);
 }
+
+#[test]
+fn the_demo_is_an_ordinary_file() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
+    // refuses what it does not know
+    reference(&folder, &["compose.yaml"]);
+    let loaded = must_load(&folder, &["compose.yaml"]);
+    assert_eq!(loaded.warnings, [""; 0]);
+    let services: Vec<&String> = loaded.project.services.keys().collect();
+    assert_eq!(services, ["app", "init", "redis", "web"]);
+}

@@ -176,27 +176,8 @@ fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
         let all = vec![json!({"allow": true, "access": "rwm"})];
         return Ok((all, host_devices(Path::new("/dev"), 0)));
     }
-    let mut rules = vec![
-        json!({"allow": false, "access": "rwm"}),
-        json!({"allow": true, "type": "c", "access": "m"}),
-        json!({"allow": true, "type": "b", "access": "m"}),
-    ];
-    // runtime-spec config-linux.md "Default Devices", the terminals and the pseudo terminals
-    for (major, minor) in [
-        (1, 3),
-        (1, 5),
-        (1, 7),
-        (1, 8),
-        (1, 9),
-        (5, 0),
-        (5, 1),
-        (5, 2),
-    ] {
-        rules.push(
-            json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"}),
-        );
-    }
-    rules.push(json!({"allow": true, "type": "c", "major": 136, "access": "rwm"}));
+    // the default devices are let through by `create`
+    let mut rules = vec![json!({"allow": false, "access": "rwm"})];
     let mut devices = Vec::new();
     for (host, inside, access) in &service.devices {
         let meta = std::fs::metadata(host)

@@ -1,6 +1,9 @@
 //! `image`, `network` and `config`.
 
-use super::pod_support::{BUSYBOX, Host};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use super::pod_support::{BUSYBOX, Host, layout, tool, until};
 
 #[test]
 fn images_in_use_stay() {
@@ -139,4 +142,70 @@ x-sampan: {limits: {memory: 1g}}
     assert_eq!(host.sampan(&["config", "-q"]).ok(), "");
     // looking changes nothing
     assert!(!host.root.exists() && !host.state.exists());
+}
+
+/// Debian's docker-registry on the host's loopback, until dropped.
+struct Registry(Child);
+
+impl Registry {
+    const ADDRESS: &str = "127.0.0.1:5000";
+
+    fn start(host: &Host) -> Registry {
+        let storage = host.path().join("registry");
+        let config = host.write(
+            "registry.yml",
+            format!(
+                "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{}'}}\n",
+                storage.display(),
+                Registry::ADDRESS
+            ),
+        );
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("needs the Debian package docker-registry");
+        let registry = Registry(child);
+        until("the registry listens", || {
+            TcpStream::connect(Registry::ADDRESS).ok()
+        });
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_is_missing_is_pulled() {
+    let host = Host::empty();
+    let before = host.snapshot();
+    let registry = Registry::start(&host);
+    let image = format!("{}/team/busybox:1", Registry::ADDRESS);
+    let source = format!("oci:{}", layout("busybox").display());
+    let target = format!("docker://{image}");
+    tool(
+        "skopeo",
+        &["copy", "-q", "--dest-tls-verify=false", &source, &target],
+    );
+
+    let ran = host.sampan(&["run", "--rm", &image, "echo", "pulled"]);
+    assert_eq!(ran.ok(), "pulled\n");
+    host.sampan(&["image", "rm", &image]).ok();
+    host.compose(&format!(
+        "services: {{web: {{image: '{image}', command: [sleep, '1000'], stop_signal: KILL}}}}"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(host.row("web")["image"], image);
+    // there by now: the registry is not asked
+    drop(registry);
+    host.sampan(&["up", "-d", "--force-recreate"]).ok();
+    host.sampan(&["up", "-d", "--pull", "always"]).fails(125);
+    host.down(&before);
 }
