@@ -4,7 +4,7 @@
 //! curl; and the network, until the packages of the images are in the cache.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// What the tour does, in order.
@@ -177,15 +177,23 @@ fn the_tour() {
         sampan().parent().unwrap().display(),
         std::env::var("PATH").unwrap()
     );
-    let prepare = "mount -t tmpfs tmpfs /tmp && ip link set lo up && exec bash -c \"$1\"";
+    let home = tempfile::tempdir().unwrap();
+    // where the packages are that were fetched just now
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        .unwrap_or_else(|| "/var/cache".into());
+    let prepare = "ip link set lo up && exec bash -c \"$1\"";
     let output = Command::new("unshare")
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child"])
         .args(["--mount-proc", "--", "sh", "-c", prepare, "sh"])
         .arg(script(&steps))
         .current_dir(root)
         .env("PATH", path)
-        .env("SAMPAN_ROOT", "/tmp/root")
-        .env("SAMPAN_STATE", "/tmp/state")
+        .env("HOME", home.path())
+        .env("XDG_CACHE_HOME", cache)
+        .env("SAMPAN_ROOT", home.path().join("root"))
+        .env("SAMPAN_STATE", home.path().join("state"))
         .output()
         .unwrap();
     let all = text(&output);
