@@ -48,7 +48,8 @@ fn outside(host: &mut Host) -> std::path::PathBuf {
         "ip",
         &["addr", "add", "2001:db8::1/64", "dev", "up0", "nodad"],
     );
-    run("ip", &["link", "set", "up0", "up"]);
+    // no link-local address, which the kernel would add at a moment of its own
+    run("ip", &["link", "set", "up0", "addrgenmode", "none", "up"]);
     ip(&outside, &["addr", "add", "192.0.2.2/24", "dev", "up1"]);
     ip(
         &outside,
@@ -59,7 +60,14 @@ fn outside(host: &mut Host) -> std::path::PathBuf {
         &outside,
         &["route", "add", "127.0.0.8/32", "via", "192.0.2.1"],
     );
-    outside
+    // the state of the link follows in the kernel's own time too
+    for _ in 0..500 {
+        if run("ip", &["link", "show", "up0"]).contains("state UP") {
+            return outside;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("up0 does not come up");
 }
 
 #[test]
