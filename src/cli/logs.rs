@@ -19,6 +19,8 @@ use crate::pod::{adopt, record::Pod};
 
 /// How often a follower looks for something new.
 const POLL: Duration = Duration::from_millis(50);
+/// As long as there is something new.
+const POLL_BUSY: Duration = Duration::from_millis(2);
 
 /// Options of `logs`.
 #[derive(Debug, clap::Args)]
@@ -212,15 +214,21 @@ pub fn attach(dir: &PodDir, services: &[String], style: Style) -> anyhow::Result
     let mut reader = reader(dir, services);
     let mut printer = Printer::new(style, services);
     let mut interrupted = 0;
+    let mut pause = POLL_BUSY;
     loop {
         let ended = ended(dir, services)?;
-        for line in reader.read(ended.is_some())? {
+        let lines = reader.read(ended.is_some())?;
+        pause = match lines.is_empty() {
+            true => (pause * 2).min(POLL),
+            false => POLL_BUSY,
+        };
+        for line in lines {
             printer.print(&line)?;
         }
         if let Some(code) = ended {
             return Ok(code);
         }
-        if interrupt(&signals)? {
+        if interrupt(&signals, pause)? {
             interrupted += 1;
             match interrupted {
                 // from another process, so that the output goes on meanwhile
@@ -243,10 +251,10 @@ pub fn attach(dir: &PodDir, services: &[String], style: Style) -> anyhow::Result
     }
 }
 
-fn interrupt(signals: &SignalFd) -> anyhow::Result<bool> {
+fn interrupt(signals: &SignalFd, pause: Duration) -> anyhow::Result<bool> {
     let pause = Timespec {
         tv_sec: 0,
-        tv_nsec: POLL.as_nanos() as i64,
+        tv_nsec: i64::from(pause.subsec_nanos()),
     };
     let descriptor = signals.as_fd();
     let mut fds = [PollFd::new(&descriptor, PollFlags::IN)];

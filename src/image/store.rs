@@ -378,6 +378,10 @@ pub(super) fn find<'a>(records: &'a [Record], text: &str) -> Result<Option<&'a R
     if let Some(record) = records.iter().find(exact) {
         return Ok(Some(record));
     }
+    let expanded = reference::expand(text);
+    if let Some(record) = records.iter().find(|r| r.references.contains(&expanded)) {
+        return Ok(Some(record));
+    }
     let normal = reference::parse(text);
     if let Ok(normal) = &normal {
         let whole = normal.whole();
