@@ -271,6 +271,9 @@ pub fn obtain(
         let local = format!("localhost/{reference}");
         match store.resolve(&local) {
             Ok(Some(_)) => Error::Other(format!("{error}; the store has {local}")),
+            _ if reference.starts_with("localhost/") => Error::Other(format!(
+                "image {reference} is not in the store (`sampan image ls`), and there is no registry to pull it from: {error}"
+            )),
             _ => error.into(),
         }
     })
