@@ -62,12 +62,15 @@ install: ## install what `make release` built, with completions and man pages
 clean: ## remove what was built
 	cargo clean
 
-# Installs only what is missing. A server that comes with a package is not started: invoke-rc.d(8) heeds RUNLEVEL.
+# Installs only what is missing, and sees to the package lists, which building images reads too. A server that comes with a
+# package is not started: invoke-rc.d(8) heeds RUNLEVEL.
 define install-packages
 @missing=; for p in $(1); do \
     [ "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed ] || missing="$$missing $$p"; \
-done; [ -z "$$missing" ] || { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends $$missing; }
+done; \
+{ [ -z "$$missing" ] && ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1; } || apt-get update -qq; \
+[ -z "$$missing" ] || RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends $$missing
 endef
 
 packages-build:
