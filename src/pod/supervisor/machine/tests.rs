@@ -1,0 +1,304 @@
+//! Lives of pods as inputs and the actions they lead to.
+
+use super::*;
+
+fn facts(depends_on: &[(&str, Condition)]) -> Facts {
+    Facts {
+        depends_on: depends_on
+            .iter()
+            .map(|(name, condition)| {
+                let dependency = Dependency {
+                    condition: *condition,
+                    required: true,
+                    restart: false,
+                };
+                (name.to_string(), dependency)
+            })
+            .collect(),
+        restart: Restart::No,
+        probe: None,
+        stop_signal: 15,
+        grace: Duration::from_secs(10),
+    }
+}
+
+fn with_probe(mut facts: Facts) -> Facts {
+    facts.probe = Some(Probe {
+        command: vec!["true".into()],
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        start_period: Duration::ZERO,
+        start_interval: Duration::from_secs(5),
+        retries: 2,
+    });
+    facts
+}
+
+fn machine(units: Vec<(&str, Facts)>) -> Machine {
+    let services = units
+        .into_iter()
+        .map(|(name, facts)| (name.to_string(), (facts, Status::default())))
+        .collect();
+    Machine::new(services, Policy::Compose)
+}
+
+fn run(pid: i32) -> Input {
+    Input::Started {
+        process: ProcessId { pid, start_time: 1 },
+        at: String::new(),
+    }
+}
+
+fn exit(code: i32) -> Input {
+    Input::Exited {
+        code: Some(code),
+        oom: false,
+        ran: Duration::ZERO,
+        at: String::new(),
+    }
+}
+
+fn names(actions: &[(String, Action)], wanted: &Action) -> Vec<String> {
+    actions
+        .iter()
+        .filter(|(_, action)| action == wanted)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+fn all() -> Vec<String> {
+    ["app", "init", "redis", "web"].map(String::from).to_vec()
+}
+
+fn pod() -> Machine {
+    machine(vec![
+        ("redis", with_probe(facts(&[]))),
+        ("init", facts(&[("redis", Condition::ServiceHealthy)])),
+        (
+            "app",
+            facts(&[
+                ("init", Condition::ServiceCompletedSuccessfully),
+                ("redis", Condition::ServiceHealthy),
+            ]),
+        ),
+        ("web", facts(&[("app", Condition::ServiceStarted)])),
+    ])
+}
+
+#[test]
+fn services_start_when_their_dependencies_are_as_asked() {
+    let mut pod = pod();
+    pod.start(&all());
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["redis"]);
+    pod.input("redis", run(2));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
+    let probed = |passed| Input::Probed {
+        passed,
+        output: String::new(),
+        age: Duration::from_millis(100),
+        generation: 1,
+    };
+    pod.input("redis", probed(false));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
+    pod.input("redis", probed(true));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["init"]);
+    pod.input("init", run(3));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
+    pod.input("init", exit(0));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["app"]);
+    pod.input("app", run(4));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["web"]);
+    assert!(!pod.settled());
+    pod.input("web", run(5));
+    pod.take_actions();
+    assert!(pod.settled());
+}
+
+#[test]
+fn services_stop_in_reverse_order() {
+    let mut pod = pod();
+    pod.start(&all());
+    pod.take_actions();
+    for (name, pid) in [("redis", 2), ("app", 4), ("web", 5)] {
+        pod.input(name, run(pid));
+    }
+    pod.input("init", exit(0));
+    pod.take_actions();
+    pod.stop(&all(), None);
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["web"]);
+    pod.input("web", exit(0));
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["app"]);
+    pod.input("app", exit(143));
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["redis"]);
+    let generation = pod.generation("redis");
+    let kind = TimerKind::Grace;
+    pod.input("redis", Input::Timer(Timer { kind, generation }));
+    assert_eq!(names(&pod.take_actions(), &Action::Kill), ["redis"]);
+    pod.input("redis", exit(137));
+    pod.take_actions();
+    assert!(pod.settled() && all().iter().all(|name| pod.idle(name)));
+}
+
+#[test]
+fn a_failed_dependency_fails_its_dependents() {
+    let mut pod = pod();
+    pod.start(&all());
+    pod.take_actions();
+    pod.input("redis", run(2));
+    for _ in 0..2 {
+        pod.input(
+            "redis",
+            Input::Probed {
+                passed: false,
+                output: "no".into(),
+                age: Duration::from_secs(2),
+                generation: 1,
+            },
+        );
+    }
+    pod.take_actions();
+    assert_eq!(pod.status("redis").unwrap().health, Health::Unhealthy);
+    let error = |name| pod.status(name).unwrap().error.clone().unwrap();
+    assert_eq!(error("init"), "dependency redis is unhealthy");
+    assert_eq!(error("app"), "dependency init failed to start");
+    assert!(pod.settled());
+}
+
+#[test]
+fn restart_delays_double_and_end_with_the_policy() {
+    let mut web = facts(&[]);
+    web.restart = Restart::OnFailure { max: Some(2) };
+    let mut pod = machine(vec![("web", web)]);
+    pod.start(&["web".to_string()]);
+    pod.take_actions();
+    for delay in [100, 200] {
+        pod.input("web", run(2));
+        pod.input("web", exit(1));
+        let generation = pod.generation("web");
+        let kind = TimerKind::Restart;
+        let timer = Timer { kind, generation };
+        let wanted = Action::Timer(timer, Duration::from_millis(delay));
+        assert_eq!(names(&pod.take_actions(), &wanted), ["web"]);
+        pod.input("web", Input::Timer(timer));
+        assert_eq!(names(&pod.take_actions(), &Action::Start), ["web"]);
+    }
+    pod.input("web", run(2));
+    pod.input("web", exit(1));
+    pod.take_actions();
+    assert_eq!(pod.status("web").unwrap().phase, Phase::Exited);
+    assert_eq!(pod.status("web").unwrap().restarts, 2);
+}
+
+#[test]
+fn restart_on_request_stops_and_starts_once() {
+    let mut pod = machine(vec![("web", facts(&[]))]);
+    let web = ["web".to_string()];
+    pod.start(&web);
+    pod.take_actions();
+    pod.input("web", run(2));
+    pod.restart(&web, Some(Duration::ZERO));
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["web"]);
+    pod.input("web", exit(0));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["web"]);
+    pod.input("web", run(3));
+    pod.take_actions();
+    assert!(pod.settled());
+}
+
+#[test]
+fn a_supervisor_that_comes_back_decides_what_the_last_one_would_have() {
+    let status = |goal, phase| Status {
+        goal,
+        phase,
+        exit_code: Some(1),
+        ..Status::default()
+    };
+    let timer = |kind, milliseconds| {
+        let generation = 1;
+        let delay = Duration::from_millis(milliseconds);
+        Action::Timer(Timer { kind, generation }, delay)
+    };
+    let cases = [
+        (
+            Goal::Run,
+            Phase::Running,
+            vec![timer(TimerKind::Probe, 1000)],
+        ),
+        (
+            Goal::Run,
+            Phase::Restarting,
+            vec![timer(TimerKind::Restart, 100)],
+        ),
+        (
+            Goal::Stop,
+            Phase::Stopping,
+            vec![
+                timer(TimerKind::Probe, 1000),
+                Action::Signal(15),
+                timer(TimerKind::Grace, 10_000),
+            ],
+        ),
+        (Goal::Run, Phase::Exited, vec![]),
+        (Goal::Stop, Phase::Exited, vec![]),
+    ];
+    for (goal, phase, wanted) in cases {
+        // a stopped dependency stays so
+        let services = [
+            ("db", facts(&[]), status(Goal::Stop, Phase::Exited)),
+            (
+                "web",
+                with_probe(facts(&[("db", Condition::ServiceStarted)])),
+                status(goal, phase),
+            ),
+        ];
+        let units = |policy| {
+            let map = services.iter().cloned();
+            let map = map.map(|(n, f, s)| (n.to_string(), (f, s))).collect();
+            let mut pod = Machine::new(map, policy);
+            pod.resume();
+            pod
+        };
+        let mut pod = units(Policy::Compose);
+        let actions: Vec<Action> = pod.take_actions().into_iter().map(|(_, a)| a).collect();
+        assert_eq!(actions, wanted, "{goal:?} {phase:?}");
+        assert_eq!(pod.status("db"), Some(&services[0].2));
+        let mut pod = units(Policy::AbortOnExit);
+        pod.take_actions();
+        assert!(pod.statuses().all(|(_, s)| s.goal == Goal::Stop));
+    }
+}
+
+#[test]
+fn a_restart_takes_along_who_asked_for_it() {
+    let mut app = facts(&[("db", Condition::ServiceStarted)]);
+    app.depends_on.get_mut("db").unwrap().restart = true;
+    let web = facts(&[("app", Condition::ServiceStarted)]);
+    let mut pod = machine(vec![("db", facts(&[])), ("app", app), ("web", web)]);
+    pod.start(&["web".to_string()]);
+    for (name, pid) in [("db", 2), ("app", 3), ("web", 4)] {
+        pod.take_actions();
+        pod.input(name, run(pid));
+    }
+    pod.restart(&["db".to_string()], None);
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["app"]);
+    pod.input("app", exit(0));
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["db"]);
+    pod.input("db", exit(0));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["db"]);
+    pod.input("db", run(5));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["app"]);
+}
+
+#[test]
+fn a_timer_of_an_earlier_run_is_ignored() {
+    let mut pod = machine(vec![("web", with_probe(facts(&[])))]);
+    pod.start(&["web".to_string()]);
+    pod.take_actions();
+    pod.input("web", run(2));
+    let generation = pod.generation("web");
+    pod.input("web", exit(0));
+    pod.take_actions();
+    let kind = TimerKind::Probe;
+    pod.input("web", Input::Timer(Timer { kind, generation }));
+    assert_eq!(pod.take_actions(), []);
+}
