@@ -91,6 +91,7 @@ impl Store {
     /// them; then content that no image needs and what killed writers left.
     pub fn prune(&self, all: bool) -> Result<Pruned, Error> {
         let _lock = self.lock(Lock::Exclusive)?;
+        self.sweep_records()?;
         let mut index = self.index()?;
         let held: BTreeSet<String> = self.holds()?.into_iter().flat_map(|(_, ids)| ids).collect();
         let mut pruned = Pruned::default();

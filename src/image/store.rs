@@ -25,7 +25,7 @@ use super::digest::{Digest, is_hex_digest};
 use super::error::{Context, Error};
 use super::manifest::{self, Document, Manifest};
 use super::{Image, reference};
-use crate::sys::file::write_atomic;
+use crate::sys::file::{sweep, write_atomic};
 
 /// Version of the files in the store.
 pub(super) const VERSION: u32 = 1;
@@ -177,10 +177,19 @@ impl Store {
     pub fn release(&self, owner: &str) -> Result<(), Error> {
         let path = self.hold_path(owner)?;
         let _lock = self.lock(Lock::Exclusive)?;
+        self.sweep_records()?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => result.at("remove", &path),
         }
+    }
+
+    /// What killed writers of `images.json` and of holds left; the caller has the lock for itself.
+    pub(super) fn sweep_records(&self) -> Result<(), Error> {
+        for folder in [self.root.clone(), self.root.join("holds")] {
+            sweep(&folder).at("clean", &folder)?;
+        }
+        Ok(())
     }
 
     fn hold_path(&self, owner: &str) -> Result<PathBuf, Error> {

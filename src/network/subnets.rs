@@ -24,7 +24,7 @@ use super::error::doing;
 use super::generate::overlap;
 use super::{Cni, Error, NetworkList};
 use crate::compose::project::Network;
-use crate::sys::file::write_atomic;
+use crate::sys::file::{sweep, write_atomic};
 
 /// Version of the files.
 const VERSION: u32 = 1;
@@ -158,6 +158,8 @@ impl Registry {
             .map_err(Error::io(doing("open", &path)))?;
         rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
             .map_err(Error::io(doing("lock", &path)))?;
+        // under the lock there is no other writer
+        sweep(&dir).map_err(Error::io(doing("clean", &dir)))?;
         Ok(Registry { dir, _lock: lock })
     }
 

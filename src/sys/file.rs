@@ -37,3 +37,57 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     written?;
     File::open(dir)?.sync_all()
 }
+
+/// Removes the temporary files that killed writers of [`write_atomic`] left in `dir`. The caller keeps living writers out.
+pub fn sweep(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if is_temporary(&entry.file_name().to_string_lossy()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// `.NAME.PID.RANDOM`
+fn is_temporary(name: &str) -> bool {
+    let mut parts = name.rsplitn(3, '.');
+    let random = parts.next().unwrap_or_default();
+    let pid = parts.next().unwrap_or_default();
+    name.starts_with('.')
+        && parts.next().is_some_and(|rest| rest.len() > 1)
+        && random.len() == 8
+        && random.bytes().all(|b| b.is_ascii_hexdigit())
+        && pid.parse::<u32>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_killed_writer_left_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = [
+            ".lock",
+            "a.json",
+            "b.12.0123abcd",
+            ".c.json",
+            ".12.0123abcd",
+        ];
+        for name in kept.iter().chain(&[".a.json.495.945cda29"]) {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        write_atomic(&dir.path().join("d.json"), b"{}", 0o600).unwrap();
+        sweep(dir.path()).unwrap();
+        let mut left: Vec<String> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let mut wanted: Vec<String> = kept.iter().map(|name| name.to_string()).collect();
+        wanted.push("d.json".to_string());
+        wanted.sort();
+        assert_eq!(left, wanted);
+    }
+}
