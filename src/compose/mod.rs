@@ -131,16 +131,6 @@ pub fn load_text(
     )
 }
 
-/// Splits a command as a shell does: quotes and backslashes, no expansion.
-///
-/// # Errors
-/// When a quote is not closed or the text ends with a backslash.
-pub fn split_command(text: &str) -> std::result::Result<Vec<String>, Error> {
-    units::words(text).map_err(|what| Error {
-        message: format!("{what} in command {text:?}"),
-    })
-}
-
 fn load_with(request: &LoadRequest, read: Read<'_>) -> Result<Loaded> {
     let found = find(request, read)?;
     let folder = match found
