@@ -19,6 +19,17 @@ const CONFIG_MAX: u64 = 16 << 20;
 /// Makes a container up to the start gate. Must run in a single-threaded process. Standard streams of the caller become the
 /// container's. On failure nothing is left: no cgroup, no mount, no process.
 pub fn create(request: &CreateRequest) -> Result<State, Error> {
+    let config = Config::read(&request.bundle)?;
+    let console = request.console_socket.as_deref().map(connect).transpose()?;
+    create_from(request, &config, console)
+}
+
+/// [`create`] with what was read from the bundle, and with the connected console socket instead of its path.
+pub fn create_from(
+    request: &CreateRequest,
+    config: &Config,
+    console: Option<OwnedFd>,
+) -> Result<State, Error> {
     if !process::is_single_threaded().map_err(|error| Error::step("count own threads", error))? {
         return Err(Error::Other(
             "create needs a process with a single thread".to_owned(),
@@ -31,11 +42,9 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
             request.dir.display()
         )));
     }
-    let spec = load_spec(&request.bundle)?;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(&spec, request, host()).map_err(at)?;
-    let terminal = plan.init.process.terminal.is_some();
-    let console = match (&request.console_socket, terminal) {
+    let plan = plan::container(&config.spec, request, host()).map_err(at)?;
+    match (&console, plan.init.process.terminal.is_some()) {
         (None, true) => {
             return Err(Error::Other(
                 "process.terminal needs a console socket".to_owned(),
@@ -46,19 +55,10 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
                 "a console socket needs process.terminal".to_owned(),
             ));
         }
-        (None, false) => None,
-        (Some(path), true) => {
-            let connected = socket::connect(path);
-            Some(connected.map_err(|error| {
-                Error::step(
-                    format!("connect to console socket {}", path.display()),
-                    error,
-                )
-            })?)
-        }
-    };
+        _ => {}
+    }
     prepare_cgroup(request, &plan)?;
-    let made = run(request, &plan, console);
+    let made = run(request, config, &plan, console);
     made.map_err(|error| undo(request, error))
 }
 
@@ -71,21 +71,50 @@ fn host() -> Host {
     }
 }
 
-/// Reads and parses `config.json`.
-pub fn load_spec(bundle: &Path) -> Result<Spec, Error> {
-    let path = bundle.join("config.json");
-    let failed =
-        |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
-    let mut text = Vec::new();
-    let file = File::open(&path).map_err(|error| failed(&error))?;
-    let size = file
-        .take(CONFIG_MAX)
-        .read_to_end(&mut text)
-        .map_err(|error| failed(&error))?;
-    if size as u64 == CONFIG_MAX {
-        return Err(failed(&"it is longer than 16 MiB"));
+/// A `config.json`.
+#[derive(Debug)]
+pub struct Config {
+    /// What it says.
+    pub spec: Spec,
+    /// Its bytes.
+    pub text: Vec<u8>,
+}
+
+impl Config {
+    /// Reads and parses the bundle's.
+    pub fn read(bundle: &Path) -> Result<Config, Error> {
+        Config::at(&bundle.join("config.json"))
     }
-    serde_json::from_slice(&text).map_err(|error| failed(&error))
+
+    /// Reads and parses the file `path`.
+    pub(super) fn at(path: &Path) -> Result<Config, Error> {
+        let failed =
+            |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(|error| failed(&error))?;
+        let size = file
+            .take(CONFIG_MAX)
+            .read_to_end(&mut text)
+            .map_err(|error| failed(&error))?;
+        if size as u64 == CONFIG_MAX {
+            return Err(failed(&"it is longer than 16 MiB"));
+        }
+        let spec = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        Ok(Config { spec, text })
+    }
+}
+
+/// How long a console socket may keep us waiting, in seconds.
+const CONSOLE_WAIT: u64 = 10;
+
+/// Connects to a console socket. One whose backlog is full, because nobody reads it, is an error after some seconds.
+pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    socket::connect(path, CONSOLE_WAIT).map_err(|error| {
+        Error::step(
+            format!("connect to console socket {}", path.display()),
+            error,
+        )
+    })
 }
 
 /// Makes the cgroup with its limits. One with processes is somebody else's and left alone.
@@ -118,7 +147,12 @@ fn prepare_cgroup(request: &CreateRequest, plan: &Plan) -> Result<(), Error> {
 }
 
 /// Clones, sets up, writes the state, releases.
-fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result<State, Error> {
+fn run(
+    request: &CreateRequest,
+    config: &Config,
+    plan: &Plan,
+    console: Option<OwnedFd>,
+) -> Result<State, Error> {
     let in_dir = |what: &str, error: &dyn std::fmt::Display| {
         Error::step(format!("{what} in {}", request.dir.display()), error)
     };
@@ -150,7 +184,8 @@ fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result
                 .map_err(|error| Error::step(format!("write {score} to {path}"), error))?;
         }
         child.set_up()?;
-        let state = describe(request, &child)?;
+        life::keep_spec(&request.dir, &config.text)?;
+        let state = describe(request, &config.spec, plan, &child)?;
         life::store(&request.dir, &state)?;
         child.release()?;
         // it no longer dies with us once it closed the channel; before, our end would be its end
@@ -181,7 +216,12 @@ fn join_files(joins: &[(u64, std::path::PathBuf)]) -> Result<Option<Join>, Error
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }
 
-fn describe(request: &CreateRequest, child: &Child) -> Result<State, Error> {
+fn describe(
+    request: &CreateRequest,
+    spec: &Spec,
+    plan: &Plan,
+    child: &Child,
+) -> Result<State, Error> {
     let start_time = process::start_time(child.pid).map_err(|error| {
         Error::step(
             format!("read the start time of process {}", child.pid),
@@ -197,7 +237,16 @@ fn describe(request: &CreateRequest, child: &Child) -> Result<State, Error> {
         dir: request.dir.clone(),
         cgroup: request.cgroup.clone(),
         created: jiff::Timestamp::now().to_string(),
+        oci_version: spec.version().clone(),
+        rootfs: plan.init.rootfs.path.clone(),
+        owner: rustix::process::geteuid().as_raw(),
+        annotations: spec.annotations().iter().flatten().map(pair).collect(),
+        own_pids: plan.new & libc::CLONE_NEWPID as u64 != 0,
     })
+}
+
+fn pair((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
 }
 
 /// Removes what a failed create left; what could not be removed is added to the error.

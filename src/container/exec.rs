@@ -1,11 +1,11 @@
 //! `exec`: a further process in a running container.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 
-use super::create::load_spec;
 use super::process::{capabilities, filter, process};
 use super::spawn::{Join, Work, spawn};
 use super::{Error, Exec, State, chain, life};
@@ -14,18 +14,32 @@ use crate::init::plan::ProcessPlan;
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
 /// used. Capabilities and `noNewPrivileges` that `process` leaves out are the container's; the filter is always the container's.
 pub fn exec(dir: &Path, process: &Process) -> Result<Exec, Error> {
+    exec_with(dir, process, ExecOptions::default())
+}
+
+/// How a process is started, beside what it is.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    /// Connected socket that receives the terminal's master, instead of the caller.
+    pub console: Option<OwnedFd>,
+    /// In a paused container it waits to be resumed.
+    pub ignore_paused: bool,
+}
+
+/// [`exec`] with options.
+pub fn exec_with(dir: &Path, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let state = life::known(dir)?;
     let at = |error: Error| match error {
         Error::Other(text) => Error::Other(format!("exec in container {}: {text}", state.id)),
         other => other,
     };
-    run(&state, process).map_err(at)
+    run(&state, process, options).map_err(at)
 }
 
-fn run(state: &State, process: &Process) -> Result<Exec, Error> {
+fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let first =
         life::open_process(state)?.ok_or_else(|| Error::Other("it is not running".to_owned()))?;
-    if life::status(state) == super::Status::Paused {
+    if !options.ignore_paused && life::status(state) == super::Status::Paused {
         return Err(Error::Other("it is paused; resume it first".to_owned()));
     }
     let namespaces = other_namespaces(state.pid)?;
@@ -41,7 +55,7 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
         0,
         Some(&join),
         cgroup.as_ref(),
-        None,
+        options.console,
         None,
     )?;
     let done = || {
@@ -101,7 +115,7 @@ fn other_namespaces(pid: i32) -> Result<u64, Error> {
 }
 
 fn plan(state: &State, wanted: &Process) -> Result<ProcessPlan, String> {
-    let spec = load_spec(&state.bundle).map_err(|error| error.to_string())?;
+    let spec = life::spec(state).map_err(|error| error.to_string())?;
     let own = spec.process().as_ref();
     for (key, present) in [
         (
