@@ -79,7 +79,7 @@ pub fn status(state: &State) -> Status {
     if !same || !process::is_running(state.pid).unwrap_or(false) {
         return Status::Stopped;
     }
-    if is_frozen(&state.cgroup) {
+    if state.cgroup.is_frozen().unwrap_or(false) {
         return Status::Paused;
     }
     // without the folder nobody can open the gate any more
@@ -87,18 +87,6 @@ pub fn status(state: &State) -> Status {
         return Status::Created;
     }
     Status::Running
-}
-
-/// cgroup-v2.rst `cgroup.events`, freezer-subsystem.rst `freezer.state`.
-fn is_frozen(cgroup: &Cgroup) -> bool {
-    let (path, word) = match cgroup {
-        Cgroup::V2(path) => (path.join("cgroup.events"), "frozen 1"),
-        Cgroup::V1 { controllers, .. } => match controllers.get("freezer") {
-            Some(path) => (path.join("freezer.state"), "FROZEN"),
-            None => return false,
-        },
-    };
-    fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == word))
 }
 
 /// Opens the gate and waits until the program was executed or failed to be.
