@@ -195,13 +195,11 @@ impl Cgroup {
         }
     }
 
-    /// For a new container: makes the cgroup with its limits, and opens the way in. Refuses one with processes ([`Error::InUse`]) and
-    /// a frozen one ([`Error::Frozen`]). After an error nothing is left of what this call made. A unit of systemd is only looked at:
-    /// it begins with its first process, see [`Cgroup::begin`].
-    pub fn prepare(&self, resources: &LinuxResources) -> Result<Entry, Error> {
+    /// [`Cgroup::create`] for a new container: refuses one with processes ([`Error::InUse`]), with whom it would share limits and end,
+    /// and a frozen one ([`Error::Frozen`]), where it would not run. After an error nothing is left of what this call made.
+    pub fn prepare(&self) -> Result<(), Error> {
         if let Cgroup::Systemd { .. } = self {
-            self.refuse_used()?;
-            return Ok(Entry::default());
+            return self.refuse_used();
         }
         let mut new = false;
         let made = self.make().and_then(|fresh| {
@@ -212,16 +210,15 @@ impl Cgroup {
             if self.is_frozen()? {
                 return Err(Error::Frozen { path: self.name() });
             }
-            self.apply(resources)?;
-            self.entry()
+            Ok(())
         });
         made.map_err(|error| match error {
-            // half made: what is there may be somebody's, and is taken away only where nobody is in it
             Error::InUse { .. } => error,
             error if new => both(error, self.remove()),
+            // part of it is somebody's, perhaps: only what nobody is in is taken away
             error => {
                 for path in self.folders() {
-                    let _ = std::fs::remove_dir(path);
+                    file::remove_leaf(path);
                 }
                 error
             }

@@ -191,10 +191,7 @@ pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
         _ => Ok(()),
     };
-    let members = cgroup
-        .kill()
-        .and_then(|()| cgroup.remove())
-        .map_err(|error| chain(&error));
+    let members = cgroup.destroy().map_err(|error| chain(&error));
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
     // the record goes last: as long as something is left there is a container to delete
     let record = if members.is_ok() && gate.is_ok() {

@@ -30,8 +30,12 @@ fn enter(entry: Entry) -> Child {
 #[test]
 fn a_container_from_prepare_to_destroy() {
     let cgroup = place("whole");
-    let limits = resources(r#"{"pids":{"limit":9}}"#);
-    let entry = cgroup.0.prepare(&limits).unwrap();
+    cgroup.0.prepare().unwrap();
+    cgroup
+        .0
+        .apply(&resources(r#"{"pids":{"limit":9}}"#))
+        .unwrap();
+    let entry = cgroup.0.entry().unwrap();
     assert_eq!(cgroup.0.stats().unwrap().pids_limit, Some(9));
     assert_eq!(
         cgroup
@@ -55,7 +59,7 @@ fn a_container_from_prepare_to_destroy() {
     // somebody is in it: not for another container, and left as it is
     for other in [cgroup.0.clone(), cgroup.0.child("below")] {
         let _ = std::fs::create_dir(other.folders()[0]);
-        let taken = cgroup.0.prepare(&limits);
+        let taken = cgroup.0.prepare();
         assert!(
             matches!(taken, Err(Error::InUse { count: 1, .. })),
             "{taken:?}"
@@ -74,7 +78,7 @@ fn a_container_from_prepare_to_destroy() {
 fn an_empty_cgroup_serves_and_a_frozen_one_does_not() {
     let cgroup = place("frozen");
     cgroup.0.create().unwrap();
-    cgroup.0.prepare(&resources("{}")).unwrap();
+    cgroup.0.prepare().unwrap();
     assert!(!cgroup.0.is_frozen().unwrap());
     // by itself, and through the one above
     for frozen in [cgroup.0.clone(), cgroup.0.child("below")] {
@@ -82,24 +86,10 @@ fn an_empty_cgroup_serves_and_a_frozen_one_does_not() {
         cgroup.0.freeze(true).unwrap();
         cgroup.0.freeze(true).unwrap();
         assert!(frozen.is_frozen().unwrap());
-        let refused = frozen.prepare(&resources("{}"));
+        let refused = frozen.prepare();
         assert!(matches!(refused, Err(Error::Frozen { .. })), "{refused:?}");
         cgroup.0.freeze(false).unwrap();
         cgroup.0.freeze(false).unwrap();
-    }
-}
-
-#[test]
-fn what_fails_leaves_nothing() {
-    let cgroup = place("fails");
-    for json in [
-        r#"{"pids":{"limit":9},"cpu":{"cpus":"4000"}}"#,
-        r#"{"memory":{"limit":100,"swap":50}}"#,
-    ] {
-        cgroup.0.prepare(&resources(json)).unwrap_err();
-        for folder in cgroup.folders() {
-            assert!(!folder.exists(), "{}", folder.display());
-        }
     }
 }
 
@@ -108,19 +98,21 @@ fn without_a_cgroup_a_limit_is_an_error() {
     let cgroup = Cgroup::Unlimited {
         why: "it is not ours".to_owned(),
     };
+    cgroup.prepare().unwrap();
     for json in [
         "{}",
         r#"{"pids":{"limit":-1},"memory":{"limit":-1,"swap":-1}}"#,
     ] {
-        let entry = cgroup.prepare(&resources(json)).unwrap();
-        assert!(entry.folder().is_none());
-        entry.enter().unwrap();
+        cgroup.apply(&resources(json)).unwrap();
     }
-    let error = cgroup.prepare(&resources(r#"{"memory":{"limit":4096}}"#));
+    let error = cgroup.apply(&resources(r#"{"memory":{"limit":4096}}"#));
     assert_eq!(
         error.unwrap_err().to_string(),
         "set memory.max to \"4096\": controller memory is not available: it is not ours"
     );
+    let entry = cgroup.entry().unwrap();
+    assert!(entry.folder().is_none());
+    entry.enter().unwrap();
     cgroup.destroy().unwrap();
     assert!(cgroup.processes().unwrap().is_empty());
 }
