@@ -10,7 +10,7 @@ use oci_spec::runtime::Spec;
 use super::plan::{self, Host, Step};
 use super::spawn::{Child, Join, spawn};
 use super::{CreateRequest, Error, State, chain, idmap, life};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup, Entry};
 use crate::init::{self, gate};
 use crate::sys::{process, socket};
 
@@ -153,27 +153,24 @@ impl Creation<'_> {
                 Ok(())
             }
             Step::Clone { new, join } => {
-                let cgroup = request
-                    .cgroup
-                    .open()
-                    .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
+                let entry = match request.cgroup {
+                    Cgroup::Systemd { .. } => Ok(Entry::default()),
+                    _ => request.cgroup.entry(),
+                };
+                let entry = entry.map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
-                let child = spawn(
-                    child_steps,
-                    *new,
-                    join.as_ref(),
-                    cgroup.as_ref(),
-                    console,
-                    gate,
-                )?;
+                let child = spawn(child_steps, *new, join.as_ref(), &entry, console, gate)?;
                 self.child = Some((child, *new));
                 Ok(())
             }
-            Step::EnterCgroup => request
+            Step::Unit {
+                limits,
+                annotations,
+            } => request
                 .cgroup
-                .attach(self.child()?.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error))),
+                .begin(self.child()?.pid, limits, annotations)
+                .map_err(|error| Error::step("make a unit", chain(&error))),
             Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
             Step::SetUp => self.child()?.set_up().map(drop),
@@ -248,19 +245,12 @@ impl Creation<'_> {
 
 /// Makes the cgroup. One with processes is somebody else's and left alone.
 fn make_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
-    cgroup
-        .create()
-        .map_err(|error| Error::step("make the cgroup", chain(&error)))?;
-    let members = cgroup
-        .processes()
-        .map_err(|error| Error::step("look into the cgroup", chain(&error)))?;
-    if members.is_empty() {
-        return Ok(());
-    }
-    Err(Error::InUse(format!(
-        "cgroup {cgroup:?} is in use by {} processes",
-        members.len()
-    )))
+    cgroup.prepare().map_err(|error| match error {
+        cgroup::Error::InUse { .. } | cgroup::Error::Frozen { .. } => {
+            Error::InUse(error.to_string())
+        }
+        error => Error::step("make the cgroup", chain(&error)),
+    })
 }
 
 /// proc_pid_oom_score_adj(5).

@@ -46,26 +46,13 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     let namespaces = other_namespaces(state.pid)?;
     let user_namespace = namespaces & Ns::User as u64 != 0;
     let steps = plan(state, process, user_namespace).map_err(Error::Other)?;
-    let cgroup = state
+    let entry = state
         .cgroup
-        .open()
+        .entry()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let child = spawn(
-        &steps,
-        0,
-        Some(&join),
-        cgroup.as_ref(),
-        options.console,
-        None,
-    )?;
+    let child = spawn(&steps, 0, Some(&join), &entry, options.console, None)?;
     let done = || {
-        if cgroup.is_none() {
-            state
-                .cgroup
-                .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
-        }
         if let Some(score) = process.oom_score_adj() {
             set_oom_score(child.pid, score)?;
         }

@@ -97,7 +97,7 @@ pub fn status(state: &State) -> Status {
     if !same || !process::is_running(state.pid).unwrap_or(false) {
         return Status::Stopped;
     }
-    if is_frozen(&state.cgroup) {
+    if state.cgroup.is_frozen().unwrap_or(false) {
         return Status::Paused;
     }
     // without the folder nobody can open the gate any more
@@ -105,18 +105,6 @@ pub fn status(state: &State) -> Status {
         return Status::Created;
     }
     Status::Running
-}
-
-/// cgroup-v2.rst `cgroup.events`, freezer-subsystem.rst `freezer.state`.
-fn is_frozen(cgroup: &Cgroup) -> bool {
-    let (path, word) = match cgroup {
-        Cgroup::V2(path) => (path.join("cgroup.events"), "frozen 1"),
-        Cgroup::V1 { controllers, .. } => match controllers.get("freezer") {
-            Some(path) => (path.join("freezer.state"), "FROZEN"),
-            None => return false,
-        },
-    };
-    fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == word))
 }
 
 /// Opens the gate and waits until the program was executed or failed to be.
@@ -157,7 +145,7 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     }
     let first = first.ok_or_else(|| at(&NOT_RUNNING))?;
     pidfd::send_signal(&first, signal).map_err(|error| at(&error))?;
-    if signal == libc::SIGKILL && is_frozen(&state.cgroup) {
+    if signal == libc::SIGKILL && state.cgroup.is_frozen().unwrap_or(false) {
         // on v1 it would stay where it is (freezer-subsystem.rst)
         state
             .cgroup
@@ -268,10 +256,7 @@ pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
         }
         _ => Ok(()),
     };
-    let members = cgroup
-        .kill()
-        .and_then(|()| cgroup.remove())
-        .map_err(|error| chain(&error));
+    let members = cgroup.destroy().map_err(|error| chain(&error));
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
     // the record goes last: as long as something is left there is a container to delete
     let record = if members.is_ok() && gate.is_ok() {

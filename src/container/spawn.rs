@@ -1,12 +1,13 @@
 //! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use super::Error;
 use super::plan::namespace_words;
+use super::{Error, chain};
+use crate::cgroup::Entry;
 use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
 use crate::init::{self, Inherited};
@@ -32,14 +33,14 @@ pub struct Child {
     channel: OwnedFd,
 }
 
-/// Clones with `CLONE_NEW*` bits `new` into `cgroup`, after joining what there is to join: that needs a process in between, since setns
-/// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is in `cgroup` already: from
+/// Clones with `CLONE_NEW*` bits `new` by `entry` into a cgroup, after joining what there is to join: that needs a process in between, since setns
+/// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is there already: from
 /// within a cgroup namespace nothing outside of it can be moved (cgroup-v2.rst, "Delegation Containment": ENOENT with `nsdelegate`).
 pub fn spawn(
     steps: &[Step],
     new: u64,
     join: Option<&Join>,
-    cgroup: Option<&OwnedFd>,
+    entry: &Entry,
     console_socket: Option<OwnedFd>,
     gate: Option<init::gate::Child>,
 ) -> Result<Child, Error> {
@@ -50,7 +51,7 @@ pub fn spawn(
         gate,
         console_socket,
     };
-    let cgroup = cgroup.map(AsFd::as_fd);
+    let cgroup = entry.folder();
     let failed = |error| {
         Error::step(
             format!("clone into new namespaces ({})", names(new)),
@@ -59,7 +60,7 @@ pub fn spawn(
     };
     let Some(join) = join else {
         return match clone3(new, cgroup).map_err(failed)? {
-            Cloned::Child => init::run(steps, &inherited),
+            Cloned::Child => begin(steps, &inherited, entry),
             Cloned::Parent(pid, pidfd) => Ok(Child {
                 pid,
                 pidfd,
@@ -75,7 +76,7 @@ pub fn spawn(
                     .step("clone in the joined namespaces")
             });
             let message = match cloned {
-                Ok(Cloned::Child) => init::run(steps, &inherited),
+                Ok(Cloned::Child) => begin(steps, &inherited, entry),
                 Ok(Cloned::Parent(pid, _)) => Message::Pid(pid),
                 Err(failure) => Message::Failed(failure),
             };
@@ -104,6 +105,20 @@ pub fn spawn(
             "join namespaces: the process ended with {status}"
         ))),
     }
+}
+
+/// Enters what could not be cloned into, while the parent goes on.
+fn begin(steps: &[Step], inherited: &Inherited, entry: &Entry) -> ! {
+    if let Err(failure) = entry
+        .enter()
+        .map_err(|error| chain(&error))
+        .step("enter the cgroup")
+    {
+        // a parent that is gone takes the child with it
+        let _ = channel::send(&inherited.channel, &Message::Failed(failure), None);
+        process::exit_now(1)
+    }
+    init::run(steps, inherited)
 }
 
 /// Joins. A namespace that belongs to a user namespace can be joined only after that, others only before it.
