@@ -7,10 +7,11 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
-use super::plan::{self, Host, Plan};
-use super::spawn::{Child, Join, Work, spawn};
+use super::plan::{self, Host, Step};
+use super::spawn::{Child, Join, spawn};
 use super::{CreateRequest, Error, State, chain, idmap, life};
-use crate::init::gate;
+use crate::cgroup::Cgroup;
+use crate::init::{self, gate};
 use crate::sys::{process, socket};
 
 /// Longest `config.json`, in bytes.
@@ -42,9 +43,15 @@ pub fn create_from(
             request.dir.display()
         )));
     }
+    let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(&config.spec, request, host()).map_err(at)?;
-    match (&console, plan.init.process.terminal.is_some()) {
+    let plan = plan::container(spec, request, host()).map_err(at)?;
+    let terminal = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.terminal())
+        == Some(true);
+    match (&console, terminal) {
         (None, true) => {
             return Err(Error::Other(
                 "process.terminal needs a console socket".to_owned(),
@@ -57,9 +64,18 @@ pub fn create_from(
         }
         _ => {}
     }
-    prepare_cgroup(request, &plan)?;
-    let made = run(request, config, &plan, console);
-    made.map_err(|error| undo(request, error))
+    let mut creation = Creation {
+        request,
+        config,
+        console,
+        gate: None,
+        child: None,
+    };
+    let made = plan
+        .parent
+        .iter()
+        .try_for_each(|step| creation.take(step, &plan.child));
+    creation.end(made)
 }
 
 /// Whether we are in a user namespace ourselves: the first one maps everything onto itself.
@@ -117,111 +133,156 @@ pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
     })
 }
 
-/// Makes the cgroup with its limits. One with processes is somebody else's and left alone.
-fn prepare_cgroup(request: &CreateRequest, plan: &Plan) -> Result<(), Error> {
-    let cgroup = &request.cgroup;
-    cgroup
-        .create()
-        .map_err(|error| undo(request, Error::step("make the cgroup", chain(&error))))?;
-    match cgroup.processes() {
-        Ok(members) if members.is_empty() => {}
-        Ok(members) => {
-            return Err(Error::Other(format!(
-                "cgroup {cgroup:?} is in use by {} processes",
-                members.len()
-            )));
-        }
-        Err(error) => {
-            return Err(undo(
-                request,
-                Error::step("look into the cgroup", chain(&error)),
-            ));
-        }
-    }
-    let Some(resources) = &plan.resources else {
-        return Ok(());
-    };
-    cgroup
-        .apply(resources)
-        .map_err(|error| undo(request, Error::step("set the limits", chain(&error))))
+/// What the steps leave to later ones.
+struct Creation<'a> {
+    request: &'a CreateRequest,
+    config: &'a Config,
+    console: Option<OwnedFd>,
+    gate: Option<gate::Child>,
+    child: Option<Made>,
 }
 
-/// Clones, sets up, writes the state, releases.
-fn run(
-    request: &CreateRequest,
-    config: &Config,
-    plan: &Plan,
-    console: Option<OwnedFd>,
-) -> Result<State, Error> {
-    let in_dir = |what: &str, error: &dyn std::fmt::Display| {
-        Error::step(format!("{what} in {}", request.dir.display()), error)
-    };
-    let cgroup = request
-        .cgroup
-        .open()
-        .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
-    let join = join_files(&plan.joins)?;
-    let gate = gate::make(&request.dir).map_err(|error| in_dir("make the start gate", &error))?;
-    let child = spawn(
-        Work::Init(&plan.init),
-        plan.new,
-        join.as_ref(),
-        cgroup.as_ref(),
-        console,
-        Some(gate),
-    )?;
-    let made = || {
-        if cgroup.is_none() {
-            request
+/// The child, and its record once that is written.
+struct Made {
+    child: Child,
+    state: Option<State>,
+}
+
+impl Creation<'_> {
+    fn take(&mut self, step: &Step, child_steps: &[init::plan::Step]) -> Result<(), Error> {
+        let request = self.request;
+        let in_dir = |what: &str, error: &dyn std::fmt::Display| {
+            Error::step(format!("{what} in {}", request.dir.display()), error)
+        };
+        match step {
+            Step::Cgroup(cgroup) => make_cgroup(cgroup),
+            Step::Limits(resources) => request
                 .cgroup
-                .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
+                .apply(resources)
+                .map_err(|error| Error::step("set the limits", chain(&error))),
+            Step::Gate => {
+                let made = gate::make(&request.dir);
+                self.gate = Some(made.map_err(|error| in_dir("make the start gate", &error))?);
+                Ok(())
+            }
+            Step::Clone { new, join } => {
+                let cgroup = request
+                    .cgroup
+                    .open()
+                    .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
+                let join = join_files(join)?;
+                let (console, gate) = (self.console.take(), self.gate.take());
+                let child = spawn(
+                    child_steps,
+                    *new,
+                    join.as_ref(),
+                    cgroup.as_ref(),
+                    console,
+                    gate,
+                )?;
+                self.child = Some(Made { child, state: None });
+                Ok(())
+            }
+            Step::EnterCgroup => request
+                .cgroup
+                .attach(self.child()?.pid)
+                .map_err(|error| Error::step("enter the cgroup", chain(&error))),
+            Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
+            Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
+            Step::SetUp => self.child()?.set_up().map(drop),
+            Step::Record => {
+                life::keep_spec(&request.dir, &self.config.text)?;
+                let state = describe(request, &self.config.spec, self.child()?)?;
+                life::store(&request.dir, &state)?;
+                if let Some(made) = &mut self.child {
+                    made.state = Some(state);
+                }
+                Ok(())
+            }
+            Step::Release => {
+                let child = self.child()?;
+                child.release()?;
+                // it no longer dies with us once it closed the channel; before, our end would be its end
+                child.let_go()
+            }
         }
-        idmap::write(child.pid, &plan.uid_map, &plan.gid_map)?;
-        if let Some(score) = plan.oom_score_adj {
-            let path = format!("/proc/{}/oom_score_adj", child.pid);
-            fs::write(&path, score.to_string())
-                .map_err(|error| Error::step(format!("write {score} to {path}"), error))?;
+    }
+
+    fn child(&self) -> Result<&Child, Error> {
+        match &self.child {
+            Some(made) => Ok(&made.child),
+            None => Err(Error::Other("the plan has no child yet".to_owned())),
         }
-        child.set_up()?;
-        life::keep_spec(&request.dir, &config.text)?;
-        let state = describe(request, &config.spec, plan, &child)?;
-        life::store(&request.dir, &state)?;
-        child.release()?;
-        // it no longer dies with us once it closed the channel; before, our end would be its end
-        child.let_go()?;
-        Ok(state)
-    };
-    made().map_err(|error| match error {
-        // how it ended is all that there is to tell
-        Error::Died => Error::Other(format!("{error} ({})", child.undo())),
-        other => {
-            child.undo();
-            other
+    }
+
+    /// The record, or nothing left of what was made.
+    fn end(self, made: Result<(), Error>) -> Result<State, Error> {
+        let error = match (made, self.child) {
+            (
+                Ok(()),
+                Some(Made {
+                    state: Some(state), ..
+                }),
+            ) => return Ok(state),
+            (Ok(()), _) => Error::Other("the plan makes no record".to_owned()),
+            // how it ended is all that there is to tell
+            (Err(Error::Died), Some(made)) => {
+                Error::Other(format!("{} ({})", Error::Died, made.child.undo()))
+            }
+            (Err(error), made) => {
+                if let Some(made) = made {
+                    made.child.undo();
+                }
+                error
+            }
+        };
+        // a cgroup with members is somebody else's
+        if matches!(error, Error::InUse(_)) {
+            return Err(error);
         }
-    })
+        Err(undo(self.request, error))
+    }
+}
+
+/// Makes the cgroup. One with processes is somebody else's and left alone.
+fn make_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
+    cgroup
+        .create()
+        .map_err(|error| Error::step("make the cgroup", chain(&error)))?;
+    let members = cgroup
+        .processes()
+        .map_err(|error| Error::step("look into the cgroup", chain(&error)))?;
+    if members.is_empty() {
+        return Ok(());
+    }
+    Err(Error::InUse(format!(
+        "cgroup {cgroup:?} is in use by {} processes",
+        members.len()
+    )))
+}
+
+/// proc_pid_oom_score_adj(5).
+pub fn set_oom_score(pid: i32, score: i32) -> Result<(), Error> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    fs::write(&path, score.to_string())
+        .map_err(|error| Error::step(format!("write {score} to {path}"), error))
 }
 
 /// Opens the namespaces to be joined.
-fn join_files(joins: &[(u64, std::path::PathBuf)]) -> Result<Option<Join>, Error> {
+fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
     if joins.is_empty() {
         return Ok(None);
     }
-    let files = joins.iter().map(|(flag, path)| {
-        let name = path.display().to_string();
-        let file = File::open(path)
+    let files = joins.iter().map(|join| {
+        let name = join.path.display().to_string();
+        let file = File::open(&join.path)
             .map_err(|error| Error::step(format!("open namespace {name}"), error))?;
-        Ok((*flag, name, file.into()))
+        Ok((join.kind, name, file.into()))
     });
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }
 
-fn describe(
-    request: &CreateRequest,
-    spec: &Spec,
-    plan: &Plan,
-    child: &Child,
-) -> Result<State, Error> {
+fn describe(request: &CreateRequest, spec: &Spec, child: &Child) -> Result<State, Error> {
     let start_time = process::start_time(child.pid).map_err(|error| {
         Error::step(
             format!("read the start time of process {}", child.pid),
@@ -238,15 +299,21 @@ fn describe(
         cgroup: request.cgroup.clone(),
         created: jiff::Timestamp::now().to_string(),
         oci_version: spec.version().clone(),
-        rootfs: plan.init.rootfs.path.clone(),
+        rootfs: request.bundle.join(
+            spec.root()
+                .as_ref()
+                .map_or(Path::new(""), |root| root.path()),
+        ),
         owner: rustix::process::geteuid().as_raw(),
-        annotations: spec.annotations().iter().flatten().map(pair).collect(),
-        own_pids: plan.new & libc::CLONE_NEWPID as u64 != 0,
+        annotations: spec
+            .annotations()
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        own_pids: plan::has_own_pids(spec),
+        keep_keyring: request.keep_keyring,
     })
-}
-
-fn pair((key, value): (&String, &String)) -> (String, String) {
-    (key.clone(), value.clone())
 }
 
 /// Removes what a failed create left; what could not be removed is added to the error.

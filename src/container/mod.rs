@@ -19,7 +19,6 @@ mod exec;
 mod idmap;
 mod life;
 pub mod plan;
-mod process;
 mod spawn;
 
 use std::collections::BTreeMap;
@@ -50,6 +49,9 @@ pub enum Error {
     /// The child ended without a word while it was set up.
     #[error("the container's first process died while it was set up")]
     Died,
+    /// The container's cgroup has processes that are not ours; it was left alone (exit code 125).
+    #[error("{0}")]
+    InUse(String),
     /// Anything else (exit code 125).
     #[error("{0}")]
     Other(String),
@@ -116,6 +118,15 @@ pub struct CreateRequest {
     pub cgroup: Cgroup,
     /// Socket that receives the master of the terminal when `process.terminal` is set.
     pub console_socket: Option<PathBuf>,
+    /// So many descriptors from 3 on are the program's.
+    #[serde(default)]
+    pub preserve_fds: u32,
+    /// The caller's session keyring stays.
+    #[serde(default)]
+    pub keep_keyring: bool,
+    /// The root is changed without pivot_root(2), which a root file system in RAM does not allow.
+    #[serde(default)]
+    pub no_pivot: bool,
 }
 
 /// runtime.md "Lifecycle".
@@ -180,6 +191,9 @@ pub struct State {
     /// It has a pid namespace of its own, whose processes end with the first one.
     #[serde(default)]
     pub own_pids: bool,
+    /// Its processes have the session keyring of whoever starts them.
+    #[serde(default)]
+    pub keep_keyring: bool,
 }
 
 /// A process started in a running container; a child of the caller.

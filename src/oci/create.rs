@@ -141,6 +141,9 @@ impl Making {
             rootfs: Rootfs::Bundle,
             cgroup: self.cgroup,
             console_socket: None,
+            preserve_fds: 0,
+            keep_keyring: call.values.has("no-new-keyring"),
+            no_pivot: call.values.has("no-pivot"),
         };
         let made = store::note(&request)
             .and_then(|()| Ok(container::create_from(&request, &self.config, console)?));

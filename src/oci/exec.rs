@@ -28,6 +28,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let options = ExecOptions {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
+        preserve_fds: 0,
     };
     let signals = if detach {
         None
