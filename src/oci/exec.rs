@@ -6,7 +6,7 @@ use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 use super::args::Invocation;
-use super::create::{Watcher, check_console, protect, read, shown};
+use super::create::{Passed, Watcher, check_console, protect, read, shown};
 use super::{Error, store};
 use crate::cli::console;
 use crate::container::{self, ExecOptions, State, Status};
@@ -20,7 +20,9 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let state = store::find(&call.global, call.word(0)?)?;
     let ignore_paused = call.values.has("ignore-paused");
     runs(&state, ignore_paused)?;
-    let process = process(call, &state)?;
+    let passed = Passed::new(&call.values)?;
+    let mut process = process(call, &state)?;
+    passed.tell(&mut process);
     let detach = call.values.has("detach");
     check_console(process.terminal() == Some(true), detach, &call.values)?;
     let console = call.values.path("console-socket");
@@ -28,7 +30,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let options = ExecOptions {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
-        preserve_fds: 0,
+        preserve_fds: passed.count,
     };
     let signals = if detach {
         None
