@@ -10,6 +10,7 @@ use super::create::set_oom_score;
 use super::plan::process::{self, Surroundings};
 use super::spawn::{Join, spawn};
 use super::{Error, Exec, State, chain, life};
+use crate::cgroup::Cgroup;
 use crate::init::plan::Step;
 
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
@@ -27,6 +28,8 @@ pub struct ExecOptions {
     pub ignore_paused: bool,
     /// So many descriptors from 3 on are the program's.
     pub preserve_fds: u32,
+    /// An existing cgroup instead of the container's.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// [`exec`] with options.
@@ -48,8 +51,8 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     let namespaces = other_namespaces(state.pid)?;
     let user_namespace = namespaces & Ns::User as u64 != 0;
     let steps = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
-    let cgroup = state
-        .cgroup
+    let place = options.cgroup.as_ref().unwrap_or(&state.cgroup);
+    let cgroup = place
         .open()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
@@ -63,8 +66,7 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     )?;
     let done = || {
         if cgroup.is_none() {
-            state
-                .cgroup
+            place
                 .attach(child.pid)
                 .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
         }
