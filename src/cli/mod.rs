@@ -148,6 +148,13 @@ enum Command {
     /// Networks that pods can use
     #[command(subcommand)]
     Network(network::Command),
+    /// Run containers from OCI bundles, with runc's command line; also by the name sampan-oci
+    #[command(disable_help_flag = true)]
+    Oci {
+        /// See `sampan oci --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<std::ffi::OsString>,
+    },
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Write the man pages into a folder
@@ -192,9 +199,18 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Config(args) => config::run(&cli.global, args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Network(command) => network::run(&cli.global, command),
-        Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
-        Command::Man(args) => shell::man(&args, &Cli::command()),
+        // without options before it, it does not come here
+        Command::Oci { .. } => Err(anyhow::anyhow!(
+            "options of oci go behind the word: `sampan oci --root DIR …`"
+        )),
+        Command::Completions(args) => shell::completions(&args, &mut whole()),
+        Command::Man(args) => shell::man(&args, &whole()),
     }
+}
+
+/// The command line with what `oci` has of its own.
+fn whole() -> clap::Command {
+    Cli::command().mut_subcommand("oci", |_| crate::oci::command("oci"))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -210,5 +226,7 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        whole().debug_assert();
+        crate::oci::command(crate::oci::NAME).debug_assert();
     }
 }

@@ -43,9 +43,10 @@ pub fn create_from(
             request.dir.display()
         )));
     }
+    let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(&config.spec, request, host()).map_err(at)?;
-    let process = config.spec.process().as_ref();
+    let plan = plan::container(spec, request, host()).map_err(at)?;
+    let process = spec.process().as_ref();
     let terminal = process.and_then(|process| process.terminal()) == Some(true);
     let refused = |text: &str| Err(Error::Other(text.to_owned()));
     match (&console, terminal) {
@@ -129,8 +130,7 @@ struct Creation<'a> {
     config: &'a Config,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
-    /// With the `CLONE_NEW*` bits that it was cloned with.
-    child: Option<(Child, u64)>,
+    child: Option<Child>,
     /// Once the record is written.
     state: Option<State>,
 }
@@ -161,7 +161,7 @@ impl Creation<'_> {
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
                 let child = spawn(child_steps, *new, join.as_ref(), &entry, console, gate)?;
-                self.child = Some((child, *new));
+                self.child = Some(child);
                 Ok(())
             }
             Step::Unit {
@@ -192,16 +192,14 @@ impl Creation<'_> {
 
     fn describe(&self) -> Result<State, Error> {
         let (request, spec) = (self.request, &self.config.spec);
-        let Some((Child { pid, .. }, new)) = &self.child else {
-            return Err(Error::Other("the plan has no child yet".to_owned()));
-        };
-        let start_time = process::start_time(*pid)
+        let pid = self.child()?.pid;
+        let start_time = process::start_time(pid)
             .map_err(|error| Error::step(format!("read the start time of process {pid}"), error))?;
         let root = spec.root().as_ref();
         Ok(State {
             version: life::STATE_VERSION,
             id: request.id.clone(),
-            pid: *pid,
+            pid,
             start_time,
             bundle: request.bundle.clone(),
             dir: request.dir.clone(),
@@ -211,13 +209,14 @@ impl Creation<'_> {
             rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(root.path())),
             owner: rustix::process::geteuid().as_raw(),
             annotations: spec.annotations().iter().flatten().map(pair).collect(),
-            own_pids: new & libc::CLONE_NEWPID as u64 != 0,
+            own_pids: plan::has_own_pids(spec),
+            keep_keyring: request.keep_keyring,
         })
     }
 
     fn child(&self) -> Result<&Child, Error> {
         match &self.child {
-            Some((child, _)) => Ok(child),
+            Some(child) => Ok(child),
             None => Err(Error::Other("the plan has no child yet".to_owned())),
         }
     }
@@ -229,7 +228,7 @@ impl Creation<'_> {
             (Ok(()), None) => Error::Other("the plan makes no record".to_owned()),
             (Err(error), _) => error,
         };
-        let ended = self.child.map(|(child, _)| child.undo());
+        let ended = self.child.map(|child| child.undo());
         let error = match (error, ended) {
             // how it ended is all that there is to tell
             (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::create::Config;
 use super::{Error, State, Status, chain};
@@ -167,6 +167,14 @@ fn kill_members(cgroup: &Cgroup, signal: i32) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Sets other limits; those that are absent stay.
+pub fn update(state: &State, resources: &LinuxResources) -> Result<(), Error> {
+    state
+        .cgroup
+        .apply(resources)
+        .map_err(|error| Error::step(format!("update container {}", state.id), chain(&error)))
 }
 
 /// Freezes all processes, and waits until they are.
