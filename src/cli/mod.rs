@@ -13,6 +13,7 @@ mod network;
 mod output;
 mod ps;
 mod run;
+mod selftest;
 mod shell;
 mod stats;
 mod up;
@@ -148,6 +149,8 @@ enum Command {
     /// Networks that pods can use
     #[command(subcommand)]
     Network(network::Command),
+    /// Try on this machine what containers did to their runtimes in the past
+    Selftest(selftest::Args),
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Write the man pages into a folder
@@ -192,6 +195,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Config(args) => config::run(&cli.global, args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Network(command) => network::run(&cli.global, command),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
         Command::Man(args) => shell::man(&args, &Cli::command()),
     }
