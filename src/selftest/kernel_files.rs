@@ -88,7 +88,7 @@ fn without_namespace(case: &mut Case, kind: &str) {
     }
 }
 
-/// No socket with a name, and none that listens for connections of the network.
+/// No socket with a name but the one that was asked for, and none that listens for connections of the network.
 fn nameless(folder: &str, when: &str) -> Tried {
     nameless_text(&read(&Path::new(folder).join("unix"))?, when)?;
     for kind in ["tcp", "tcp6", "udp", "udp6"] {
@@ -108,10 +108,11 @@ fn nameless_text(text: &str, when: &str) -> Tried {
     expect(text.starts_with("Num"), || {
         format!("{when}, the sockets cannot be listed: {text:?}")
     })?;
-    let named = text
-        .lines()
-        .skip(1)
-        .find(|line| line.split_whitespace().nth(7).is_some());
+    let named = text.lines().skip(1).find(|line| {
+        let name = line.split_whitespace().nth(7);
+        // ours, which takes the terminal
+        name.is_some_and(|name| name.starts_with('@') || !name.ends_with("/console"))
+    });
     expect(named.is_none(), || {
         format!("{when}, a socket has a name: {named:?}")
     })
@@ -373,32 +374,52 @@ fn cve_2025_52565() -> Tried {
 }
 
 fn cve_2025_52881() -> Tried {
-    const PLACE: &str = "/proc/sys/kernel/shm_rmid_forced";
-    let make = || -> Result<Case, Stop> {
-        let mut case = Case::new(&["true"])?;
-        case.spec["linux"]["sysctl"] = json!({"kernel.shm_rmid_forced": "1"});
-        Ok(case)
-    };
-    make()?.run()?.good()?;
-    let mut case = make()?;
-    let file = case.dir.join("no-effect");
-    fs::write(&file, "")?;
-    case.through = helper(&case, &["disguised", PLACE, &file.to_string_lossy()])?;
+    // covered by name where one file serves all namespaces, with its folder where each has its own
+    for (key, folder) in [
+        ("kernel.domainname", false),
+        ("kernel.shm_rmid_forced", true),
+    ] {
+        let make = || -> Result<Case, Stop> {
+            let mut case = Case::new(&["true"])?;
+            case.spec["linux"]["sysctl"] = json!({key: "1"});
+            Ok(case)
+        };
+        make()?.run()?.good()?;
+        let mut case = make()?;
+        let mut place = Path::new("/proc/sys").join(key.replace('.', "/"));
+        let mut cover = case.host_folder("cover")?;
+        let name = place.file_name().unwrap_or_default();
+        let file = cover.join(name);
+        fs::write(&file, "")?;
+        if folder {
+            place.pop();
+        } else {
+            cover.push(name);
+        }
+        astray(&mut case, &place, &cover)?;
+        let written = read(&file)?;
+        expect(written.is_empty(), || {
+            format!("{written:?} was written to a file in the place of sysctl {key}")
+        })?;
+        if !folder {
+            // of proc, but another: its own name, which takes any text
+            astray(&mut make()?, &place, Path::new("/proc/self/comm"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the container with `cover` mounted over `place`.
+fn astray(case: &mut Case, place: &Path, cover: &Path) -> Tried {
+    let words = [
+        "disguised",
+        &place.to_string_lossy(),
+        &cover.to_string_lossy(),
+    ];
+    case.through = helper(case, &words)?;
     let said = case.run()?;
-    let written = read(&file)?;
-    expect(written.is_empty(), || {
-        format!("{written:?} was written to a file that was mounted over {PLACE}")
-    })?;
     expect(said.code != 0, || {
-        "a plain file passed for a sysctl".to_owned()
-    })?;
-    said.refused(&["sysctl"])?;
-    // of proc, but another: its own name, which takes any text
-    let mut case = make()?;
-    case.through = helper(&case, &["disguised", PLACE, "/proc/self/comm"])?;
-    let said = case.run()?;
-    expect(said.code != 0, || {
-        "another file of proc passed for a sysctl".to_owned()
+        format!("{} passed for {}", cover.display(), place.display())
     })?;
     said.refused(&["sysctl"])
 }

@@ -219,8 +219,13 @@ fn cgroups() -> io::Result<Value> {
 
 /// What is open of every proc that is mounted.
 fn procs() -> io::Result<Value> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")
-        .or_else(|_| fs::read_to_string("/fake/self/mountinfo"))?;
+    // whatever name the folder has by now
+    let mut tables = ["/proc", "/link", "/fake"]
+        .iter()
+        .map(|folder| fs::read_to_string(Path::new(folder).join("self/mountinfo")));
+    let mounts = tables
+        .find_map(Result::ok)
+        .ok_or_else(|| io::Error::other("no proc is mounted"))?;
     let places = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);
         let (root, place) = (fields.next()?, fields.next()?);
@@ -293,10 +298,9 @@ fn spy() -> io::Result<Value> {
         for pid in next..next + 3 {
             let folder = PathBuf::from(format!("/proc/{pid}"));
             if folder.exists() {
-                alive.insert(pid);
+                seen += u32::from(alive.insert(pid));
                 peek(&folder, &own, &mut loot);
             } else if alive.remove(&pid) {
-                seen += 1;
                 next = pid + 1;
             }
         }
