@@ -15,7 +15,6 @@ mod process;
 pub mod reaper;
 
 use std::ffi::CString;
-use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -23,12 +22,9 @@ use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
 use crate::rootfs;
-use crate::sys::{fd, process as calls, socket};
+use crate::sys::{fd, process as calls, procfs, socket};
 use channel::{Failure, FailureKind, Message, Step};
 use plan::Step as PlanStep;
-
-/// Magic number of procfs, `linux/magic.h`.
-const PROC_MAGIC: u64 = 0x9fa0;
 
 /// What the child inherits on purpose.
 #[derive(Debug)]
@@ -107,7 +103,9 @@ impl Child<'_> {
                 rustix::system::setdomainname(name.as_bytes()).step("set the domain name")
             }
             PlanStep::Sysctl { path, value } => {
-                write_sysctl(path, value).step(&format!("set sysctl {}", path.display()))
+                // through the host's `/proc`, where the calling process sees its own namespaces' values
+                procfs::write(&Path::new("sys").join(path), value)
+                    .step(&format!("set sysctl {}", path.display()))
             }
             PlanStep::BecomeRoot => process::become_root(),
             PlanStep::CgroupNamespace => {
@@ -241,17 +239,6 @@ impl Child<'_> {
             FailureKind::Other => 1,
         })
     }
-}
-
-/// Writes through the host's `/proc`, where the calling process sees its own namespaces' values.
-fn write_sysctl(path: &Path, value: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(Path::new("/proc/sys").join(path))?;
-    if rustix::fs::fstatfs(&file)?.f_type as u64 != PROC_MAGIC {
-        return Err(std::io::Error::other("/proc/sys is not procfs"));
-    }
-    file.write_all(value.as_bytes())
 }
 
 /// The program that runs now.

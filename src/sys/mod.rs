@@ -18,6 +18,7 @@ pub mod file;
 pub mod mount;
 pub mod pidfd;
 pub mod process;
+pub mod procfs;
 pub mod seal;
 pub mod socket;
 pub mod watch;
