@@ -69,14 +69,16 @@ pub fn spawn(
     };
     let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
-            let cloned = enter(join).and_then(|()| {
-                clone3(new | libc::CLONE_PARENT as u64, None)
-                    .map_err(explain)
-                    .step("clone in the joined namespaces")
-            });
+            let cloned = enter(join)
+                .and_then(|()| init::close_first(steps, &inherited))
+                .and_then(|others| {
+                    let cloned = clone3(new | libc::CLONE_PARENT as u64, None);
+                    let step = "clone in the joined namespaces";
+                    Ok((cloned.map_err(explain).step(step)?, others))
+                });
             let message = match cloned {
-                Ok(Cloned::Child) => init::run(steps, &inherited),
-                Ok(Cloned::Parent(pid, _)) => Message::Pid(pid),
+                Ok((Cloned::Child, others)) => init::run(others, &inherited),
+                Ok((Cloned::Parent(pid, _), _)) => Message::Pid(pid),
                 Err(failure) => Message::Failed(failure),
             };
             // a parent that is gone takes the child with it

@@ -58,6 +58,27 @@ pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
     child.end(&failure)
 }
 
+/// Takes the first step already, if it is to close descriptors, and gives the others: in the process that clones a child into the pid
+/// namespace of a container, where it can be seen from its first instruction on (CVE-2016-9962).
+pub fn close_first<'a>(
+    steps: &'a [PlanStep],
+    inherited: &Inherited,
+) -> Result<&'a [PlanStep], Failure> {
+    let [PlanStep::CloseDescriptors { preserved }, others @ ..] = steps else {
+        return Ok(steps);
+    };
+    close_descriptors(*preserved, inherited)?;
+    Ok(others)
+}
+
+/// Lets go of what was inherited by accident.
+fn close_descriptors(preserved: u32, inherited: &Inherited) -> Result<(), Failure> {
+    let mut keep = vec![inherited.channel.as_raw_fd()];
+    keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
+    fd::close_others(preserved, &keep).step("close inherited descriptors")
+}
+
 /// What the steps leave to later ones.
 struct Child<'a> {
     inherited: &'a Inherited,
@@ -75,7 +96,7 @@ struct Child<'a> {
 impl Child<'_> {
     fn take(&mut self, step: &PlanStep) -> Result<(), Failure> {
         match step {
-            PlanStep::CloseDescriptors { preserved } => self.close_descriptors(*preserved),
+            PlanStep::CloseDescriptors { preserved } => close_descriptors(*preserved, self.inherited),
             PlanStep::DieWithParent => {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                     .step("set the parent death signal")
@@ -164,15 +185,6 @@ impl Child<'_> {
                 None => Failure::new("execute", "no program was looked for"),
             }),
         }
-    }
-
-    /// Lets go of what was inherited by accident.
-    fn close_descriptors(&self, preserved: u32) -> Result<(), Failure> {
-        let inherited = self.inherited;
-        let mut keep = vec![inherited.channel.as_raw_fd()];
-        keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
-        keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
-        fd::close_others(preserved, &keep).step("close inherited descriptors")
     }
 
     /// Waits for one message of the parent. When that is gone, there is nobody to tell.
