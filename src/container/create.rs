@@ -20,6 +20,17 @@ const CONFIG_MAX: u64 = 16 << 20;
 /// Makes a container up to the start gate. Must run in a single-threaded process. Standard streams of the caller become the
 /// container's. On failure nothing is left: no cgroup, no mount, no process.
 pub fn create(request: &CreateRequest) -> Result<State, Error> {
+    let config = Config::read(&request.bundle)?;
+    let console = request.console_socket.as_deref().map(connect).transpose()?;
+    create_from(request, &config, console)
+}
+
+/// [`create`] with what was read from the bundle, and with the connected console socket instead of its path.
+pub fn create_from(
+    request: &CreateRequest,
+    config: &Config,
+    console: Option<OwnedFd>,
+) -> Result<State, Error> {
     if !process::is_single_threaded().map_err(|error| Error::step("count own threads", error))? {
         return Err(Error::Other(
             "create needs a process with a single thread".to_owned(),
@@ -32,17 +43,30 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
             request.dir.display()
         )));
     }
-    let spec = load_spec(&request.bundle)?;
+    let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(&spec, request, host()).map_err(at)?;
+    let plan = plan::container(spec, request, host()).map_err(at)?;
     let terminal = spec
         .process()
         .as_ref()
         .and_then(|process| process.terminal())
         == Some(true);
-    let console = connect_console(request.console_socket.as_deref(), terminal)?;
+    match (&console, terminal) {
+        (None, true) => {
+            return Err(Error::Other(
+                "process.terminal needs a console socket".to_owned(),
+            ));
+        }
+        (Some(_), false) => {
+            return Err(Error::Other(
+                "a console socket needs process.terminal".to_owned(),
+            ));
+        }
+        _ => {}
+    }
     let mut creation = Creation {
         request,
+        config,
         console,
         gate: None,
         child: None,
@@ -54,25 +78,6 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
     creation.end(made)
 }
 
-/// The socket that the terminal's master goes to.
-fn connect_console(path: Option<&Path>, terminal: bool) -> Result<Option<OwnedFd>, Error> {
-    let refused = |text: &str| Err(Error::Other(text.to_owned()));
-    match (path, terminal) {
-        (None, true) => refused("process.terminal needs a console socket"),
-        (Some(_), false) => refused("a console socket needs process.terminal"),
-        (None, false) => Ok(None),
-        (Some(path), true) => {
-            let connected = socket::connect(path);
-            Ok(Some(connected.map_err(|error| {
-                Error::step(
-                    format!("connect to console socket {}", path.display()),
-                    error,
-                )
-            })?))
-        }
-    }
-}
-
 /// Whether we are in a user namespace ourselves: the first one maps everything onto itself.
 fn host() -> Host {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -82,26 +87,56 @@ fn host() -> Host {
     }
 }
 
-/// Reads and parses `config.json`.
-pub fn load_spec(bundle: &Path) -> Result<Spec, Error> {
-    let path = bundle.join("config.json");
-    let failed =
-        |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
-    let mut text = Vec::new();
-    let file = File::open(&path).map_err(|error| failed(&error))?;
-    let size = file
-        .take(CONFIG_MAX)
-        .read_to_end(&mut text)
-        .map_err(|error| failed(&error))?;
-    if size as u64 == CONFIG_MAX {
-        return Err(failed(&"it is longer than 16 MiB"));
+/// A `config.json`.
+#[derive(Debug)]
+pub struct Config {
+    /// What it says.
+    pub spec: Spec,
+    /// Its bytes.
+    pub text: Vec<u8>,
+}
+
+impl Config {
+    /// Reads and parses the bundle's.
+    pub fn read(bundle: &Path) -> Result<Config, Error> {
+        Config::at(&bundle.join("config.json"))
     }
-    serde_json::from_slice(&text).map_err(|error| failed(&error))
+
+    /// Reads and parses the file `path`.
+    pub(super) fn at(path: &Path) -> Result<Config, Error> {
+        let failed =
+            |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(|error| failed(&error))?;
+        let size = file
+            .take(CONFIG_MAX)
+            .read_to_end(&mut text)
+            .map_err(|error| failed(&error))?;
+        if size as u64 == CONFIG_MAX {
+            return Err(failed(&"it is longer than 16 MiB"));
+        }
+        let spec = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        Ok(Config { spec, text })
+    }
+}
+
+/// How long a console socket may keep us waiting, in seconds.
+const CONSOLE_WAIT: u64 = 10;
+
+/// Connects to a console socket. One whose backlog is full, because nobody reads it, is an error after some seconds.
+pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    socket::connect(path, CONSOLE_WAIT).map_err(|error| {
+        Error::step(
+            format!("connect to console socket {}", path.display()),
+            error,
+        )
+    })
 }
 
 /// What the steps leave to later ones.
 struct Creation<'a> {
     request: &'a CreateRequest,
+    config: &'a Config,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
     child: Option<Made>,
@@ -156,7 +191,8 @@ impl Creation<'_> {
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
             Step::SetUp => self.child()?.set_up().map(drop),
             Step::Record => {
-                let state = describe(request, self.child()?)?;
+                life::keep_spec(&request.dir, &self.config.text)?;
+                let state = describe(request, &self.config.spec, self.child()?)?;
                 life::store(&request.dir, &state)?;
                 if let Some(made) = &mut self.child {
                     made.state = Some(state);
@@ -246,7 +282,7 @@ fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }
 
-fn describe(request: &CreateRequest, child: &Child) -> Result<State, Error> {
+fn describe(request: &CreateRequest, spec: &Spec, child: &Child) -> Result<State, Error> {
     let start_time = process::start_time(child.pid).map_err(|error| {
         Error::step(
             format!("read the start time of process {}", child.pid),
@@ -262,6 +298,21 @@ fn describe(request: &CreateRequest, child: &Child) -> Result<State, Error> {
         dir: request.dir.clone(),
         cgroup: request.cgroup.clone(),
         created: jiff::Timestamp::now().to_string(),
+        oci_version: spec.version().clone(),
+        rootfs: request.bundle.join(
+            spec.root()
+                .as_ref()
+                .map_or(Path::new(""), |root| root.path()),
+        ),
+        owner: rustix::process::geteuid().as_raw(),
+        annotations: spec
+            .annotations()
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
+        own_pids: plan::has_own_pids(spec),
+        keep_keyring: request.keep_keyring,
     })
 }
 

@@ -1,11 +1,12 @@
 //! `exec`: a further process in a running container.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 
-use super::create::{load_spec, set_oom_score};
+use super::create::set_oom_score;
 use super::plan::process::{self, Surroundings};
 use super::spawn::{Join, spawn};
 use super::{Error, Exec, State, chain, life};
@@ -14,29 +15,52 @@ use crate::init::plan::Step;
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
 /// used. Capabilities and `noNewPrivileges` that `process` leaves out are the container's; the filter is always the container's.
 pub fn exec(dir: &Path, process: &Process) -> Result<Exec, Error> {
+    exec_with(dir, process, ExecOptions::default())
+}
+
+/// How a process is started, beside what it is.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    /// Connected socket that receives the terminal's master, instead of the caller.
+    pub console: Option<OwnedFd>,
+    /// In a paused container it waits to be resumed.
+    pub ignore_paused: bool,
+    /// So many descriptors from 3 on are the program's.
+    pub preserve_fds: u32,
+}
+
+/// [`exec`] with options.
+pub fn exec_with(dir: &Path, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let state = life::known(dir)?;
     let at = |error: Error| match error {
         Error::Other(text) => Error::Other(format!("exec in container {}: {text}", state.id)),
         other => other,
     };
-    run(&state, process).map_err(at)
+    run(&state, process, options).map_err(at)
 }
 
-fn run(state: &State, process: &Process) -> Result<Exec, Error> {
+fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let first =
         life::open_process(state)?.ok_or_else(|| Error::Other("it is not running".to_owned()))?;
-    if life::status(state) == super::Status::Paused {
+    if !options.ignore_paused && life::status(state) == super::Status::Paused {
         return Err(Error::Other("it is paused; resume it first".to_owned()));
     }
     let namespaces = other_namespaces(state.pid)?;
     let user_namespace = namespaces & Ns::User as u64 != 0;
-    let steps = plan(state, process, user_namespace).map_err(Error::Other)?;
+    let steps = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
     let cgroup = state
         .cgroup
         .open()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let child = spawn(&steps, 0, Some(&join), cgroup.as_ref(), None, None)?;
+    let child = spawn(
+        &steps,
+        0,
+        Some(&join),
+        cgroup.as_ref(),
+        options.console,
+        None,
+    )?;
     let done = || {
         if cgroup.is_none() {
             state
@@ -92,8 +116,13 @@ fn other_namespaces(pid: i32) -> Result<u64, Error> {
 }
 
 /// The steps of the process.
-fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Step>, String> {
-    let spec = load_spec(&state.bundle).map_err(|error| error.to_string())?;
+fn plan(
+    state: &State,
+    wanted: &Process,
+    user_namespace: bool,
+    preserved: u32,
+) -> Result<Vec<Step>, String> {
+    let spec = life::spec(state).map_err(|error| error.to_string())?;
     let own = spec.process().as_ref();
     for (key, present) in [
         (
@@ -124,7 +153,6 @@ fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Ste
         .or(own.and_then(|own| own.capabilities().as_ref()));
     let inherited = own.and_then(Process::no_new_privileges);
     let linux = spec.linux().as_ref();
-    let preserved = 0;
     let around = Surroundings {
         capabilities: process::capabilities(sets)?,
         seccomp: process::filter(linux.and_then(|linux| linux.seccomp().as_ref()))?,
@@ -133,7 +161,10 @@ fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Ste
         preserved,
     };
     let mut steps = process::begin(preserved);
-    steps.extend([Step::NewSession, Step::NewKeyring]);
+    steps.push(Step::NewSession);
+    if !state.keep_keyring {
+        steps.push(Step::NewKeyring);
+    }
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }

@@ -123,7 +123,7 @@ fn child(
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
     let process = spec.process().as_ref().ok_or("process: is missing")?;
     let user_namespace = namespaces.own(libc::CLONE_NEWUSER);
-    let preserved = 0;
+    let preserved = request.preserve_fds;
     let around = process::Surroundings {
         capabilities: process::capabilities(process.capabilities().as_ref())?,
         seccomp: process::filter(linux.seccomp().as_ref())?,
@@ -149,7 +149,10 @@ fn child(
         // while the host's /proc is still in sight; what it shows is sealed
         steps.push(Step::OpenReaper);
     }
-    steps.extend([Step::NewSession, Step::NewKeyring]);
+    steps.push(Step::NewSession);
+    if !request.keep_keyring {
+        steps.push(Step::NewKeyring);
+    }
     if namespaces.new & libc::CLONE_NEWNET as u64 != 0 {
         steps.push(Step::Loopback);
     }
@@ -169,6 +172,13 @@ fn child(
     steps.extend(on_rootfs(rootfs.last));
     steps.extend(process::finish(process, around, true)?);
     Ok(steps)
+}
+
+/// Whether a pid namespace is made: its processes end with the first one.
+pub fn has_own_pids(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| namespaces::namespaces(linux).ok());
+    namespaces.is_some_and(|all| all.new & libc::CLONE_NEWPID as u64 != 0)
 }
 
 /// `CLONE_NEW*` bits in words.

@@ -157,6 +157,8 @@ pub enum Step {
     Mask(PathBuf),
     /// Make the root the root of the process and of its mount namespace.
     Pivot,
+    /// The same without pivot_root(2), which a root file system in RAM does not allow: the host's tree stays below ours.
+    MoveRoot,
     /// `rootfsPropagation`, of the finished root.
     RootPropagation {
         /// `MS_*`.
@@ -229,6 +231,7 @@ impl Work {
                 None => return refuse("mask paths".to_owned(), "the null device was not opened"),
             },
             Step::Pivot => pivot::pivot(self.root()?)?,
+            Step::MoveRoot => pivot::move_root(self.root()?)?,
             Step::RootPropagation { kind, recursive } => {
                 pivot::propagation(self.root()?, *kind, *recursive)?;
             }

@@ -27,6 +27,12 @@ pub fn close_on_exec(preserved: u32) -> io::Result<()> {
     close_range(3 + preserved, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
+/// Whether descriptor `fd` of the calling process is open.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag of whatever the number stands for and changes nothing.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
 /// close_range(2), Linux 5.11.
 fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
     // SAFETY: the callers run in a cloned child, where no owner of a closed descriptor is dropped any more.

@@ -130,6 +130,9 @@ impl Case {
                 dir,
                 rootfs: Rootfs::Bundle,
                 console_socket: None,
+                preserve_fds: 0,
+                keep_keyring: false,
+                no_pivot: false,
             },
             temp,
         }

@@ -103,7 +103,11 @@ pub fn rootfs(
         stages.outside.push(Step::OpenNull);
     }
     stages.inside.extend(masked.into_iter().map(Step::Mask));
-    stages.last.push(Step::Pivot);
+    stages.last.push(if request.no_pivot {
+        Step::MoveRoot
+    } else {
+        Step::Pivot
+    });
     if let Some((kind, recursive)) = propagation {
         stages.last.push(Step::RootPropagation { kind, recursive });
     }

@@ -24,6 +24,9 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
         rootfs: Rootfs::Bundle,
         cgroup: Cgroup::V2("/sys/fs/cgroup/web".into()),
         console_socket: None,
+        preserve_fds: 0,
+        keep_keyring: false,
+        no_pivot: false,
     };
     container(&serde_json::from_value(spec).unwrap(), &request, host)
 }
