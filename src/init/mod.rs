@@ -96,7 +96,9 @@ struct Child<'a> {
 impl Child<'_> {
     fn take(&mut self, step: &PlanStep) -> Result<(), Failure> {
         match step {
-            PlanStep::CloseDescriptors { preserved } => close_descriptors(*preserved, self.inherited),
+            PlanStep::CloseDescriptors { preserved } => {
+                close_descriptors(*preserved, self.inherited)
+            }
             PlanStep::DieWithParent => {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                     .step("set the parent death signal")

@@ -98,6 +98,9 @@ const NO_IDS: [&str; 5] = [
     "2147483648000",
 ];
 
+/// Our words, or those of the parser of the specification.
+const NO_ID: &[&str] = &["is no id", "invalid value", "expected u32"];
+
 fn cve_2024_40635() -> Tried {
     for number in NO_IDS {
         for key in ["uid", "gid"] {
@@ -108,6 +111,7 @@ fn cve_2024_40635() -> Tried {
             expect(said.code != 0, || {
                 format!("process.user.{key} {number} was accepted")
             })?;
+            said.refused(NO_ID)?;
         }
         let mut case = Case::new(&["true"])?;
         case.spec["process"]["user"]["additionalGids"] =
@@ -116,6 +120,7 @@ fn cve_2024_40635() -> Tried {
         expect(said.code != 0, || {
             format!("process.user.additionalGids {number} was accepted")
         })?;
+        said.refused(NO_ID)?;
         let root = Accounts {
             passwd: format!("{number}:x:0:0::/:\n"),
             group: format!("{number}:x:0:\n"),
@@ -148,6 +153,7 @@ fn cve_2024_40635() -> Tried {
             expect(said.code != 0, || {
                 format!("exec --user {user} was accepted: {}", ids(&said))
             })?;
+            said.refused(&["--user", "is no id"])?;
         }
     }
     case.delete()
@@ -171,13 +177,19 @@ fn cve_2026_30892() -> Tried {
     let out = case.start()?;
     wait_for_line(&out, 1)?;
     for (user, want) in [
-        ("0", Some((0, 0))),
-        ("1", Some((1, 0))),
+        // a group that is not named stays the container's
+        ("0", Some((0, 8))),
+        ("1", Some((1, 8))),
         ("1:2", Some((1, 2))),
         ("0:2", Some((0, 2))),
         ("1:0", Some((1, 0))),
         ("65534:65534", Some((65534, 65534))),
-        ("", None),
+        (
+            "4294967294:4294967294",
+            Some((4_294_967_294, 4_294_967_294)),
+        ),
+        // as if it was not given
+        ("", Some((7, 8))),
         (":", None),
         (":1", None),
         ("1:", None),
@@ -190,10 +202,11 @@ fn cve_2026_30892() -> Tried {
         ("root", None),
     ] {
         let said = case.exec(&[&format!("--user={user}")], &[PROBE, "inventory"])?;
-        let Some((uid, gid)) = want else {
+        let Some((uid, gid)): Option<(u32, u32)> = want else {
             expect(said.code != 0, || {
                 format!("exec --user {user:?} ran as {}", ids(&said))
             })?;
+            said.refused(&["--user"])?;
             continue;
         };
         let got = ids(&said);

@@ -30,8 +30,25 @@ fn state_modes() -> Tried {
     })
 }
 
-const AT_THE_GATE: &[&str] = &[];
-const RUNNING: &[&str] = &[];
+/// Others may neither list nor read anything. Folders and the gate's pipes are opened by the owner alone.
+const AT_THE_GATE: &[&str] = &[
+    "/ folder 700",
+    "/ID folder 700",
+    "/ID/create.json file 600",
+    "/ID/gate pipe 600",
+    "/ID/lock file 600",
+    "/ID/result pipe 600",
+    "/ID/spec.json file 600",
+    "/ID/state.json file 600",
+];
+const RUNNING: &[&str] = &[
+    "/ folder 700",
+    "/ID folder 700",
+    "/ID/create.json file 600",
+    "/ID/lock file 600",
+    "/ID/spec.json file 600",
+    "/ID/state.json file 600",
+];
 
 fn only(seen: &[String], want: &[&str], when: &str) -> Tried {
     expect(seen == want, || {
@@ -57,7 +74,14 @@ fn walk(path: &Path, name: &str, id: &str, all: &mut Vec<String>) -> Tried {
         () if kind.is_file() => "file",
         () => "other",
     };
-    all.push(format!("{name}/ {word} {:o}", meta.mode() & 0o7777).replace(id, "ID"));
+    all.push(
+        format!(
+            "{} {word} {:o}",
+            if name.is_empty() { "/" } else { name },
+            meta.mode() & 0o7777
+        )
+        .replace(id, "ID"),
+    );
     if kind.is_dir() {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
