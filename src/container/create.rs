@@ -12,7 +12,7 @@ use super::spawn::{Child, Join, spawn};
 use super::{CreateRequest, Error, State, chain, idmap, life};
 use crate::cgroup::{self, Cgroup, Entry};
 use crate::init::{self, gate};
-use crate::sys::{process, socket};
+use crate::sys::{process, procfs, socket};
 
 /// Longest `config.json`, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -254,9 +254,9 @@ fn make_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
 
 /// proc_pid_oom_score_adj(5).
 pub fn set_oom_score(pid: i32, score: i32) -> Result<(), Error> {
-    let path = format!("/proc/{pid}/oom_score_adj");
-    fs::write(&path, score.to_string())
-        .map_err(|error| Error::step(format!("write {score} to {path}"), error))
+    let path = format!("{pid}/oom_score_adj");
+    procfs::write(Path::new(&path), &score.to_string())
+        .map_err(|error| Error::step(format!("write {score} to /proc/{path}"), error))
 }
 
 /// Opens the namespaces to be joined.

@@ -70,14 +70,17 @@ pub fn spawn(
     };
     let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
-            let cloned = enter(join).and_then(|()| {
-                clone3(new | libc::CLONE_PARENT as u64, None)
-                    .map_err(explain)
-                    .step("clone in the joined namespaces")
-            });
+            let cloned = enter_cgroup(entry)
+                .and_then(|()| enter(join))
+                .and_then(|()| init::close_first(steps, &inherited))
+                .and_then(|others| {
+                    let cloned = clone3(new | libc::CLONE_PARENT as u64, None);
+                    let step = "clone in the joined namespaces";
+                    Ok((cloned.map_err(explain).step(step)?, others))
+                });
             let message = match cloned {
-                Ok(Cloned::Child) => begin(steps, &inherited, entry),
-                Ok(Cloned::Parent(pid, _)) => Message::Pid(pid),
+                Ok((Cloned::Child, others)) => init::run(others, &inherited),
+                Ok((Cloned::Parent(pid, _), _)) => Message::Pid(pid),
                 Err(failure) => Message::Failed(failure),
             };
             // a parent that is gone takes the child with it
@@ -109,16 +112,17 @@ pub fn spawn(
 
 /// Enters what could not be cloned into, while the parent goes on.
 fn begin(steps: &[Step], inherited: &Inherited, entry: &Entry) -> ! {
-    if let Err(failure) = entry
-        .enter()
-        .map_err(|error| chain(&error))
-        .step("enter the cgroup")
-    {
+    if let Err(failure) = enter_cgroup(entry) {
         // a parent that is gone takes the child with it
         let _ = channel::send(&inherited.channel, &Message::Failed(failure), None);
         process::exit_now(1)
     }
     init::run(steps, inherited)
+}
+
+fn enter_cgroup(entry: &Entry) -> Result<(), Failure> {
+    let entered = entry.enter().map_err(|error| chain(&error));
+    entered.step("enter the cgroup")
 }
 
 /// Joins. A namespace that belongs to a user namespace can be joined only after that, others only before it.
