@@ -156,14 +156,14 @@ fn decide(
             unified = mounts
                 .iter()
                 .filter(|mount| mount.v1.is_none())
-                .find_map(|mount| Some((mount, own_folder(mount, path)?)));
+                .find_map(|mount| Some((mount, own_folder(mount, path, wanted)?)));
             continue;
         }
         let names: Vec<&str> = list.split(',').collect();
         let found = mounts
             .iter()
             .filter(|mount| holds(mount, &names))
-            .find_map(|mount| Some((mount, own_folder(mount, path)?)));
+            .find_map(|mount| Some((mount, own_folder(mount, path, wanted)?)));
         let Some((mount, own)) = found else { continue };
         real |= !list.starts_with("name=");
         let folder = resolve(mount, own, wanted);
@@ -235,8 +235,11 @@ fn leave_self(own: &mut PathBuf) {
     }
 }
 
-/// The folder of the caller's own `path` as /proc/self/cgroup has it; `None` where `mount` does not show it.
-fn own_folder(mount: &Mount, path: &str) -> Option<PathBuf> {
+/// The folder of the caller's own `path` as /proc/self/cgroup has it; `None` where `mount` does not show it, though it is `wanted`.
+fn own_folder(mount: &Mount, path: &str, wanted: Wanted<'_>) -> Option<PathBuf> {
+    if let Wanted::At(_) = wanted {
+        return Some(mount.point.clone());
+    }
     // `/..` in either: outside the cgroup namespace (cgroup_namespaces(7)), no folder of ours
     let below = Path::new(path).strip_prefix(&mount.root).ok()?;
     if below.components().any(|part| part.as_os_str() == "..") {
@@ -367,6 +370,13 @@ mod tests {
         for path in ["", "..", "/a/../b", "a\0b"] {
             assert!(matches!(at(path), Err(Error::Path { .. })), "{path:?}");
         }
+    }
+
+    #[test]
+    fn an_absolute_path_needs_no_own() {
+        let plain = "30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let found = run(plain, "memory", "0::/../../x", Wanted::At("/y"));
+        assert_eq!(found, Cgroup::V2("/sys/fs/cgroup/y".into()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! removes them.
 
 mod life;
+mod systemd;
 mod v2;
 
 use std::fs;
