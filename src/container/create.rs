@@ -7,10 +7,11 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
-use super::plan::{self, Host, Plan};
-use super::spawn::{Child, Join, Work, spawn};
+use super::plan::{self, Host, Step};
+use super::spawn::{Child, Join, spawn};
 use super::{CreateRequest, Error, State, chain, idmap, life};
-use crate::init::gate;
+use crate::cgroup::Cgroup;
+use crate::init::{self, gate};
 use crate::sys::{process, socket};
 
 /// Longest `config.json`, in bytes.
@@ -34,32 +35,42 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
     let spec = load_spec(&request.bundle)?;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
     let plan = plan::container(&spec, request, host()).map_err(at)?;
-    let terminal = plan.init.process.terminal.is_some();
-    let console = match (&request.console_socket, terminal) {
-        (None, true) => {
-            return Err(Error::Other(
-                "process.terminal needs a console socket".to_owned(),
-            ));
-        }
-        (Some(_), false) => {
-            return Err(Error::Other(
-                "a console socket needs process.terminal".to_owned(),
-            ));
-        }
-        (None, false) => None,
+    let terminal = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.terminal())
+        == Some(true);
+    let console = connect_console(request.console_socket.as_deref(), terminal)?;
+    let mut creation = Creation {
+        request,
+        console,
+        gate: None,
+        child: None,
+    };
+    let made = plan
+        .parent
+        .iter()
+        .try_for_each(|step| creation.take(step, &plan.child));
+    creation.end(made)
+}
+
+/// The socket that the terminal's master goes to.
+fn connect_console(path: Option<&Path>, terminal: bool) -> Result<Option<OwnedFd>, Error> {
+    let refused = |text: &str| Err(Error::Other(text.to_owned()));
+    match (path, terminal) {
+        (None, true) => refused("process.terminal needs a console socket"),
+        (Some(_), false) => refused("a console socket needs process.terminal"),
+        (None, false) => Ok(None),
         (Some(path), true) => {
             let connected = socket::connect(path);
-            Some(connected.map_err(|error| {
+            Ok(Some(connected.map_err(|error| {
                 Error::step(
                     format!("connect to console socket {}", path.display()),
                     error,
                 )
-            })?)
+            })?))
         }
-    };
-    prepare_cgroup(request, &plan)?;
-    let made = run(request, &plan, console);
-    made.map_err(|error| undo(request, error))
+    }
 }
 
 /// Whether we are in a user namespace ourselves: the first one maps everything onto itself.
@@ -88,95 +99,149 @@ pub fn load_spec(bundle: &Path) -> Result<Spec, Error> {
     serde_json::from_slice(&text).map_err(|error| failed(&error))
 }
 
-/// Makes the cgroup with its limits. One with processes is somebody else's and left alone.
-fn prepare_cgroup(request: &CreateRequest, plan: &Plan) -> Result<(), Error> {
-    let cgroup = &request.cgroup;
-    cgroup
-        .create()
-        .map_err(|error| undo(request, Error::step("make the cgroup", chain(&error))))?;
-    match cgroup.processes() {
-        Ok(members) if members.is_empty() => {}
-        Ok(members) => {
-            return Err(Error::Other(format!(
-                "cgroup {cgroup:?} is in use by {} processes",
-                members.len()
-            )));
-        }
-        Err(error) => {
-            return Err(undo(
-                request,
-                Error::step("look into the cgroup", chain(&error)),
-            ));
-        }
-    }
-    let Some(resources) = &plan.resources else {
-        return Ok(());
-    };
-    cgroup
-        .apply(resources)
-        .map_err(|error| undo(request, Error::step("set the limits", chain(&error))))
+/// What the steps leave to later ones.
+struct Creation<'a> {
+    request: &'a CreateRequest,
+    console: Option<OwnedFd>,
+    gate: Option<gate::Child>,
+    child: Option<Made>,
 }
 
-/// Clones, sets up, writes the state, releases.
-fn run(request: &CreateRequest, plan: &Plan, console: Option<OwnedFd>) -> Result<State, Error> {
-    let in_dir = |what: &str, error: &dyn std::fmt::Display| {
-        Error::step(format!("{what} in {}", request.dir.display()), error)
-    };
-    let cgroup = request
-        .cgroup
-        .open()
-        .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
-    let join = join_files(&plan.joins)?;
-    let gate = gate::make(&request.dir).map_err(|error| in_dir("make the start gate", &error))?;
-    let child = spawn(
-        Work::Init(&plan.init),
-        plan.new,
-        join.as_ref(),
-        cgroup.as_ref(),
-        console,
-        Some(gate),
-    )?;
-    let made = || {
-        if cgroup.is_none() {
-            request
+/// The child, and its record once that is written.
+struct Made {
+    child: Child,
+    state: Option<State>,
+}
+
+impl Creation<'_> {
+    fn take(&mut self, step: &Step, child_steps: &[init::plan::Step]) -> Result<(), Error> {
+        let request = self.request;
+        let in_dir = |what: &str, error: &dyn std::fmt::Display| {
+            Error::step(format!("{what} in {}", request.dir.display()), error)
+        };
+        match step {
+            Step::Cgroup(cgroup) => make_cgroup(cgroup),
+            Step::Limits(resources) => request
                 .cgroup
-                .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
+                .apply(resources)
+                .map_err(|error| Error::step("set the limits", chain(&error))),
+            Step::Gate => {
+                let made = gate::make(&request.dir);
+                self.gate = Some(made.map_err(|error| in_dir("make the start gate", &error))?);
+                Ok(())
+            }
+            Step::Clone { new, join } => {
+                let cgroup = request
+                    .cgroup
+                    .open()
+                    .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
+                let join = join_files(join)?;
+                let (console, gate) = (self.console.take(), self.gate.take());
+                let child = spawn(
+                    child_steps,
+                    *new,
+                    join.as_ref(),
+                    cgroup.as_ref(),
+                    console,
+                    gate,
+                )?;
+                self.child = Some(Made { child, state: None });
+                Ok(())
+            }
+            Step::EnterCgroup => request
+                .cgroup
+                .attach(self.child()?.pid)
+                .map_err(|error| Error::step("enter the cgroup", chain(&error))),
+            Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
+            Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
+            Step::SetUp => self.child()?.set_up().map(drop),
+            Step::Record => {
+                let state = describe(request, self.child()?)?;
+                life::store(&request.dir, &state)?;
+                if let Some(made) = &mut self.child {
+                    made.state = Some(state);
+                }
+                Ok(())
+            }
+            Step::Release => {
+                let child = self.child()?;
+                child.release()?;
+                // it no longer dies with us once it closed the channel; before, our end would be its end
+                child.let_go()
+            }
         }
-        idmap::write(child.pid, &plan.uid_map, &plan.gid_map)?;
-        if let Some(score) = plan.oom_score_adj {
-            let path = format!("/proc/{}/oom_score_adj", child.pid);
-            fs::write(&path, score.to_string())
-                .map_err(|error| Error::step(format!("write {score} to {path}"), error))?;
+    }
+
+    fn child(&self) -> Result<&Child, Error> {
+        match &self.child {
+            Some(made) => Ok(&made.child),
+            None => Err(Error::Other("the plan has no child yet".to_owned())),
         }
-        child.set_up()?;
-        let state = describe(request, &child)?;
-        life::store(&request.dir, &state)?;
-        child.release()?;
-        // it no longer dies with us once it closed the channel; before, our end would be its end
-        child.let_go()?;
-        Ok(state)
-    };
-    made().map_err(|error| match error {
-        // how it ended is all that there is to tell
-        Error::Died => Error::Other(format!("{error} ({})", child.undo())),
-        other => {
-            child.undo();
-            other
+    }
+
+    /// The record, or nothing left of what was made.
+    fn end(self, made: Result<(), Error>) -> Result<State, Error> {
+        let error = match (made, self.child) {
+            (
+                Ok(()),
+                Some(Made {
+                    state: Some(state), ..
+                }),
+            ) => return Ok(state),
+            (Ok(()), _) => Error::Other("the plan makes no record".to_owned()),
+            // how it ended is all that there is to tell
+            (Err(Error::Died), Some(made)) => {
+                Error::Other(format!("{} ({})", Error::Died, made.child.undo()))
+            }
+            (Err(error), made) => {
+                if let Some(made) = made {
+                    made.child.undo();
+                }
+                error
+            }
+        };
+        // a cgroup with members is somebody else's
+        if matches!(error, Error::InUse(_)) {
+            return Err(error);
         }
-    })
+        Err(undo(self.request, error))
+    }
+}
+
+/// Makes the cgroup. One with processes is somebody else's and left alone.
+fn make_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
+    cgroup
+        .create()
+        .map_err(|error| Error::step("make the cgroup", chain(&error)))?;
+    let members = cgroup
+        .processes()
+        .map_err(|error| Error::step("look into the cgroup", chain(&error)))?;
+    if members.is_empty() {
+        return Ok(());
+    }
+    Err(Error::InUse(format!(
+        "cgroup {cgroup:?} is in use by {} processes",
+        members.len()
+    )))
+}
+
+/// proc_pid_oom_score_adj(5).
+pub fn set_oom_score(pid: i32, score: i32) -> Result<(), Error> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    fs::write(&path, score.to_string())
+        .map_err(|error| Error::step(format!("write {score} to {path}"), error))
 }
 
 /// Opens the namespaces to be joined.
-fn join_files(joins: &[(u64, std::path::PathBuf)]) -> Result<Option<Join>, Error> {
+fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
     if joins.is_empty() {
         return Ok(None);
     }
-    let files = joins.iter().map(|(flag, path)| {
-        let name = path.display().to_string();
-        let file = File::open(path)
+    let files = joins.iter().map(|join| {
+        let name = join.path.display().to_string();
+        let file = File::open(&join.path)
             .map_err(|error| Error::step(format!("open namespace {name}"), error))?;
-        Ok((*flag, name, file.into()))
+        Ok((join.kind, name, file.into()))
     });
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }

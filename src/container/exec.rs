@@ -5,11 +5,11 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 
-use super::create::load_spec;
-use super::process::{capabilities, filter, process};
-use super::spawn::{Join, Work, spawn};
+use super::create::{load_spec, set_oom_score};
+use super::plan::process::{self, Surroundings};
+use super::spawn::{Join, spawn};
 use super::{Error, Exec, State, chain, life};
-use crate::init::plan::ProcessPlan;
+use crate::init::plan::Step;
 
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
 /// used. Capabilities and `noNewPrivileges` that `process` leaves out are the container's; the filter is always the container's.
@@ -29,21 +29,14 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
         return Err(Error::Other("it is paused; resume it first".to_owned()));
     }
     let namespaces = other_namespaces(state.pid)?;
-    let mut plan = plan(state, process).map_err(Error::Other)?;
-    plan.user_namespace = namespaces & Ns::User as u64 != 0;
+    let user_namespace = namespaces & Ns::User as u64 != 0;
+    let steps = plan(state, process, user_namespace).map_err(Error::Other)?;
     let cgroup = state
         .cgroup
         .open()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let child = spawn(
-        Work::Exec(&plan),
-        0,
-        Some(&join),
-        cgroup.as_ref(),
-        None,
-        None,
-    )?;
+    let child = spawn(&steps, 0, Some(&join), cgroup.as_ref(), None, None)?;
     let done = || {
         if cgroup.is_none() {
             state
@@ -52,9 +45,7 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
                 .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
         }
         if let Some(score) = process.oom_score_adj() {
-            let path = format!("/proc/{}/oom_score_adj", child.pid);
-            fs::write(&path, score.to_string())
-                .map_err(|error| Error::step(format!("write {score} to {path}"), error))?;
+            set_oom_score(child.pid, score)?;
         }
         let console = child.set_up()?;
         child.release()?;
@@ -100,7 +91,8 @@ fn other_namespaces(pid: i32) -> Result<u64, Error> {
     Ok(bits)
 }
 
-fn plan(state: &State, wanted: &Process) -> Result<ProcessPlan, String> {
+/// The steps of the process.
+fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Step>, String> {
     let spec = load_spec(&state.bundle).map_err(|error| error.to_string())?;
     let own = spec.process().as_ref();
     for (key, present) in [
@@ -126,18 +118,26 @@ fn plan(state: &State, wanted: &Process) -> Result<ProcessPlan, String> {
             return Err(format!("process.{key}: is not supported"));
         }
     }
-    let mut plan = process(wanted)?;
     let sets = wanted
         .capabilities()
         .as_ref()
         .or(own.and_then(|own| own.capabilities().as_ref()));
-    plan.capabilities = capabilities(sets)?;
     let inherited = own.and_then(Process::no_new_privileges);
-    plan.no_new_privileges = wanted.no_new_privileges().or(inherited) == Some(true);
-    plan.seccomp = filter(
-        spec.linux()
-            .as_ref()
-            .and_then(|linux| linux.seccomp().as_ref()),
-    )?;
-    Ok(plan)
+    let linux = spec.linux().as_ref();
+    let preserved = 0;
+    let around = Surroundings {
+        capabilities: process::capabilities(sets)?,
+        seccomp: process::filter(linux.and_then(|linux| linux.seccomp().as_ref()))?,
+        no_new_privileges: wanted.no_new_privileges().or(inherited) == Some(true),
+        personality: None,
+        preserved,
+    };
+    let mut steps = process::begin(preserved);
+    steps.extend([Step::NewSession, Step::NewKeyring]);
+    if user_namespace {
+        steps.push(Step::BecomeRoot);
+    }
+    steps.extend(process::terminal(wanted, false)?);
+    steps.extend(process::finish(wanted, around, false)?);
+    Ok(steps)
 }

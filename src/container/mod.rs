@@ -18,7 +18,6 @@ mod exec;
 mod idmap;
 mod life;
 pub mod plan;
-mod process;
 mod spawn;
 
 use std::os::fd::OwnedFd;
@@ -46,6 +45,9 @@ pub enum Error {
     /// The child ended without a word while it was set up.
     #[error("the container's first process died while it was set up")]
     Died,
+    /// The container's cgroup has processes that are not ours; it was left alone (exit code 125).
+    #[error("{0}")]
+    InUse(String),
     /// Anything else (exit code 125).
     #[error("{0}")]
     Other(String),

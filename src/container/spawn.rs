@@ -6,8 +6,9 @@ use nix::sched::{CloneFlags, setns};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::Error;
-use crate::init::channel::{self, Failure, Message, Step};
-use crate::init::plan::{InitPlan, ProcessPlan};
+use super::plan::namespace_words;
+use crate::init::channel::{self, Failure, Message, Step as _};
+use crate::init::plan::Step;
 use crate::init::{self, Inherited};
 use crate::sys::clone::{Cloned, clone3};
 use crate::sys::{pidfd, process};
@@ -19,15 +20,6 @@ pub enum Join {
     Files(Vec<(u64, String, OwnedFd)>),
     /// Those of a process.
     Process(OwnedFd, u64),
-}
-
-/// What the child does.
-#[derive(Debug, Clone, Copy)]
-pub enum Work<'a> {
-    /// Becomes the first process of a container.
-    Init(&'a InitPlan),
-    /// Becomes a later one.
-    Exec(&'a ProcessPlan),
 }
 
 /// A child that waits for `Continue`. It is a child of the caller, wherever it was cloned.
@@ -44,7 +36,7 @@ pub struct Child {
 /// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is in `cgroup` already: from
 /// within a cgroup namespace nothing outside of it can be moved (cgroup-v2.rst, "Delegation Containment": ENOENT with `nsdelegate`).
 pub fn spawn(
-    work: Work<'_>,
+    steps: &[Step],
     new: u64,
     join: Option<&Join>,
     cgroup: Option<&OwnedFd>,
@@ -67,7 +59,7 @@ pub fn spawn(
     };
     let Some(join) = join else {
         return match clone3(new, cgroup).map_err(failed)? {
-            Cloned::Child => start(work, &inherited),
+            Cloned::Child => init::run(steps, &inherited),
             Cloned::Parent(pid, pidfd) => Ok(Child {
                 pid,
                 pidfd,
@@ -83,7 +75,7 @@ pub fn spawn(
                     .step("clone in the joined namespaces")
             });
             let message = match cloned {
-                Ok(Cloned::Child) => start(work, &inherited),
+                Ok(Cloned::Child) => init::run(steps, &inherited),
                 Ok(Cloned::Parent(pid, _)) => Message::Pid(pid),
                 Err(failure) => Message::Failed(failure),
             };
@@ -111,13 +103,6 @@ pub fn spawn(
         _ => Err(Error::Other(format!(
             "join namespaces: the process ended with {status}"
         ))),
-    }
-}
-
-fn start(work: Work<'_>, inherited: &Inherited) -> ! {
-    match work {
-        Work::Init(plan) => init::run(plan, inherited),
-        Work::Exec(plan) => init::run_exec(plan, inherited),
     }
 }
 
@@ -166,24 +151,9 @@ fn explain(error: std::io::Error) -> std::io::Error {
 
 /// `CLONE_NEW*` bits in words.
 fn names(bits: u64) -> String {
-    let all = [
-        (libc::CLONE_NEWNS, "mount"),
-        (libc::CLONE_NEWUTS, "uts"),
-        (libc::CLONE_NEWIPC, "ipc"),
-        (libc::CLONE_NEWUSER, "user"),
-        (libc::CLONE_NEWPID, "pid"),
-        (libc::CLONE_NEWNET, "network"),
-        (0x80, "time"),
-    ];
-    let named: Vec<&str> = all
-        .iter()
-        .filter(|(bit, _)| bits & *bit as u64 != 0)
-        .map(|(_, name)| *name)
-        .collect();
-    if named.is_empty() {
-        "none".to_owned()
-    } else {
-        named.join(", ")
+    match namespace_words(bits).join(", ") {
+        names if names.is_empty() => "none".to_owned(),
+        names => names,
     }
 }
 

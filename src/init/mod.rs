@@ -1,7 +1,7 @@
 //! The child's stage: runs in the new namespaces, in one thread, and ends in execve or `_exit`.
 //!
 //! *Invariants:*
-//! * Nothing is decided here: [`plan`] says what, the order of the functions says when.
+//! * Nothing is decided here: [`plan`] says what and in which order.
 //! * No descriptor of the host is open when the container's program starts; while it waits at the gate only the gate's are.
 //! * Every failure reaches the parent as one message ([`channel`]) or, after the gate, whoever opened it ([`gate`]).
 //! * The child dies with its parent until it is released.
@@ -14,6 +14,7 @@ pub mod plan;
 mod process;
 pub mod reaper;
 
+use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -22,9 +23,9 @@ use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
 use crate::rootfs;
-use crate::sys::{fd, process as calls};
+use crate::sys::{fd, process as calls, socket};
 use channel::{Failure, FailureKind, Message, Step};
-use plan::{InitPlan, ProcessPlan};
+use plan::Step as PlanStep;
 
 /// Magic number of procfs, `linux/magic.h`.
 const PROC_MAGIC: u64 = 0x9fa0;
@@ -40,114 +41,206 @@ pub struct Inherited {
     pub console_socket: Option<OwnedFd>,
 }
 
-/// The first process of a container, from clone to execve.
-pub fn run(plan: &InitPlan, inherited: &Inherited) -> ! {
-    let work = || {
-        begin(inherited)?;
-        // while the host's /proc is still in sight; what it shows is sealed
-        let reaper = plan.process.reaper.then(own_program).transpose()?;
-        let master = set_up(plan, inherited)?;
-        finish(&plan.process, inherited, master, reaper)
+/// Takes the steps, the last of which is to become the program.
+pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
+    let mut child = Child {
+        inherited,
+        rootfs: rootfs::Work::default(),
+        master: None,
+        reaper: None,
+        entered: false,
+        program: None,
+        started: false,
     };
-    end(inherited, work())
+    let done = steps.iter().try_for_each(|step| child.take(step));
+    let failure = done.err().unwrap_or_else(|| {
+        Failure::new(
+            "take the steps of the plan",
+            "the last one is not to become a program",
+        )
+    });
+    child.end(&failure)
 }
 
-/// A later process of a container, already in its namespaces.
-pub fn run_exec(plan: &ProcessPlan, inherited: &Inherited) -> ! {
-    let work = || {
-        begin(inherited)?;
-        new_session()?;
-        if plan.user_namespace {
-            process::become_root()?;
+/// What the steps leave to later ones.
+struct Child<'a> {
+    inherited: &'a Inherited,
+    rootfs: rootfs::Work,
+    /// The terminal's, wanted by the parent.
+    master: Option<OwnedFd>,
+    reaper: Option<OwnedFd>,
+    /// In the working directory.
+    entered: bool,
+    program: Option<CString>,
+    /// The gate was opened.
+    started: bool,
+}
+
+impl Child<'_> {
+    fn take(&mut self, step: &PlanStep) -> Result<(), Failure> {
+        match step {
+            PlanStep::CloseDescriptors { preserved } => self.close_descriptors(*preserved),
+            PlanStep::DieWithParent => {
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+                    .step("set the parent death signal")
+            }
+            PlanStep::Umask(mask) => {
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(*mask));
+                Ok(())
+            }
+            PlanStep::AwaitParent => self.expect(&Message::Continue),
+            PlanStep::Undumpable => set_dumpable_behavior(DumpableBehavior::NotDumpable)
+                .step("make the process undumpable"),
+            PlanStep::OpenReaper => {
+                self.reaper = Some(own_program()?);
+                Ok(())
+            }
+            PlanStep::NewSession => rustix::process::setsid()
+                .map(drop)
+                .step("make a new session"),
+            PlanStep::NewKeyring => calls::new_session_keyring().step("make a new session keyring"),
+            PlanStep::Loopback => calls::loopback_up().step("set the loopback interface up"),
+            PlanStep::Hostname(name) => {
+                rustix::system::sethostname(name.as_bytes()).step("set the host name")
+            }
+            PlanStep::Domainname(name) => {
+                rustix::system::setdomainname(name.as_bytes()).step("set the domain name")
+            }
+            PlanStep::Sysctl { path, value } => {
+                write_sysctl(path, value).step(&format!("set sysctl {}", path.display()))
+            }
+            PlanStep::BecomeRoot => process::become_root(),
+            PlanStep::CgroupNamespace => {
+                nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")
+            }
+            PlanStep::Rootfs(step) => Ok(self.rootfs.take(step)?),
+            PlanStep::Terminal {
+                rows,
+                columns,
+                uid,
+                console,
+            } => self.terminal((*rows, *columns), *uid, *console),
+            PlanStep::Personality(persona) => process::personality(*persona),
+            PlanStep::Rlimit {
+                resource,
+                soft,
+                hard,
+            } => process::set_limit(*resource, *soft, *hard),
+            PlanStep::GiveStreams { uid } => process::give_streams(*uid),
+            PlanStep::TryCwd(path) => {
+                self.entered = rustix::process::chdir(path).is_ok();
+                Ok(())
+            }
+            PlanStep::Cwd(path) => process::enter_cwd(path, self.entered),
+            PlanStep::Bounding(set) => process::drop_bounding(*set),
+            PlanStep::Groups(groups) => process::set_groups(groups),
+            PlanStep::User { uid, gid } => process::become_user(*uid, *gid),
+            PlanStep::Capabilities(sets) => process::set_capabilities(sets),
+            PlanStep::NoNewPrivileges => {
+                rustix::thread::set_no_new_privs(true).step("set no_new_privs")
+            }
+            PlanStep::Seccomp(program) => calls::load_seccomp(&program.instructions, program.flags)
+                .step("load the seccomp filter"),
+            PlanStep::FindProgram { name, search } => {
+                self.program = Some(process::find_program(name, search)?);
+                Ok(())
+            }
+            PlanStep::Ready => {
+                let master = self.master.take();
+                channel::send(&self.inherited.channel, &Message::Ready, master.as_ref())
+                    .step("report to the parent")
+            }
+            PlanStep::AwaitRelease => self.expect(&Message::Release),
+            PlanStep::OutliveParent => rustix::process::set_parent_process_death_signal(None)
+                .step("clear the parent death signal"),
+            PlanStep::ResetSignals => {
+                calls::reset_signals();
+                Ok(())
+            }
+            PlanStep::Gate { preserved } => self.wait_at_gate(*preserved),
+            PlanStep::CloseOnExec { preserved } => {
+                fd::close_on_exec(*preserved).step("mark descriptors")
+            }
+            PlanStep::Execute { argv, env } => Err(match &self.program {
+                Some(program) => process::execute(program, argv, env, self.reaper.as_ref()),
+                None => Failure::new("execute", "no program was looked for"),
+            }),
         }
-        let mut master = None;
-        if let Some(size) = plan.terminal {
-            let root = rustix::fs::open(
-                "/",
-                rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-                rustix::fs::Mode::empty(),
-            )
-            .step("open the root")?;
-            master = process::terminal(&root, plan, size, inherited, false)?;
+    }
+
+    /// Lets go of what was inherited by accident.
+    fn close_descriptors(&self, preserved: u32) -> Result<(), Failure> {
+        let inherited = self.inherited;
+        let mut keep = vec![inherited.channel.as_raw_fd()];
+        keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
+        keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
+        fd::close_others(preserved, &keep).step("close inherited descriptors")
+    }
+
+    /// Waits for one message of the parent. When that is gone, there is nobody to tell.
+    fn expect(&self, want: &Message) -> Result<(), Failure> {
+        match channel::receive(&self.inherited.channel).step("hear from the parent")? {
+            Some((message, _)) if message == *want => Ok(()),
+            Some((message, _)) => Err(Failure::new(
+                "hear from the parent",
+                format!("unexpected message {message:?}"),
+            )),
+            None => calls::exit_now(1),
         }
-        finish(plan, inherited, master, None)
-    };
-    end(inherited, work())
-}
+    }
 
-/// Reports the failure and ends. There is no other way out of the child.
-fn end(inherited: &Inherited, done: Result<std::convert::Infallible, Failure>) -> ! {
-    let Err(failure) = done;
-    // the parent may be gone: then nobody is left to tell
-    let _ = channel::send(&inherited.channel, &Message::Failed(failure), None);
-    calls::exit_now(1)
-}
+    fn terminal(&mut self, size: (u16, u16), uid: u32, console: bool) -> Result<(), Failure> {
+        let master = if console {
+            process::terminal(self.rootfs.root()?, size, uid, true)?
+        } else {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+            let root =
+                rustix::fs::open("/", flags, rustix::fs::Mode::empty()).step("open the root")?;
+            process::terminal(&root, size, uid, false)?
+        };
+        match &self.inherited.console_socket {
+            Some(console) => socket::send(console, b"/dev/ptmx", Some(&master))
+                .step("send the terminal to the console socket"),
+            None => {
+                self.master = Some(master);
+                Ok(())
+            }
+        }
+    }
 
-/// Lets go of what was inherited by accident and waits for the parent.
-fn begin(inherited: &Inherited) -> Result<(), Failure> {
-    let mut keep = vec![inherited.channel.as_raw_fd()];
-    keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
-    keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
-    fd::close_others(&keep).step("close inherited descriptors")?;
-    die_with_parent()?;
-    rustix::process::umask(rustix::fs::Mode::empty());
-    expect(inherited, &Message::Continue)?;
-    // until execve, no process of the container may look into this one; only now, since the parent writes files of ours in /proc
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the process undumpable")
-}
+    /// Only the gate stays open: whoever started us must see the end of what it gave us.
+    fn wait_at_gate(&mut self, preserved: u32) -> Result<(), Failure> {
+        let gate = self
+            .inherited
+            .gate
+            .as_ref()
+            .ok_or_else(|| Failure::new("wait at the gate", "there is none"))?;
+        let mut keep = gate.raw().to_vec();
+        keep.extend(self.reaper.iter().map(AsRawFd::as_raw_fd));
+        fd::close_others(preserved, &keep).step("close descriptors")?;
+        if gate.wait().is_err() {
+            calls::exit_now(1);
+        }
+        self.started = true;
+        Ok(())
+    }
 
-/// Cleared by the kernel whenever ids change, so it is asked for again then. A parent that dies in between closes the channel.
-fn die_with_parent() -> Result<(), Failure> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .step("set the parent death signal")
-}
-
-/// Waits for one message of the parent.
-fn expect(inherited: &Inherited, want: &Message) -> Result<(), Failure> {
-    match channel::receive(&inherited.channel).step("hear from the parent")? {
-        Some((message, _)) if message == *want => Ok(()),
-        Some((message, _)) => Err(Failure::new(
-            "hear from the parent",
-            format!("unexpected message {message:?}"),
-        )),
-        None => calls::exit_now(1),
+    /// Reports the failure and ends. There is no other way out of the child.
+    fn end(&self, failure: &Failure) -> ! {
+        match &self.inherited.gate {
+            Some(gate) if self.started => gate.report(failure),
+            _ => {
+                // the parent may be gone: then nobody is left to tell
+                let message = Message::Failed(failure.clone());
+                let _ = channel::send(&self.inherited.channel, &message, None);
+            }
+        }
+        calls::exit_now(match failure.kind {
+            FailureKind::NotFound => 127,
+            FailureKind::NotRunnable => 126,
+            FailureKind::Other => 1,
+        })
     }
-}
-
-/// Session, names, sysctls, file system: what only the first process does. The terminal's master comes back when the parent wants it.
-fn set_up(plan: &InitPlan, inherited: &Inherited) -> Result<Option<OwnedFd>, Failure> {
-    new_session()?;
-    if plan.loopback {
-        calls::loopback_up().step("set the loopback interface up")?;
-    }
-    if let Some(name) = &plan.hostname {
-        rustix::system::sethostname(name.as_bytes()).step("set the host name")?;
-    }
-    if let Some(name) = &plan.domainname {
-        rustix::system::setdomainname(name.as_bytes()).step("set the domain name")?;
-    }
-    for (path, value) in &plan.sysctls {
-        write_sysctl(path, value).step(&format!("set sysctl {}", path.display()))?;
-    }
-    let prepared = rootfs::prepare(&plan.rootfs)?;
-    if plan.process.user_namespace {
-        process::become_root()?;
-    }
-    if plan.cgroup_namespace {
-        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")?;
-    }
-    let root = rootfs::mount_all(&plan.rootfs, prepared)?;
-    let mut master = None;
-    if let Some(size) = plan.process.terminal {
-        master = process::terminal(&root, &plan.process, size, inherited, true)?;
-    }
-    rootfs::enter(&plan.rootfs, &root)?;
-    Ok(master)
-}
-
-fn new_session() -> Result<(), Failure> {
-    rustix::process::setsid().step("make a new session")?;
-    calls::new_session_keyring().step("make a new session keyring")
 }
 
 /// Writes through the host's `/proc`, where the calling process sees its own namespaces' values.
@@ -165,40 +258,4 @@ fn write_sysctl(path: &Path, value: &str) -> std::io::Result<()> {
 fn own_program() -> Result<OwnedFd, Failure> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open("/proc/self/exe", flags, rustix::fs::Mode::empty()).step("open own program")
-}
-
-/// Ids, limits, filter, gate, execve.
-fn finish(
-    plan: &ProcessPlan,
-    inherited: &Inherited,
-    master: Option<OwnedFd>,
-    reaper: Option<OwnedFd>,
-) -> Result<std::convert::Infallible, Failure> {
-    process::restrict(plan)?;
-    die_with_parent()?;
-    let program = process::find_program(plan)?;
-    channel::send(&inherited.channel, &Message::Ready, master.as_ref())
-        .step("report to the parent")?;
-    drop(master);
-    expect(inherited, &Message::Release)?;
-    rustix::process::set_parent_process_death_signal(None).step("clear the parent death signal")?;
-    calls::reset_signals();
-    let Some(gate) = &inherited.gate else {
-        fd::close_on_exec().step("mark descriptors")?;
-        return Err(process::execute(plan, &program, None));
-    };
-    // only the gate stays open: whoever started us must see the end of what it gave us
-    let mut keep = gate.raw().to_vec();
-    keep.extend(reaper.iter().map(AsRawFd::as_raw_fd));
-    fd::close_others(&keep).step("close descriptors")?;
-    if gate.wait().is_err() {
-        calls::exit_now(1);
-    }
-    let failure = process::execute(plan, &program, reaper.as_ref());
-    gate.report(&failure);
-    calls::exit_now(match failure.kind {
-        FailureKind::NotFound => 127,
-        FailureKind::NotRunnable => 126,
-        FailureKind::Other => 1,
-    })
 }

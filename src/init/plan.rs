@@ -1,77 +1,183 @@
-//! What the child does, as plain data: made by [`crate::container`] from `config.json`, carried over by the clone itself.
+//! What the child does, as data: a list of steps in their order, made by [`crate::container::plan`] and carried over by the clone.
+//!
+//! *Invariants:* a step holds all that it needs; what it makes for later ones (the root, the terminal, the program's path) is in the
+//! hands of [`super::run`]. The form is also what `sampan explain` prints.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 
-use caps::CapsHashSet;
+use serde::{Serialize, Serializer};
 
 use crate::{rootfs, seccomp};
 
-/// The first process of a container.
-#[derive(Debug, Clone)]
-pub struct InitPlan {
-    /// Mounts and all that.
-    pub rootfs: rootfs::Plan,
-    /// Name of a new UTS namespace.
-    pub hostname: Option<String>,
-    /// NIS domain name of a new UTS namespace.
-    pub domainname: Option<String>,
-    /// Files below `/proc/sys` and what to write there.
-    pub sysctls: Vec<(PathBuf, String)>,
-    /// The network namespace is new: its loopback is set up.
-    pub loopback: bool,
-    /// A cgroup namespace is made once the process is in its cgroup.
-    pub cgroup_namespace: bool,
-    /// The process.
-    pub process: ProcessPlan,
-}
-
-/// A process of a container, the first one or a later one.
-#[derive(Debug, Clone)]
-pub struct ProcessPlan {
-    /// Arguments; the first names the program.
-    pub argv: Vec<CString>,
-    /// Environment, `KEY=value`.
-    pub env: Vec<CString>,
-    /// Folder to run in.
-    pub cwd: PathBuf,
-    /// It is in a user namespace that is not the caller's: becomes root there first.
-    pub user_namespace: bool,
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Additional groups.
-    pub groups: Vec<u32>,
+/// One step of the child.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Step {
+    /// Close every descriptor but the standard streams, the talk with the parent and the `preserved` ones that follow 2.
+    CloseDescriptors {
+        /// How many from 3 on stay.
+        preserved: u32,
+    },
+    /// Die with the parent, until released. The kernel forgets it whenever ids change.
+    DieWithParent,
     /// File mode creation mask.
-    pub umask: u32,
+    Umask(u32),
+    /// Wait until the parent has done its part: cgroup, id maps, score.
+    AwaitParent,
+    /// No process of the container may look into this one before execve.
+    Undumpable,
+    /// Open the program that runs now, which will start the container's (see [`super::reaper`]).
+    OpenReaper,
+    /// setsid(2).
+    NewSession,
+    /// An anonymous session keyring.
+    NewKeyring,
+    /// Set the loopback interface of a new network namespace up.
+    Loopback,
+    /// sethostname(2).
+    Hostname(String),
+    /// setdomainname(2).
+    Domainname(String),
+    /// Write a file below `/proc/sys`.
+    Sysctl {
+        /// Relative to `/proc/sys`.
+        path: PathBuf,
+        /// What to write.
+        value: String,
+    },
+    /// Become user and group 0 of the user namespace.
+    BecomeRoot,
+    /// Make a cgroup namespace, now that the process is in its cgroup.
+    CgroupNamespace,
+    /// On the file system.
+    Rootfs(rootfs::Step),
+    /// Open a terminal, make it the controlling one and the standard streams.
+    Terminal {
+        /// Height, 0 for unset.
+        rows: u16,
+        /// Width, 0 for unset.
+        columns: u16,
+        /// Who owns it.
+        uid: u32,
+        /// It also stands at `/dev/console`.
+        console: bool,
+    },
+    /// personality(2).
+    Personality(u64),
+    /// setrlimit(2).
+    Rlimit {
+        /// `RLIMIT_*`, by number.
+        resource: i32,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+    },
+    /// Standard streams that are pipes or files of ours become the user's.
+    GiveStreams {
+        /// The user.
+        uid: u32,
+    },
+    /// Enter the working directory with the privileges that are still there; it may fail.
+    TryCwd(PathBuf),
+    /// Enter the working directory unless that is done, and check that it is inside the root.
+    Cwd(PathBuf),
+    /// Drop the rest from the bounding set.
+    Bounding(#[serde(serialize_with = "capability_names")] u64),
+    /// Additional groups.
+    Groups(Vec<u32>),
+    /// User and group, with the permitted capabilities kept.
+    User {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// The other four sets of capabilities.
+    Capabilities(Capabilities),
     /// Set no_new_privs.
-    pub no_new_privileges: bool,
-    /// Capabilities.
-    pub capabilities: Capabilities,
-    /// (`RLIMIT_*`, soft, hard).
-    pub rlimits: Vec<(i32, u64, u64)>,
-    /// Filter, loaded last.
-    pub seccomp: Option<seccomp::Program>,
-    /// `personality(2)` domain.
-    pub personality: Option<u64>,
-    /// A first process of ours starts the program and reaps (see [`super::reaper`]).
-    pub reaper: bool,
-    /// Gets a terminal of its own: (rows, columns), 0 for unset.
-    pub terminal: Option<(u16, u16)>,
+    NoNewPrivileges,
+    /// Load the filter.
+    Seccomp(#[serde(serialize_with = "filter_length")] seccomp::Program),
+    /// Find the program with the user's permissions, so that `create` can already say what is wrong.
+    FindProgram {
+        /// `argv[0]`.
+        #[serde(serialize_with = "text")]
+        name: CString,
+        /// Where to look for a name without a slash.
+        search: Vec<PathBuf>,
+    },
+    /// All is set up: tell the parent, with the terminal's master when it wants that.
+    Ready,
+    /// Wait until the parent has written the record.
+    AwaitRelease,
+    /// Outlive the parent from now on.
+    OutliveParent,
+    /// Default dispositions, nothing blocked.
+    ResetSignals,
+    /// Let go of everything but the gate and wait there until somebody starts the container.
+    Gate {
+        /// As in [`Step::CloseDescriptors`].
+        preserved: u32,
+    },
+    /// Mark every descriptor but the standard streams and the preserved ones close-on-exec.
+    CloseOnExec {
+        /// As in [`Step::CloseDescriptors`].
+        preserved: u32,
+    },
+    /// Become the program.
+    Execute {
+        /// Arguments.
+        #[serde(serialize_with = "texts")]
+        argv: Vec<CString>,
+        /// Environment, `KEY=value`.
+        #[serde(serialize_with = "texts")]
+        env: Vec<CString>,
+    },
 }
 
-/// The five sets of capabilities(7).
-#[derive(Debug, Clone, Default)]
+/// Sets of capabilities(7) as bit masks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
-    /// What execve may give.
-    pub bounding: CapsHashSet,
     /// In force.
-    pub effective: CapsHashSet,
+    #[serde(serialize_with = "capability_names")]
+    pub effective: u64,
     /// May be made effective.
-    pub permitted: CapsHashSet,
+    #[serde(serialize_with = "capability_names")]
+    pub permitted: u64,
     /// Kept over execve by files that allow it.
-    pub inheritable: CapsHashSet,
+    #[serde(serialize_with = "capability_names")]
+    pub inheritable: u64,
     /// Kept over execve.
-    pub ambient: CapsHashSet,
+    #[serde(serialize_with = "capability_names")]
+    pub ambient: u64,
+}
+
+fn capability_names<S: Serializer>(set: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut all: Vec<caps::Capability> = caps::all().into_iter().collect();
+    all.sort_by_key(|capability| capability.index());
+    let named = all
+        .iter()
+        .filter(|capability| set & capability.bitmask() != 0);
+    serializer.collect_seq(named.map(ToString::to_string))
+}
+
+fn filter_length<S: Serializer>(
+    filter: &seccomp::Program,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeStruct;
+    let mut out = serializer.serialize_struct("filter", 2)?;
+    out.serialize_field("instructions", &filter.instructions.len())?;
+    out.serialize_field("flags", &filter.flags)?;
+    out.end()
+}
+
+fn text<S: Serializer>(text: &CStr, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text.to_string_lossy())
+}
+
+fn texts<S: Serializer>(texts: &[CString], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(texts.iter().map(|text| text.to_string_lossy()))
 }

@@ -1,25 +1,22 @@
 //! The last steps of any process of a container: terminal, limits, ids, capabilities, filter, execve.
 //!
-//! *Invariants:* privileges only go down. The filter is loaded after everything it could forbid: at the very end with no_new_privs,
-//! otherwise while CAP_SYS_ADMIN is still there (seccomp(2) EACCES).
+//! *Invariants:* one function per step, each as its name says; the order is the plan's.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use caps::CapSet;
 use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 
 use super::channel::{Failure, FailureKind, Step};
-use super::plan::{Capabilities, ProcessPlan};
-use super::{Inherited, channel};
+use super::plan::Capabilities;
 use crate::rootfs::devices;
-use crate::sys::{process as calls, socket};
+use crate::sys::process as calls;
 
 /// Takes id 0 of the user namespace, all groups dropped where that is allowed.
 pub fn become_root() -> Result<(), Failure> {
@@ -32,7 +29,7 @@ pub fn become_root() -> Result<(), Failure> {
 
 /// Sets the additional groups. Where an unprivileged user wrote the map nobody may (user_namespaces(7) `/proc/PID/setgroups`): then the
 /// caller's groups stay, which is fine as long as none is asked for.
-fn set_groups(groups: &[u32]) -> Result<(), Failure> {
+pub fn set_groups(groups: &[u32]) -> Result<(), Failure> {
     let list: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     match rustix::thread::set_thread_groups(&list) {
         Err(Errno::PERM) if list.is_empty() => Ok(()),
@@ -40,14 +37,13 @@ fn set_groups(groups: &[u32]) -> Result<(), Failure> {
     }
 }
 
-/// Opens a terminal, makes it the controlling one and the standard streams. Its master goes to the console socket, or comes back.
+/// Opens a terminal, makes it the controlling one and the standard streams; its master comes back.
 pub fn terminal(
     root: &OwnedFd,
-    plan: &ProcessPlan,
     (rows, columns): (u16, u16),
-    inherited: &Inherited,
+    uid: u32,
     console: bool,
-) -> Result<Option<OwnedFd>, Failure> {
+) -> Result<OwnedFd, Failure> {
     let (master, slave) = devices::open_terminal(root)?;
     if rows > 0 || columns > 0 {
         let size = rustix::termios::Winsize {
@@ -61,54 +57,35 @@ pub fn terminal(
     if console {
         devices::bind_console(root, &slave)?;
     }
-    let owner = (Some(Uid::from_raw(plan.uid)), None);
-    rustix::fs::fchown(&slave, owner.0, owner.1).step("give the terminal to the user")?;
+    rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None)
+        .step("give the terminal to the user")?;
     rustix::process::ioctl_tiocsctty(&slave).step("make the terminal the controlling one")?;
     rustix::stdio::dup2_stdin(&slave)
         .and_then(|()| rustix::stdio::dup2_stdout(&slave))
         .and_then(|()| rustix::stdio::dup2_stderr(&slave))
         .step("use the terminal as standard streams")?;
-    match &inherited.console_socket {
-        Some(console) => {
-            socket::send(console, b"/dev/ptmx", Some(&master))
-                .step("send the terminal to the console socket")?;
-            Ok(None)
-        }
-        None => Ok(Some(master)),
-    }
+    Ok(master)
 }
 
-/// Everything up to the filter's last moment.
-pub fn restrict(plan: &ProcessPlan) -> Result<(), Failure> {
-    if let Some(domain) = plan.personality {
-        let domain = nix::sys::personality::Persona::from_bits_retain(domain as i32);
-        nix::sys::personality::set(domain).step("set the personality")?;
-    }
-    for &(resource, soft, hard) in &plan.rlimits {
-        set_limit(resource, soft, hard)?;
-    }
-    give_streams(plan.uid)?;
-    // with the privileges of root first: the user may not be allowed to walk there (and the other way round on some network mounts)
-    let entered = rustix::process::chdir(&plan.cwd).is_ok();
-    if !plan.no_new_privileges {
-        load_filter(plan)?;
-    }
-    set_ids(plan)?;
+/// personality(2).
+pub fn personality(persona: u64) -> Result<(), Failure> {
+    let persona = nix::sys::personality::Persona::from_bits_retain(persona as i32);
+    nix::sys::personality::set(persona)
+        .map(drop)
+        .step("set the personality")
+}
+
+/// Enters the working directory unless that was possible before, and checks it.
+pub fn enter_cwd(path: &Path, entered: bool) -> Result<(), Failure> {
     if !entered {
-        rustix::process::chdir(&plan.cwd).step(&format!(
-            "enter the working directory {}",
-            plan.cwd.display()
-        ))?;
+        rustix::process::chdir(path)
+            .step(&format!("enter the working directory {}", path.display()))?;
     }
-    check_cwd()?;
-    if plan.no_new_privileges {
-        rustix::thread::set_no_new_privs(true).step("set no_new_privs")?;
-    }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.umask));
-    Ok(())
+    check_cwd()
 }
 
-fn set_limit(resource: i32, soft: u64, hard: u64) -> Result<(), Failure> {
+/// setrlimit(2).
+pub fn set_limit(resource: i32, soft: u64, hard: u64) -> Result<(), Failure> {
     let all = [
         (libc::RLIMIT_CPU, rustix::process::Resource::Cpu),
         (libc::RLIMIT_FSIZE, rustix::process::Resource::Fsize),
@@ -146,7 +123,7 @@ fn set_limit(resource: i32, soft: u64, hard: u64) -> Result<(), Failure> {
 
 /// Standard streams that are pipes or files of ours belong to the user, who may open them again through `/dev/stdout`. Never a device:
 /// it is the host's.
-fn give_streams(uid: u32) -> Result<(), Failure> {
+pub fn give_streams(uid: u32) -> Result<(), Failure> {
     let own = rustix::process::geteuid();
     for fd in [
         rustix::stdio::stdin().as_fd(),
@@ -171,46 +148,36 @@ fn give_streams(uid: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// User, groups, capabilities, in the order that keeps the next step allowed.
-fn set_ids(plan: &ProcessPlan) -> Result<(), Failure> {
-    drop_bounding(&plan.capabilities)?;
-    // otherwise leaving user 0 clears all sets before ours can be set
+/// Changes user and group; the permitted capabilities stay, which leaving user 0 would clear.
+pub fn become_user(uid: u32, gid: u32) -> Result<(), Failure> {
     rustix::thread::set_keep_capabilities(true)
         .step("keep capabilities over the change of user")?;
-    set_groups(&plan.groups)?;
-    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
-    rustix::thread::set_thread_res_gid(gid, gid, gid)
-        .step(&format!("become group {}", plan.gid))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).step(&format!("become user {}", plan.uid))?;
-    rustix::thread::set_keep_capabilities(false).step("clear keepcaps")?;
-    let sets = &plan.capabilities;
-    // effective before permitted, which must stay a superset (capabilities(7))
-    for (set, value) in [
-        (CapSet::Inheritable, &sets.inheritable),
-        (CapSet::Effective, &sets.effective),
-        (CapSet::Permitted, &sets.permitted),
-    ] {
-        caps::set(None, set, value).step(&format!("set the {set:?} capabilities"))?;
-    }
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_res_gid(group, group, group).step(&format!("become group {gid}"))?;
+    rustix::thread::set_thread_res_uid(user, user, user).step(&format!("become user {uid}"))?;
+    rustix::thread::set_keep_capabilities(false).step("clear keepcaps")
+}
+
+/// The sets but the bounding one.
+pub fn set_capabilities(sets: &Capabilities) -> Result<(), Failure> {
+    let set = rustix::thread::CapabilitySet::from_bits_retain;
+    let three = rustix::thread::CapabilitySets {
+        effective: set(sets.effective),
+        permitted: set(sets.permitted),
+        inheritable: set(sets.inheritable),
+    };
+    rustix::thread::set_capabilities(None, three).step("set the capabilities")?;
     rustix::thread::clear_ambient_capability_set().step("clear the ambient capabilities")?;
-    for capability in &sets.ambient {
-        caps::raise(None, CapSet::Ambient, *capability)
-            .step(&format!("raise ambient {capability}"))?;
+    for number in (0..64).filter(|number| sets.ambient & (1 << number) != 0) {
+        rustix::thread::configure_capability_in_ambient_set(set(1 << number), true)
+            .step(&format!("raise ambient capability {number}"))?;
     }
     Ok(())
 }
 
-/// Drops what is not in the plan, by number up to what the kernel knows: it may know more than we have names for.
-fn drop_bounding(sets: &Capabilities) -> Result<(), Failure> {
-    let keep: u64 = sets
-        .bounding
-        .iter()
-        .map(|capability| capability.bitmask())
-        .sum();
-    for number in 0..64 {
-        if keep & (1 << number) != 0 {
-            continue;
-        }
+/// Drops what is not in `keep`, by number up to what the kernel knows: it may know more than we have names for.
+pub fn drop_bounding(keep: u64) -> Result<(), Failure> {
+    for number in (0..64).filter(|number| keep & (1 << number) == 0) {
         let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
@@ -236,19 +203,8 @@ fn check_cwd() -> Result<(), Failure> {
     ))
 }
 
-fn load_filter(plan: &ProcessPlan) -> Result<(), Failure> {
-    match &plan.seccomp {
-        Some(program) => calls::load_seccomp(&program.instructions, program.flags)
-            .step("load the seccomp filter"),
-        None => Ok(()),
-    }
-}
-
-/// The path of `argv[0]`, looked up in the container's PATH with the user's permissions, so that `create` can already say what is wrong.
-pub fn find_program(plan: &ProcessPlan) -> Result<CString, Failure> {
-    let Some(name) = plan.argv.first() else {
-        return Err(Failure::new("find the program", "args is empty"));
-    };
+/// The path of the program `name`, looked up with the user's permissions.
+pub fn find_program(name: &CStr, search: &[PathBuf]) -> Result<CString, Failure> {
     let failure = |kind, why: &str| Failure {
         kind,
         message: format!("exec {name:?}: {why}"),
@@ -256,22 +212,16 @@ pub fn find_program(plan: &ProcessPlan) -> Result<CString, Failure> {
     if name.is_empty() {
         return Err(failure(FailureKind::NotFound, "the name is empty"));
     }
-    if name.as_bytes().contains(&b'/') {
-        return match runnable(Path::new(OsStr::from_bytes(name.as_bytes()))) {
-            Ok(()) => Ok(name.clone()),
+    let file = OsStr::from_bytes(name.to_bytes());
+    if name.to_bytes().contains(&b'/') {
+        return match runnable(Path::new(file)) {
+            Ok(()) => Ok(name.to_owned()),
             Err(error) => Err(failure(kind_of(&error), &error.to_string())),
         };
     }
-    let path = plan
-        .env
-        .iter()
-        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
-    let path = path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     let mut refused = None;
-    for folder in path.split(|byte| *byte == b':') {
-        let folder: &[u8] = if folder.is_empty() { b"." } else { folder };
-        let candidate: PathBuf =
-            Path::new(OsStr::from_bytes(folder)).join(OsStr::from_bytes(name.as_bytes()));
+    for folder in search {
+        let candidate = folder.join(file);
         match runnable(&candidate) {
             Ok(()) => {
                 return CString::new(candidate.into_os_string().into_vec())
@@ -304,27 +254,27 @@ fn kind_of(error: &io::Error) -> FailureKind {
     }
 }
 
-/// The filter's last moment and execve, of `reaper` first if there is one; comes back only when that failed.
-pub fn execute(plan: &ProcessPlan, program: &CString, reaper: Option<&OwnedFd>) -> Failure {
-    if plan.no_new_privileges
-        && let Err(failure) = load_filter(plan)
-    {
-        return failure;
-    }
+/// execve(2), of `reaper` first if there is one; comes back only when that failed.
+pub fn execute(
+    program: &CString,
+    argv: &[CString],
+    env: &[CString],
+    reaper: Option<&OwnedFd>,
+) -> Failure {
     let error = match reaper {
-        None => calls::execve(program, &plan.argv, &plan.env),
+        None => calls::execve(program, argv, env),
         Some(reaper) => {
             let name = CString::new(super::reaper::NAME).unwrap_or_default();
             let mut words = vec![name, program.clone()];
-            words.extend(plan.argv.iter().cloned());
-            calls::execute_file(reaper, &words, &plan.env)
+            words.extend(argv.iter().cloned());
+            calls::execute_file(reaper, &words, env)
         }
     };
     let hint = match error.kind() {
         io::ErrorKind::NotFound => " (its interpreter or loader is missing)",
         _ => "",
     };
-    channel::Failure {
+    Failure {
         kind: kind_of(&error),
         message: format!("exec {program:?}: {error}{hint}"),
     }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, makedev};
 use rustix::io::Errno;
+use serde::Serialize;
 
 use super::{Context, Error, open, refuse, resolve};
 use crate::sys::mount;
 use resolve::Kind;
 
 /// A device node of the container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Device {
     /// Path inside.
     pub path: PathBuf,
@@ -30,7 +31,8 @@ pub struct Device {
 }
 
 /// Kind of a device node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum NodeKind {
     /// Block device.
     Block,
@@ -74,22 +76,14 @@ pub fn null() -> Result<OwnedFd, Error> {
     Ok(null)
 }
 
-/// Makes the nodes, or binds them from `bound` (the host's, in the same order) when that is not empty.
-pub fn make(root: &OwnedFd, devices: &[Device], bound: Vec<OwnedFd>) -> Result<(), Error> {
-    if bound.is_empty() {
-        return devices
-            .iter()
-            .try_for_each(|device| make_node(root, device));
-    }
-    for (device, tree) in devices.iter().zip(bound) {
-        let target = resolve::make(root, &device.path, Kind::File)?;
-        mount::attach(&tree, &target)
-            .context(|| format!("bind device {}", device.path.display()))?;
-    }
-    Ok(())
+/// Binds a device of the host, opened as `source`, to the same path.
+pub fn bind(root: &OwnedFd, path: &Path, source: &OwnedFd) -> Result<(), Error> {
+    let target = resolve::make(root, path, Kind::File)?;
+    mount::attach(source, &target).context(|| format!("bind device {}", path.display()))
 }
 
-fn make_node(root: &OwnedFd, device: &Device) -> Result<(), Error> {
+/// Makes a node, or takes the one that is there when it is the same.
+pub fn make_node(root: &OwnedFd, device: &Device) -> Result<(), Error> {
     let what = || format!("make device {}", device.path.display());
     let path = resolve::clean(&device.path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {

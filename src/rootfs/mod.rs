@@ -1,14 +1,13 @@
 //! The container's file system: root, mounts, devices, masks, pivot.
 //!
-//! It runs in the container's own mount namespace, in the order of [`Plan`], and decides nothing that the plan does not say.
+//! It runs in the container's own mount namespace, takes [`Step`]s one after another and decides nothing that they do not say.
 //!
 //! *Invariants:*
 //! * Every path inside the root is resolved beneath the descriptor of the root (openat2 `RESOLVE_IN_ROOT`); no name is joined and
 //!   used outside. Mounts are attached to open descriptors, so nothing can be swapped between check and use.
 //! * A mount has its final flags before it becomes visible; only a tmpfs becomes read-only late, after what is mounted inside.
-//! * Sources outside the root are opened before the process takes the ids of a user namespace.
 //!
-//! What the plan holds comes from [`crate::container`]; [`crate::init`] calls [`prepare`], [`mount_all`] and [`enter`].
+//! The steps and their order come from [`crate::container::plan`]; [`crate::init`] hands them to [`Work`].
 
 pub mod devices;
 pub mod options;
@@ -16,17 +15,18 @@ pub mod overlay;
 mod pivot;
 pub mod resolve;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use serde::Serialize;
 
 use crate::sys::mount::{self, Attributes};
 use devices::Device;
+use overlay::Layers;
 use resolve::Kind;
-
-pub use pivot::enter;
 
 /// A step on the file system that failed: what was tried, and why.
 #[derive(Debug, thiserror::Error)]
@@ -62,30 +62,27 @@ pub(crate) fn refuse<T>(context: String, why: &str) -> Result<T, Error> {
     })
 }
 
-/// Where the root comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Root {
-    /// The folder itself.
-    Folder,
-    /// An overlay, mounted over the folder.
-    Overlay(overlay::Layers),
-}
-
 /// One entry of `mounts`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Mount {
     /// Path inside the root.
     pub destination: PathBuf,
     /// What is mounted.
     pub source: Source,
     /// Flags of the mount itself.
+    #[serde(serialize_with = "options::attribute_words")]
     pub attributes: Attributes,
     /// Flags of the mount and of all below it.
+    #[serde(serialize_with = "options::attribute_words")]
     pub recursive: Attributes,
+    /// Becomes read-only at [`Step::LateReadonly`].
+    pub late_readonly: bool,
 }
 
 /// What a mount shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Source {
     /// A new file system.
     Filesystem {
@@ -96,8 +93,27 @@ pub enum Source {
         /// `key` or `key=value`.
         options: Vec<String>,
     },
-    /// A file or folder of the host.
-    Bind {
+    /// The next source that was opened.
+    Bind,
+    /// As many sources as there are names, folders of a tmpfs: the container's own cgroups of version 1.
+    CgroupV1(Vec<String>),
+}
+
+/// One step on the file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Step {
+    /// Cut what propagates between the host's mounts and ours.
+    Isolate {
+        /// Later mounts of the host still come in.
+        follow_host: bool,
+    },
+    /// Open the folder that is the root, with the mounts below.
+    OpenRoot(PathBuf),
+    /// Open the layers of the root, before the process takes ids that may not reach them.
+    OpenLayers(Layers),
+    /// Open the source of a mount; each [`Step::Mount`] and [`Step::BindDevice`] takes as many as it needs, in the same order.
+    OpenSource {
         /// Path outside.
         path: PathBuf,
         /// With the mounts below.
@@ -105,134 +121,178 @@ pub enum Source {
         /// Not the path itself but this one in it; links in it lead nowhere else.
         beneath: Option<PathBuf>,
     },
-    /// The container's own cgroups of version 1 in a tmpfs: (folder name, path outside).
-    CgroupV1(Vec<(String, PathBuf)>),
-}
-
-/// Everything to be done, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// Folder outside that is or carries the root.
-    pub path: PathBuf,
-    /// What the root is made of.
-    pub root: Root,
-    /// Mounts of the host may still propagate into ours (an entry or the root asks for it).
-    pub follow_host: bool,
-    /// In order.
-    pub mounts: Vec<Mount>,
-    /// Device nodes; empty when `/dev` is the host's.
-    pub devices: Vec<Device>,
+    /// Open the host's null device, which masks files.
+    OpenNull,
+    /// Mount what [`Step::OpenRoot`] opened over its own folder.
+    MountRoot(PathBuf),
+    /// Mount an overlay as root over a folder.
+    MountOverlay {
+        /// The folder.
+        path: PathBuf,
+        /// What it is made of.
+        layers: Layers,
+    },
+    /// Mount one entry.
+    Mount(Mount),
+    /// Make a device node.
+    Device(Device),
+    /// Bind a device of the host.
+    BindDevice(PathBuf),
     /// Make the links and the `ptmx` of `/dev`.
-    pub dev_links: bool,
-    /// Devices are bound from the host, since mknod(2) is refused in a user namespace.
-    pub bind_devices: bool,
-    /// Made when missing.
-    pub cwd: PathBuf,
-    /// Hidden from the container.
-    pub masked: Vec<PathBuf>,
-    /// Made read-only.
-    pub readonly: Vec<PathBuf>,
+    DeviceLinks,
+    /// Make a folder that is missing.
+    Folder(PathBuf),
+    /// Make the mounts read-only that had to be filled first.
+    LateReadonly,
+    /// Make a path read-only.
+    Readonly(PathBuf),
+    /// Hide a path.
+    Mask(PathBuf),
+    /// Make the root the root of the process and of its mount namespace.
+    Pivot,
+    /// `rootfsPropagation`, of the finished root.
+    RootPropagation {
+        /// `MS_*`.
+        #[serde(serialize_with = "options::propagation_word")]
+        kind: u64,
+        /// For all below.
+        recursive: bool,
+    },
     /// The root itself is read-only.
-    pub readonly_root: bool,
-    /// `rootfsPropagation`, applied to the finished root: `MS_*` and whether for all below.
-    pub propagation: Option<(u64, bool)>,
+    RootReadonly,
 }
 
-/// Sources opened outside, by index of the mount, and the root.
-#[derive(Debug)]
-pub struct Prepared {
+/// What the steps leave to later ones.
+#[derive(Debug, Default)]
+pub struct Work {
     root: Option<OwnedFd>,
-    trees: Vec<Vec<OwnedFd>>,
-    devices: Vec<OwnedFd>,
-    null: OwnedFd,
     layers: Vec<OwnedFd>,
+    sources: VecDeque<OwnedFd>,
+    null: Option<OwnedFd>,
+    /// Mounts that become read-only once they are filled.
+    late: Vec<(OwnedFd, PathBuf)>,
 }
 
-/// Cuts propagation and opens everything outside the root. Runs with the ids of the caller.
-pub fn prepare(plan: &Plan) -> Result<Prepared, Error> {
-    let propagation = if plan.follow_host {
-        libc::MS_SLAVE
-    } else {
-        libc::MS_PRIVATE
-    };
-    let host = open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
-    let attributes = Attributes {
-        propagation,
-        ..Attributes::default()
-    };
-    mount::set_attributes(&host, true, attributes)
-        .context(|| "make the mounts of the host private".to_owned())?;
-    let (root, layers) = match &plan.root {
-        Root::Folder => (Some(clone(&plan.path, true)?), Vec::new()),
-        Root::Overlay(layers) if plan.bind_devices => (None, layers.open()?),
-        Root::Overlay(_) => (None, Vec::new()),
-    };
-    let mut trees = Vec::with_capacity(plan.mounts.len());
-    for mount in &plan.mounts {
-        trees.push(match &mount.source {
-            Source::Filesystem { .. } => Vec::new(),
-            Source::Bind {
+impl Work {
+    /// Takes one step. The order is the plan's: a step whose ground is missing is an error.
+    pub fn take(&mut self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Isolate { follow_host } => isolate(*follow_host)?,
+            Step::OpenRoot(path) => self.root = Some(clone(path, true)?),
+            Step::OpenLayers(layers) => self.layers = layers.open()?,
+            Step::OpenSource {
                 path,
                 recursive,
                 beneath,
-            } => vec![match beneath {
+            } => self.sources.push_back(match beneath {
                 None => clone(path, *recursive)?,
                 Some(beneath) => clone_beneath(path, beneath, *recursive)?,
-            }],
-            Source::CgroupV1(folders) => folders
-                .iter()
-                .map(|(_, path)| clone(path, false))
-                .collect::<Result<_, _>>()?,
-        });
+            }),
+            Step::OpenNull => self.null = Some(devices::null()?),
+            Step::MountRoot(path) => self.root = Some(attach_root(self.root()?, path)?),
+            Step::MountOverlay { path, layers } => {
+                self.root = Some(layers.mount(path, &self.layers)?);
+                self.layers.clear();
+            }
+            Step::Mount(mount) => self.mount(mount)?,
+            Step::Device(device) => devices::make_node(self.root()?, device)?,
+            Step::BindDevice(path) => {
+                let source = self.source(path)?;
+                devices::bind(self.root()?, path, &source)?;
+            }
+            Step::DeviceLinks => devices::links(self.root()?)?,
+            Step::Folder(path) => drop(resolve::make(self.root()?, path, Kind::Folder)?),
+            Step::LateReadonly => {
+                for (tree, path) in self.late.drain(..) {
+                    mount::set_attributes(&tree, false, read_only())
+                        .context(|| format!("make {} read-only", path.display()))?;
+                }
+            }
+            Step::Readonly(path) => make_readonly(self.root()?, path)?,
+            Step::Mask(path) => match &self.null {
+                Some(null) => mask(self.root()?, path, null)?,
+                None => return refuse("mask paths".to_owned(), "the null device was not opened"),
+            },
+            Step::Pivot => pivot::pivot(self.root()?)?,
+            Step::RootPropagation { kind, recursive } => {
+                pivot::propagation(self.root()?, *kind, *recursive)?;
+            }
+            Step::RootReadonly => {
+                mount::set_attributes(self.root()?, false, read_only())
+                    .context(|| "make the root read-only".to_owned())?;
+            }
+        }
+        Ok(())
     }
-    let bound = plan.devices.iter().filter(|_| plan.bind_devices);
-    Ok(Prepared {
-        root,
-        trees,
-        devices: bound
-            .map(|device| clone(&device.path, false))
-            .collect::<Result<_, _>>()?,
-        null: devices::null()?,
-        layers,
-    })
-}
 
-/// Mounts root, mounts, devices and masks; the root's descriptor comes back. Runs with the ids of the container's root.
-pub fn mount_all(plan: &Plan, prepared: Prepared) -> Result<OwnedFd, Error> {
-    let Prepared {
-        root,
-        trees,
-        devices,
-        null,
-        layers,
-    } = prepared;
-    let root = match (root, &plan.root) {
-        (Some(tree), _) => attach_root(&tree, &plan.path)?,
-        (None, Root::Overlay(overlay)) => overlay.mount(&plan.path, &layers)?,
-        (None, Root::Folder) => return refuse("mount the root".to_owned(), "it was not opened"),
-    };
-    let mut late = Vec::new();
-    for (mount, trees) in plan.mounts.iter().zip(trees) {
-        if let Some(tree) = mount_one(&root, mount, trees)? {
-            late.push((tree, &mount.destination));
+    /// The root's descriptor.
+    pub fn root(&self) -> Result<&OwnedFd, Error> {
+        match &self.root {
+            Some(root) => Ok(root),
+            None => refuse("use the root".to_owned(), "it was not opened"),
         }
     }
-    devices::make(&root, &plan.devices, devices)?;
-    if plan.dev_links {
-        devices::links(&root)?;
+
+    /// The next opened source.
+    fn source(&mut self, path: &Path) -> Result<OwnedFd, Error> {
+        match self.sources.pop_front() {
+            Some(source) => Ok(source),
+            None => refuse(
+                format!("mount on {}", path.display()),
+                "its source was not opened",
+            ),
+        }
     }
-    resolve::make(&root, &plan.cwd, Kind::Folder)?;
-    for (tree, path) in late {
-        mount::set_attributes(&tree, false, read_only())
-            .context(|| format!("make {} read-only", path.display()))?;
+
+    fn mount(&mut self, mount: &Mount) -> Result<(), Error> {
+        let at = &mount.destination;
+        let (tree, target) = match &mount.source {
+            Source::Bind => {
+                let tree = self.source(at)?;
+                let target = resolve::mount_point(self.root()?, mount, Some(&tree))?;
+                (tree, target)
+            }
+            Source::CgroupV1(folders) => {
+                let trees = folders.iter().map(|_| self.source(at));
+                let trees = trees.collect::<Result<Vec<_>, _>>()?;
+                let target = resolve::mount_point(self.root()?, mount, None)?;
+                return mount_cgroups(self.root()?, mount, &target, folders.iter().zip(trees));
+            }
+            Source::Filesystem {
+                fstype,
+                source,
+                options,
+            } => {
+                let target = resolve::mount_point(self.root()?, mount, None)?;
+                let tree = mount::new_filesystem(fstype, source.as_deref(), options, 0)
+                    .context(|| format!("mount {fstype} on {}", at.display()))?;
+                (tree, target)
+            }
+        };
+        mount::set_attributes(&tree, true, mount.recursive)
+            .and_then(|()| mount::set_attributes(&tree, false, mount.attributes))
+            .context(|| format!("set the flags of the mount on {}", at.display()))?;
+        mount::attach(&tree, &target).context(|| format!("mount on {}", at.display()))?;
+        if mount.late_readonly {
+            self.late.push((tree, at.clone()));
+        }
+        Ok(())
     }
-    for path in &plan.readonly {
-        make_readonly(&root, path)?;
-    }
-    for path in &plan.masked {
-        mask(&root, path, &null)?;
-    }
-    Ok(root)
+}
+
+/// Cuts propagation.
+fn isolate(follow_host: bool) -> Result<(), Error> {
+    let host = open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
+    let attributes = Attributes {
+        propagation: if follow_host {
+            libc::MS_SLAVE
+        } else {
+            libc::MS_PRIVATE
+        },
+        ..Attributes::default()
+    };
+    mount::set_attributes(&host, true, attributes)
+        .context(|| "make the mounts of the host private".to_owned())
 }
 
 /// Read-only as an attribute.
@@ -270,65 +330,25 @@ fn clone_beneath(folder: &Path, path: &Path, recursive: bool) -> Result<OwnedFd,
     mount::clone_tree_at(&place, recursive).context(what)
 }
 
-/// Mounts one entry. A tmpfs that has to become read-only after what is mounted inside comes back.
-fn mount_one(root: &OwnedFd, mount: &Mount, trees: Vec<OwnedFd>) -> Result<Option<OwnedFd>, Error> {
-    let at = &mount.destination;
-    let target = resolve::mount_point(root, mount, trees.first())?;
-    let mut attributes = mount.attributes;
-    let mut late = false;
-    let tree = match &mount.source {
-        Source::Bind { .. } => match trees.into_iter().next() {
-            Some(tree) => tree,
-            None => {
-                return refuse(
-                    format!("mount {}", at.display()),
-                    "its source was not opened",
-                );
-            }
-        },
-        Source::CgroupV1(folders) => {
-            return mount_cgroups(root, mount, &target, folders.iter().zip(trees));
-        }
-        Source::Filesystem {
-            fstype,
-            source,
-            options,
-        } => {
-            if fstype == "tmpfs" {
-                late = attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
-                attributes.set &= !libc::MOUNT_ATTR_RDONLY;
-            }
-            mount::new_filesystem(fstype, source.as_deref(), options, 0)
-                .context(|| format!("mount {fstype} on {}", at.display()))?
-        }
-    };
-    mount::set_attributes(&tree, true, mount.recursive)
-        .and_then(|()| mount::set_attributes(&tree, false, attributes))
-        .context(|| format!("set the flags of the mount on {}", at.display()))?;
-    mount::attach(&tree, &target).context(|| format!("mount on {}", at.display()))?;
-    Ok(late.then_some(tree))
-}
-
 /// The container's own cgroups as folders of a tmpfs.
 fn mount_cgroups<'a>(
     root: &OwnedFd,
     mount: &Mount,
     target: &OwnedFd,
-    folders: impl Iterator<Item = (&'a (String, PathBuf), OwnedFd)>,
-) -> Result<Option<OwnedFd>, Error> {
+    folders: impl Iterator<Item = (&'a String, OwnedFd)>,
+) -> Result<(), Error> {
     let at = &mount.destination;
     let what = || format!("mount the cgroups on {}", at.display());
     let tmpfs = mount::new_filesystem("tmpfs", Some("cgroup"), &["mode=755".to_owned()], 0)
         .context(what)?;
     mount::attach(&tmpfs, target).context(what)?;
-    for ((name, _), tree) in folders {
+    for (name, tree) in folders {
         let place = resolve::make(root, &at.join(name), Kind::Folder)?;
         mount::set_attributes(&tree, false, mount.attributes)
             .and_then(|()| mount::attach(&tree, &place))
             .context(|| format!("mount the cgroup {name} on {}", at.display()))?;
     }
-    mount::set_attributes(&tmpfs, false, mount.attributes).context(what)?;
-    Ok(None)
+    mount::set_attributes(&tmpfs, false, mount.attributes).context(what)
 }
 
 /// Binds a path onto itself, read-only with all below. A path that is not there is fine.

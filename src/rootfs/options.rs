@@ -1,5 +1,7 @@
 //! Mount options of `config.json` as flags and data. Pure.
 
+use serde::{Serialize, Serializer};
+
 use super::{Mount, Source};
 use crate::sys::mount::Attributes;
 
@@ -102,10 +104,57 @@ pub fn propagation(word: &str) -> Option<(u64, bool)> {
     })
 }
 
+/// A propagation type in words.
+pub fn propagation_word<S: Serializer>(kind: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    let known = ["private", "slave", "shared", "unbindable"];
+    let word = known
+        .into_iter()
+        .find(|word| propagation(word).is_some_and(|(bits, _)| bits == *kind));
+    word.serialize(serializer)
+}
+
+/// Attributes as the options that ask for them.
+pub fn attribute_words<S: Serializer>(
+    attributes: &Attributes,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let all = [
+        "ro",
+        "nosuid",
+        "suid",
+        "nodev",
+        "dev",
+        "noexec",
+        "exec",
+        "nodiratime",
+        "diratime",
+        "noatime",
+        "strictatime",
+        "relatime",
+        "nosymfollow",
+        "symfollow",
+        "private",
+        "slave",
+        "shared",
+        "unbindable",
+    ];
+    let asked = all.into_iter().filter(|word| match attribute(word) {
+        Some((set, clear)) => {
+            (set != 0 || clear != 0)
+                && attributes.set & set == set
+                && attributes.clear & clear == clear
+                && (set & libc::MOUNT_ATTR__ATIME == attributes.set & libc::MOUNT_ATTR__ATIME
+                    || clear & libc::MOUNT_ATTR__ATIME == 0)
+        }
+        None => propagation(word).is_some_and(|(bits, _)| bits == attributes.propagation),
+    });
+    serializer.collect_seq(asked)
+}
+
 /// Whether a mount wants to see later mounts of the host.
 pub fn follows_host(mount: &Mount) -> bool {
     let follows = |kind| kind == libc::MS_SLAVE || kind == libc::MS_SHARED;
-    matches!(mount.source, Source::Bind { .. })
+    matches!(mount.source, Source::Bind)
         && (follows(mount.attributes.propagation) || follows(mount.recursive.propagation))
 }
 

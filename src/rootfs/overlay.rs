@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags};
+use serde::Serialize;
 
 use super::{Context, Error, attach_root, open, refuse};
 use crate::sys::mount::explained;
@@ -17,7 +18,7 @@ use crate::sys::mount::explained;
 const PAGE: usize = 4096;
 
 /// What the overlay is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Layers {
     /// Read-only layers, lowest first.
     pub lower: Vec<PathBuf>,

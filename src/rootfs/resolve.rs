@@ -83,7 +83,7 @@ pub fn mount_point(
         return refuse(what(), "the root itself cannot be mounted over");
     }
     let kind = match (&mount.source, bound) {
-        (Source::Bind { .. }, Some(tree)) => kind_of(tree).context(what)?,
+        (Source::Bind, Some(tree)) => kind_of(tree).context(what)?,
         _ => Kind::Folder,
     };
     let kernel_tree = matches!(&mount.source, Source::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs");
@@ -98,7 +98,7 @@ pub fn mount_point(
     if in_proc(&target).context(what)? && !PROC_FILES.iter().any(|path| clean == Path::new(path)) {
         return refuse(what(), "the place is inside proc");
     }
-    let proc_itself = clean == Path::new("/proc") && matches!(mount.source, Source::Bind { .. });
+    let proc_itself = clean == Path::new("/proc") && matches!(mount.source, Source::Bind);
     if let Some(tree) = bound
         && proc_itself
         && !in_proc(tree).context(what)?

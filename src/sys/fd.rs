@@ -4,14 +4,15 @@
 use std::io;
 use std::os::fd::RawFd;
 
-/// Closes every descriptor above 2 but those in `keep`. Only for a cloned child, which never drops what it inherited.
-pub fn close_others(keep: &[RawFd]) -> io::Result<()> {
+/// Closes every descriptor above 2 but the `preserved` ones from 3 on and those in `keep`. Only for a cloned child, which never drops
+/// what it inherited.
+pub fn close_others(preserved: u32, keep: &[RawFd]) -> io::Result<()> {
     let mut keep: Vec<u32> = keep
         .iter()
         .filter_map(|fd| u32::try_from(*fd).ok())
         .collect();
     keep.sort_unstable();
-    let mut first = 3;
+    let mut first = 3 + preserved;
     for fd in keep {
         if fd > first {
             close_range(first, fd - 1, 0)?;
@@ -21,9 +22,9 @@ pub fn close_others(keep: &[RawFd]) -> io::Result<()> {
     close_range(first, u32::MAX, 0)
 }
 
-/// Marks every descriptor above 2 close-on-exec.
-pub fn close_on_exec() -> io::Result<()> {
-    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+/// Marks every descriptor above 2 and the `preserved` ones from 3 on close-on-exec.
+pub fn close_on_exec(preserved: u32) -> io::Result<()> {
+    close_range(3 + preserved, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
 /// close_range(2), Linux 5.11.

@@ -1,6 +1,7 @@
 //! Plans of small specifications.
 
 use super::*;
+use crate::container::Rootfs;
 use oci_spec::runtime::LinuxDeviceCgroup;
 use serde_json::{Value, json};
 
@@ -31,21 +32,25 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
 fn plans_namespaces() {
     let namespaces = json!([{"type": "mount"}, {"type": "pid"}, {"type": "network", "path": "/n"}, {"type": "cgroup"}]);
     let made = plan(json!({"namespaces": namespaces}), HOST).unwrap();
-    assert_eq!(made.new, (libc::CLONE_NEWNS | libc::CLONE_NEWPID) as u64);
+    let made = serde_json::to_value(made).unwrap();
     assert_eq!(
-        made.joins,
-        [(libc::CLONE_NEWNET as u64, PathBuf::from("/n"))]
+        made["parent"],
+        json!([
+            {"cgroup": {"v2": "/sys/fs/cgroup/web"}},
+            "gate",
+            {"clone": {"new": ["mount", "pid"], "join": [{"kind": ["network"], "path": "/n"}]}},
+            "setUp",
+            "record",
+            "release",
+        ])
     );
-    assert!(made.init.cgroup_namespace && !made.init.loopback && !made.init.rootfs.bind_devices);
     let namespaces = json!([{"type": "mount"}]);
-    let nested = plan(
-        json!({"namespaces": namespaces}),
-        Host {
-            user_namespace: true,
-        },
-    )
-    .unwrap();
-    assert!(nested.init.rootfs.bind_devices && !nested.init.process.user_namespace);
+    let user_namespace = Host {
+        user_namespace: true,
+    };
+    let nested = plan(json!({"namespaces": namespaces}), user_namespace).unwrap();
+    let nested = serde_json::to_string(&nested).unwrap();
+    assert!(nested.contains(r#"{"bindDevice":"/dev/null"}"#) && !nested.contains("becomeRoot"));
     for (linux, want) in [
         (
             json!({"namespaces": [{"type": "mount"}, {"type": "mount"}]}),
@@ -85,38 +90,67 @@ fn plans_mounts_and_devices() {
         "resources": {"devices": [{"allow": false, "access": "rwm"}]},
     });
     let made = plan(linux, HOST).unwrap();
-    let rootfs = made.init.rootfs;
-    assert_eq!(rootfs.path, Path::new("/b/rootfs"));
-    assert_eq!(
-        rootfs.mounts[0].source,
-        Source::Bind {
-            path: "/sys/fs/cgroup/web".into(),
-            recursive: false,
-            beneath: None,
-        }
-    );
-    let ext4 = Source::Filesystem {
-        fstype: "ext4".into(),
-        source: None,
-        options: vec!["ro".into()],
+    let Some(Step::Limits(limits)) = made.parent.get(1) else {
+        panic!("{:?}", made.parent);
     };
-    assert_eq!(rootfs.mounts[1].source, ext4);
-    assert_eq!(rootfs.devices.len(), 6);
-    assert_eq!(
-        rootfs
-            .devices
-            .iter()
-            .find(|device| device.path == Path::new("/dev/null"))
-            .unwrap()
-            .mode,
-        0o600
-    );
-    let rules = made.resources.unwrap().devices().clone().unwrap();
+    let rules = limits.devices().clone().unwrap();
     assert!(
         !rules[0].allow()
             && rules[1..]
                 .iter()
                 .all(|rule: &LinuxDeviceCgroup| rule.allow())
             && rules.len() == 12
+    );
+    let device = |name: &str, minor: u32| {
+        json!({"rootfs": {"device": {"path": format!("/dev/{name}"), "kind": "character", "major": if name == "tty" { 5 } else { 1 },
+            "minor": minor, "mode": if name == "null" { 0o600 } else { 0o666 }, "uid": 0, "gid": 0}}})
+    };
+    let none: [&str; 0] = [];
+    let capabilities =
+        json!({"effective": none, "permitted": none, "inheritable": none, "ambient": none});
+    assert_eq!(
+        serde_json::to_value(&made.child).unwrap(),
+        json!([
+            {"closeDescriptors": {"preserved": 0}},
+            "dieWithParent",
+            {"umask": 0},
+            "awaitParent",
+            "undumpable",
+            "newSession",
+            "newKeyring",
+            {"rootfs": {"isolate": {"follow_host": false}}},
+            {"rootfs": {"openRoot": "/b/rootfs"}},
+            {"rootfs": {"openSource": {"path": "/sys/fs/cgroup/web", "recursive": false, "beneath": null}}},
+            {"rootfs": {"mountRoot": "/b/rootfs"}},
+            {"rootfs": {"mount": {"destination": "/c", "source": "bind", "attributes": ["ro"], "recursive": none, "lateReadonly": false}}},
+            {"rootfs": {"mount": {"destination": "/r", "source": {"filesystem": {"fstype": "ext4", "source": null, "options": ["ro"]}},
+                "attributes": ["ro"], "recursive": none, "lateReadonly": false}}},
+            device("zero", 5),
+            device("full", 7),
+            device("random", 8),
+            device("urandom", 9),
+            device("tty", 0),
+            device("null", 3),
+            {"rootfs": "deviceLinks"},
+            {"rootfs": {"folder": "/"}},
+            {"rootfs": "pivot"},
+            {"rootfs": "rootReadonly"},
+            {"giveStreams": {"uid": 0}},
+            {"tryCwd": "/"},
+            {"bounding": none},
+            {"groups": none},
+            {"user": {"uid": 0, "gid": 0}},
+            {"capabilities": capabilities},
+            {"cwd": "/"},
+            {"umask": 0o022},
+            "dieWithParent",
+            {"findProgram": {"name": "x", "search": ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]}},
+            "ready",
+            "awaitRelease",
+            "outliveParent",
+            "resetSignals",
+            {"gate": {"preserved": 0}},
+            {"execute": {"argv": ["x"], "env": none}},
+        ])
     );
 }

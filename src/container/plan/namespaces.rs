@@ -1,0 +1,138 @@
+//! Namespaces, id maps and what belongs to namespaces. Pure.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use serde::Serialize;
+
+use super::IdMap;
+
+/// Namespaces as `CLONE_NEW*` bits.
+#[derive(Debug, Clone, Default)]
+pub struct Namespaces {
+    /// To make.
+    pub new: u64,
+    /// To join.
+    pub joins: Vec<Join>,
+}
+
+/// A namespace to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Join {
+    /// `CLONE_NEW*` bit.
+    #[serde(serialize_with = "super::namespace_names")]
+    pub kind: u64,
+    /// Its file.
+    pub path: PathBuf,
+}
+
+impl Namespaces {
+    /// Whether the container does not share those of `bits` with the caller.
+    pub fn own(&self, bits: i32) -> bool {
+        let bits = bits as u64;
+        self.new & bits != 0 || self.joins.iter().any(|join| join.kind & bits != 0)
+    }
+}
+
+/// `CLONE_NEW*` bits to make, and what to join.
+pub fn namespaces(linux: &Linux) -> Result<Namespaces, String> {
+    let (mut new, mut joins) = (0, Vec::new());
+    let mut seen = BTreeSet::new();
+    for namespace in linux.namespaces().iter().flatten() {
+        let typ = namespace.typ();
+        // oci-spec gives the kernel's own numbers
+        let flag = typ as u64;
+        if !seen.insert(flag) {
+            return Err(format!("linux.namespaces: {typ} is there twice"));
+        }
+        match namespace.path() {
+            Some(path) if !path.as_os_str().is_empty() => {
+                if typ == LinuxNamespaceType::Mount {
+                    return Err(
+                        "linux.namespaces: joining a mount namespace by path is not supported"
+                            .to_owned(),
+                    );
+                }
+                joins.push(Join {
+                    kind: flag,
+                    path: path.clone(),
+                });
+            }
+            _ => new |= flag,
+        }
+    }
+    if new & libc::CLONE_NEWNS as u64 == 0 {
+        return Err("linux.namespaces: a mount namespace is needed".to_owned());
+    }
+    Ok(Namespaces { new, joins })
+}
+
+/// The two id maps, in the order user, group.
+pub fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<(Vec<IdMap>, Vec<IdMap>), String> {
+    let maps = |key: &str, maps: &Option<Vec<LinuxIdMapping>>| match maps.as_deref() {
+        None | Some([]) if namespaces.new & libc::CLONE_NEWUSER as u64 != 0 => Err(format!(
+            "linux.{key}: is empty, a new user namespace needs it"
+        )),
+        Some([_, ..]) if !namespaces.own(libc::CLONE_NEWUSER) => Err(format!(
+            "linux.{key}: needs a user namespace in linux.namespaces"
+        )),
+        maps => Ok(maps.unwrap_or_default().iter().map(id_map).collect()),
+    };
+    Ok((
+        maps("uidMappings", linux.uid_mappings())?,
+        maps("gidMappings", linux.gid_mappings())?,
+    ))
+}
+
+fn id_map(map: &LinuxIdMapping) -> IdMap {
+    IdMap {
+        inside: map.container_id(),
+        outside: map.host_id(),
+        size: map.size(),
+    }
+}
+
+/// Sysctls that belong to one of the container's own namespaces; anything else would change the host.
+pub fn sysctls(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(PathBuf, String)>, String> {
+    const IPC: [&str; 8] = [
+        "msgmax",
+        "msgmnb",
+        "msgmni",
+        "sem",
+        "shmall",
+        "shmmax",
+        "shmmni",
+        "shm_rmid_forced",
+    ];
+    let mut out = Vec::new();
+    for (key, value) in linux.sysctl().iter().flatten() {
+        let path = key.replace('.', "/");
+        let parts: Vec<&str> = path.split('/').collect();
+        if parts.iter().any(|part| part.is_empty() || *part == "..") {
+            return Err(format!("linux.sysctl: {key} is not a name"));
+        }
+        let (flag, name) = match parts.as_slice() {
+            ["net", ..] => (libc::CLONE_NEWNET, "network"),
+            ["kernel", last] if IPC.contains(last) => (libc::CLONE_NEWIPC, "ipc"),
+            ["fs", "mqueue", _] => (libc::CLONE_NEWIPC, "ipc"),
+            ["kernel", "domainname"] => (libc::CLONE_NEWUTS, "uts"),
+            ["kernel", "hostname"] => {
+                return Err("linux.sysctl: kernel.hostname: use hostname instead".to_owned());
+            }
+            _ => {
+                return Err(format!(
+                    "linux.sysctl: {key} is not separate for a container"
+                ));
+            }
+        };
+        if !namespaces.own(flag) {
+            return Err(format!(
+                "linux.sysctl: {key} needs a {name} namespace in linux.namespaces"
+            ));
+        }
+        out.push((path.into(), value.clone()));
+    }
+    out.sort();
+    Ok(out)
+}

@@ -1,0 +1,257 @@
+//! The `process` part of a specification → steps of a child. Pure.
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use caps::Capability;
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, PosixRlimitType, Process};
+
+use crate::container::chain;
+use crate::init::plan::{Capabilities, Step};
+use crate::seccomp;
+
+/// What depends on the container, not on the process alone.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The five sets.
+    pub capabilities: Sets,
+    /// Compiled.
+    pub seccomp: Option<seccomp::Program>,
+    /// Set no_new_privs.
+    pub no_new_privileges: bool,
+    /// personality(2).
+    pub personality: Option<u64>,
+    /// As in `--preserve-fds`.
+    pub preserved: u32,
+}
+
+/// The first steps of every process: alone, waiting for the parent.
+pub fn begin(preserved: u32) -> Vec<Step> {
+    vec![
+        Step::CloseDescriptors { preserved },
+        Step::DieWithParent,
+        Step::Umask(0),
+        Step::AwaitParent,
+        // only now, since the parent writes files of ours in /proc
+        Step::Undumpable,
+    ]
+}
+
+/// A terminal, when the process has one.
+pub fn terminal(process: &Process, console: bool) -> Result<Option<Step>, String> {
+    if process.terminal() != Some(true) {
+        return Ok(None);
+    }
+    let size = |value: u64| u16::try_from(value).ok();
+    let (rows, columns) = match process.console_size() {
+        None => (0, 0),
+        Some(wanted) => match (size(wanted.height()), size(wanted.width())) {
+            (Some(rows), Some(columns)) => (rows, columns),
+            _ => {
+                return Err(format!(
+                    "process.consoleSize: {}x{} is too large",
+                    wanted.width(),
+                    wanted.height()
+                ));
+            }
+        },
+    };
+    Ok(Some(Step::Terminal {
+        rows,
+        columns,
+        uid: process.user().uid(),
+        console,
+    }))
+}
+
+/// The last steps of every process, from its root file system to its program; at the gate when it is a first one. Privileges only go
+/// down. The filter is loaded after everything it could forbid: at the very end with no_new_privs, otherwise while CAP_SYS_ADMIN is
+/// still there (seccomp(2) EACCES).
+pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec<Step>, String> {
+    let cwd = process.cwd().clone();
+    if !cwd.is_absolute() {
+        return Err(format!("process.cwd: {} is not absolute", cwd.display()));
+    }
+    let argv = strings("process.args", process.args().as_deref())?;
+    let name = argv.first().cloned().ok_or("process.args: is empty")?;
+    let env = strings("process.env", process.env().as_deref())?;
+    let user = process.user();
+    let mut groups = user.additional_gids().clone().unwrap_or_default();
+    groups.sort_unstable();
+    groups.dedup();
+    let preserved = around.preserved;
+    let filter = around.seccomp.map(Step::Seccomp);
+    let (early, late) = if around.no_new_privileges {
+        (None, filter)
+    } else {
+        (filter, None)
+    };
+    let search = search_path(&env);
+    let mut steps = Vec::new();
+    steps.extend(around.personality.map(Step::Personality));
+    steps.extend(rlimits(process)?);
+    steps.push(Step::GiveStreams { uid: user.uid() });
+    // with the privileges of root first: the user may not be allowed to walk there (and the other way round on some network mounts)
+    steps.push(Step::TryCwd(cwd.clone()));
+    steps.extend(early);
+    steps.push(Step::Bounding(around.capabilities.bounding));
+    steps.push(Step::Groups(groups));
+    steps.push(Step::User {
+        uid: user.uid(),
+        gid: user.gid(),
+    });
+    steps.push(Step::Capabilities(around.capabilities.others));
+    steps.push(Step::Cwd(cwd));
+    if around.no_new_privileges {
+        steps.push(Step::NoNewPrivileges);
+    }
+    steps.push(Step::Umask(user.umask().unwrap_or(0o022) & 0o777));
+    steps.push(Step::DieWithParent);
+    steps.push(Step::FindProgram { name, search });
+    steps.push(Step::Ready);
+    steps.push(Step::AwaitRelease);
+    steps.push(Step::OutliveParent);
+    steps.push(Step::ResetSignals);
+    steps.push(if gate {
+        Step::Gate { preserved }
+    } else {
+        Step::CloseOnExec { preserved }
+    });
+    steps.extend(late);
+    steps.push(Step::Execute { argv, env });
+    Ok(steps)
+}
+
+/// The folders of the container's PATH; an empty one is the working directory.
+fn search_path(env: &[CString]) -> Vec<PathBuf> {
+    let path = env
+        .iter()
+        .find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    path.split(|byte| *byte == b':')
+        .map(|folder| if folder.is_empty() { b"." } else { folder })
+        .map(|folder| PathBuf::from(OsStr::from_bytes(folder)))
+        .collect()
+}
+
+fn strings(key: &str, list: Option<&[String]>) -> Result<Vec<CString>, String> {
+    let list = list.unwrap_or_default().iter();
+    list.map(|text| {
+        CString::new(text.as_str()).map_err(|_| format!("{key}: {text:?} holds a zero byte"))
+    })
+    .collect()
+}
+
+fn rlimits(process: &Process) -> Result<Vec<Step>, String> {
+    let mut out: Vec<Step> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for limit in process.rlimits().iter().flatten() {
+        let typ = limit.typ();
+        let resource = match typ {
+            PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+            PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+            PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+            PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+            PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+            PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+            PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+            PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+            PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+            PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+            PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+            PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+            PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+            PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+            PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+            PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+        } as i32;
+        let (soft, hard) = (limit.soft(), limit.hard());
+        if soft > hard {
+            return Err(format!(
+                "process.rlimits: {typ}: soft {soft} is above hard {hard}"
+            ));
+        }
+        if !seen.insert(resource) {
+            return Err(format!("process.rlimits: {typ} is there twice"));
+        }
+        out.push(Step::Rlimit {
+            resource,
+            soft,
+            hard,
+        });
+    }
+    Ok(out)
+}
+
+/// The five sets of capabilities(7).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sets {
+    /// What execve may give.
+    pub bounding: u64,
+    /// The others.
+    pub others: Capabilities,
+}
+
+/// The five sets; all empty when there is no section.
+pub fn capabilities(sets: Option<&LinuxCapabilities>) -> Result<Sets, String> {
+    let Some(sets) = sets else {
+        return Ok(Sets::default());
+    };
+    let one = |set: &Option<oci_spec::runtime::Capabilities>| -> Result<u64, String> {
+        set.iter().flatten().try_fold(0, |mask, capability| {
+            let name = caps::to_canonical(&capability.to_string());
+            let capability: Capability = name
+                .parse()
+                .map_err(|_| format!("process.capabilities: {name} is unknown"))?;
+            Ok(mask | capability.bitmask())
+        })
+    };
+    let others = Capabilities {
+        effective: one(sets.effective())?,
+        permitted: one(sets.permitted())?,
+        inheritable: one(sets.inheritable())?,
+        ambient: one(sets.ambient())?,
+    };
+    // the kernel would answer a bare EPERM (capabilities(7))
+    if let Some(name) = first(others.effective & !others.permitted) {
+        return Err(format!(
+            "process.capabilities: {name} is effective but not permitted"
+        ));
+    }
+    if let Some(name) = first(others.ambient & !(others.permitted & others.inheritable)) {
+        return Err(format!(
+            "process.capabilities: {name} is ambient but not both permitted and inheritable"
+        ));
+    }
+    Ok(Sets {
+        bounding: one(sets.bounding())?,
+        others,
+    })
+}
+
+/// The name of one member of a set.
+fn first(set: u64) -> Option<Capability> {
+    let all = caps::all();
+    let members = all.into_iter().filter(|one| set & one.bitmask() != 0);
+    members.min_by_key(Capability::index)
+}
+
+/// The compiled filter.
+pub fn filter(profile: Option<&LinuxSeccomp>) -> Result<Option<seccomp::Program>, String> {
+    let Some(profile) = profile else {
+        return Ok(None);
+    };
+    if profile.listener_path().is_some() {
+        return Err("linux.seccomp.listenerPath: is not supported".to_owned());
+    }
+    let program =
+        seccomp::compile(profile).map_err(|error| format!("linux.seccomp: {}", chain(&error)))?;
+    if program.notifies {
+        return Err(
+            "linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which is not supported".to_owned(),
+        );
+    }
+    Ok(Some(program))
+}
