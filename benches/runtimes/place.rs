@@ -32,6 +32,10 @@ impl Place {
         mount(none, "/", none, private, none).map_err(step("make the mounts private"))?;
         if !unified && Path::new(UNIFIED).exists() {
             umount2(UNIFIED, MntFlags::MNT_DETACH).map_err(step("take the v2 mount away"))?;
+            // crun makes its folders there all the same
+            let size = Some("size=4m");
+            mount(Some("none"), UNIFIED, Some("tmpfs"), MsFlags::empty(), size)
+                .map_err(step("hide where the v2 mount was"))?;
         }
         let root = PathBuf::from("/run/sampan-bench");
         fs::create_dir_all(&root).map_err(|error| format!("make {}: {error}", root.display()))?;

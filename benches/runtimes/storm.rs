@@ -50,6 +50,10 @@ fn cgroups(folder: &std::path::Path, depth: usize) -> usize {
     let mut count = 0;
     for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         let name = entry.file_name();
+        // hidden, see `Place::make`
+        if depth == 0 && name == "unified" {
+            continue;
+        }
         count += usize::from(name.to_string_lossy().starts_with("bench"));
         if depth < 4 {
             count += cgroups(&entry.path(), depth + 1);
