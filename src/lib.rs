@@ -3,7 +3,7 @@
 //! Data flows down; a module imports only from lines below its own.
 //!
 //! ```text
-//! cli                       arguments, output, exit codes: nothing else prints
+//! cli · oci                 arguments, output, exit codes: nothing else prints
 //! pod                       a compose project as one pod: keeper, supervisor, control socket
 //! compose · network · image · container
 //!                           compose is pure; container runs `create` in a single-threaded process
@@ -18,6 +18,7 @@ pub mod container;
 pub mod image;
 pub mod init;
 pub mod network;
+pub mod oci;
 pub mod pod;
 pub mod rootfs;
 pub mod seccomp;

@@ -1,7 +1,7 @@
 //! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
 mod config;
-mod console;
+pub(crate) mod console;
 mod context;
 mod down;
 mod exec;

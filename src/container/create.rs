@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
@@ -20,6 +20,17 @@ const CONFIG_MAX: u64 = 16 << 20;
 /// Makes a container up to the start gate. Must run in a single-threaded process. Standard streams of the caller become the
 /// container's. On failure nothing is left: no cgroup, no mount, no process.
 pub fn create(request: &CreateRequest) -> Result<State, Error> {
+    let config = Config::read(&request.bundle)?;
+    let console = request.console_socket.as_deref().map(connect).transpose()?;
+    create_from(request, &config, console)
+}
+
+/// [`create`] with what was read from the bundle, and with the connected console socket instead of its path.
+pub fn create_from(
+    request: &CreateRequest,
+    config: &Config,
+    console: Option<OwnedFd>,
+) -> Result<State, Error> {
     if !process::is_single_threaded().map_err(|error| Error::step("count own threads", error))? {
         return Err(Error::Other(
             "create needs a process with a single thread".to_owned(),
@@ -32,45 +43,29 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
             request.dir.display()
         )));
     }
-    let spec = load_spec(&request.bundle)?;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(&spec, request, host()).map_err(at)?;
-    let terminal = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.terminal())
-        == Some(true);
-    let console = connect_console(request.console_socket.as_deref(), terminal)?;
+    let plan = plan::container(&config.spec, request, host()).map_err(at)?;
+    let process = config.spec.process().as_ref();
+    let terminal = process.and_then(|process| process.terminal()) == Some(true);
+    let refused = |text: &str| Err(Error::Other(text.to_owned()));
+    match (&console, terminal) {
+        (None, true) => return refused("process.terminal needs a console socket"),
+        (Some(_), false) => return refused("a console socket needs process.terminal"),
+        _ => {}
+    }
     let mut creation = Creation {
         request,
+        config,
         console,
         gate: None,
         child: None,
+        state: None,
     };
     let made = plan
         .parent
         .iter()
         .try_for_each(|step| creation.take(step, &plan.child));
     creation.end(made)
-}
-
-/// The socket that the terminal's master goes to.
-fn connect_console(path: Option<&Path>, terminal: bool) -> Result<Option<OwnedFd>, Error> {
-    let refused = |text: &str| Err(Error::Other(text.to_owned()));
-    match (path, terminal) {
-        (None, true) => refused("process.terminal needs a console socket"),
-        (Some(_), false) => refused("a console socket needs process.terminal"),
-        (None, false) => Ok(None),
-        (Some(path), true) => {
-            let connected = socket::connect(path);
-            Ok(Some(connected.map_err(|error| {
-                Error::step(
-                    format!("connect to console socket {}", path.display()),
-                    error,
-                )
-            })?))
-        }
-    }
 }
 
 /// Whether we are in a user namespace ourselves: the first one maps everything onto itself.
@@ -82,34 +77,61 @@ fn host() -> Host {
     }
 }
 
-/// Reads and parses `config.json`.
-pub fn load_spec(bundle: &Path) -> Result<Spec, Error> {
-    let path = bundle.join("config.json");
-    let failed =
-        |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
-    let mut text = Vec::new();
-    let file = File::open(&path).map_err(|error| failed(&error))?;
-    let size = file
-        .take(CONFIG_MAX)
-        .read_to_end(&mut text)
-        .map_err(|error| failed(&error))?;
-    if size as u64 == CONFIG_MAX {
-        return Err(failed(&"it is longer than 16 MiB"));
+/// A `config.json`.
+#[derive(Debug)]
+pub struct Config {
+    /// What it says.
+    pub spec: Spec,
+    /// Its bytes.
+    pub text: Vec<u8>,
+}
+
+impl Config {
+    /// Reads and parses the bundle's.
+    pub fn read(bundle: &Path) -> Result<Config, Error> {
+        Config::at(&bundle.join("config.json"))
     }
-    serde_json::from_slice(&text).map_err(|error| failed(&error))
+
+    /// Reads and parses the file `path`.
+    pub(super) fn at(path: &Path) -> Result<Config, Error> {
+        let failed =
+            |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(|error| failed(&error))?;
+        let size = file
+            .take(CONFIG_MAX)
+            .read_to_end(&mut text)
+            .map_err(|error| failed(&error))?;
+        if size as u64 == CONFIG_MAX {
+            return Err(failed(&"it is longer than 16 MiB"));
+        }
+        let spec = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        Ok(Config { spec, text })
+    }
+}
+
+/// How long a console socket may keep us waiting, in seconds.
+const CONSOLE_WAIT: u64 = 10;
+
+/// Connects to a console socket. One whose backlog is full, because nobody reads it, is an error after some seconds.
+pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    socket::connect(path, CONSOLE_WAIT).map_err(|error| {
+        Error::step(
+            format!("connect to console socket {}", path.display()),
+            error,
+        )
+    })
 }
 
 /// What the steps leave to later ones.
 struct Creation<'a> {
     request: &'a CreateRequest,
+    config: &'a Config,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
-    child: Option<Made>,
-}
-
-/// The child, and its record once that is written.
-struct Made {
-    child: Child,
+    /// With the `CLONE_NEW*` bits that it was cloned with.
+    child: Option<(Child, u64)>,
+    /// Once the record is written.
     state: Option<State>,
 }
 
@@ -145,7 +167,7 @@ impl Creation<'_> {
                     console,
                     gate,
                 )?;
-                self.child = Some(Made { child, state: None });
+                self.child = Some((child, *new));
                 Ok(())
             }
             Step::EnterCgroup => request
@@ -156,11 +178,10 @@ impl Creation<'_> {
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
             Step::SetUp => self.child()?.set_up().map(drop),
             Step::Record => {
-                let state = describe(request, self.child()?)?;
+                life::keep_spec(&request.dir, &self.config.text)?;
+                let state = self.describe()?;
                 life::store(&request.dir, &state)?;
-                if let Some(made) = &mut self.child {
-                    made.state = Some(state);
-                }
+                self.state = Some(state);
                 Ok(())
             }
             Step::Release => {
@@ -172,33 +193,50 @@ impl Creation<'_> {
         }
     }
 
+    fn describe(&self) -> Result<State, Error> {
+        let (request, spec) = (self.request, &self.config.spec);
+        let Some((Child { pid, .. }, new)) = &self.child else {
+            return Err(Error::Other("the plan has no child yet".to_owned()));
+        };
+        let start_time = process::start_time(*pid)
+            .map_err(|error| Error::step(format!("read the start time of process {pid}"), error))?;
+        let root = spec.root().as_ref();
+        Ok(State {
+            version: life::STATE_VERSION,
+            id: request.id.clone(),
+            pid: *pid,
+            start_time,
+            bundle: request.bundle.clone(),
+            dir: request.dir.clone(),
+            cgroup: request.cgroup.clone(),
+            created: jiff::Timestamp::now().to_string(),
+            oci_version: spec.version().clone(),
+            rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(root.path())),
+            owner: rustix::process::geteuid().as_raw(),
+            annotations: spec.annotations().iter().flatten().map(pair).collect(),
+            own_pids: new & libc::CLONE_NEWPID as u64 != 0,
+        })
+    }
+
     fn child(&self) -> Result<&Child, Error> {
         match &self.child {
-            Some(made) => Ok(&made.child),
+            Some((child, _)) => Ok(child),
             None => Err(Error::Other("the plan has no child yet".to_owned())),
         }
     }
 
     /// The record, or nothing left of what was made.
     fn end(self, made: Result<(), Error>) -> Result<State, Error> {
-        let error = match (made, self.child) {
-            (
-                Ok(()),
-                Some(Made {
-                    state: Some(state), ..
-                }),
-            ) => return Ok(state),
-            (Ok(()), _) => Error::Other("the plan makes no record".to_owned()),
+        let error = match (made, self.state) {
+            (Ok(()), Some(state)) => return Ok(state),
+            (Ok(()), None) => Error::Other("the plan makes no record".to_owned()),
+            (Err(error), _) => error,
+        };
+        let ended = self.child.map(|(child, _)| child.undo());
+        let error = match (error, ended) {
             // how it ended is all that there is to tell
-            (Err(Error::Died), Some(made)) => {
-                Error::Other(format!("{} ({})", Error::Died, made.child.undo()))
-            }
-            (Err(error), made) => {
-                if let Some(made) = made {
-                    made.child.undo();
-                }
-                error
-            }
+            (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),
+            (error, _) => error,
         };
         // a cgroup with members is somebody else's
         if matches!(error, Error::InUse(_)) {
@@ -246,23 +284,8 @@ fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }
 
-fn describe(request: &CreateRequest, child: &Child) -> Result<State, Error> {
-    let start_time = process::start_time(child.pid).map_err(|error| {
-        Error::step(
-            format!("read the start time of process {}", child.pid),
-            error,
-        )
-    })?;
-    Ok(State {
-        version: life::STATE_VERSION,
-        id: request.id.clone(),
-        pid: child.pid,
-        start_time,
-        bundle: request.bundle.clone(),
-        dir: request.dir.clone(),
-        cgroup: request.cgroup.clone(),
-        created: jiff::Timestamp::now().to_string(),
-    })
+fn pair((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
 }
 
 /// Removes what a failed create left; what could not be removed is added to the error.

@@ -1,11 +1,12 @@
 //! `exec`: a further process in a running container.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 
-use super::create::{load_spec, set_oom_score};
+use super::create::set_oom_score;
 use super::plan::process::{self, Surroundings};
 use super::spawn::{Join, spawn};
 use super::{Error, Exec, State, chain, life};
@@ -14,18 +15,32 @@ use crate::init::plan::Step;
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
 /// used. Capabilities and `noNewPrivileges` that `process` leaves out are the container's; the filter is always the container's.
 pub fn exec(dir: &Path, process: &Process) -> Result<Exec, Error> {
+    exec_with(dir, process, ExecOptions::default())
+}
+
+/// How a process is started, beside what it is.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    /// Connected socket that receives the terminal's master, instead of the caller.
+    pub console: Option<OwnedFd>,
+    /// In a paused container it waits to be resumed.
+    pub ignore_paused: bool,
+}
+
+/// [`exec`] with options.
+pub fn exec_with(dir: &Path, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let state = life::known(dir)?;
     let at = |error: Error| match error {
         Error::Other(text) => Error::Other(format!("exec in container {}: {text}", state.id)),
         other => other,
     };
-    run(&state, process).map_err(at)
+    run(&state, process, options).map_err(at)
 }
 
-fn run(state: &State, process: &Process) -> Result<Exec, Error> {
+fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let first =
         life::open_process(state)?.ok_or_else(|| Error::Other("it is not running".to_owned()))?;
-    if life::status(state) == super::Status::Paused {
+    if !options.ignore_paused && life::status(state) == super::Status::Paused {
         return Err(Error::Other("it is paused; resume it first".to_owned()));
     }
     let namespaces = other_namespaces(state.pid)?;
@@ -36,7 +51,14 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
         .open()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let child = spawn(&steps, 0, Some(&join), cgroup.as_ref(), None, None)?;
+    let child = spawn(
+        &steps,
+        0,
+        Some(&join),
+        cgroup.as_ref(),
+        options.console,
+        None,
+    )?;
     let done = || {
         if cgroup.is_none() {
             state
@@ -93,7 +115,7 @@ fn other_namespaces(pid: i32) -> Result<u64, Error> {
 
 /// The steps of the process.
 fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Step>, String> {
-    let spec = load_spec(&state.bundle).map_err(|error| error.to_string())?;
+    let spec = life::spec(state).map_err(|error| error.to_string())?;
     let own = spec.process().as_ref();
     for (key, present) in [
         (

@@ -5,6 +5,9 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
+
+use super::create::Config;
 use super::{Error, State, Status, chain};
 use crate::cgroup::Cgroup;
 use crate::init::gate::{self, Outcome};
@@ -28,6 +31,21 @@ pub fn store(dir: &Path, state: &State) -> Result<(), Error> {
         |error: &dyn std::fmt::Display| Error::step(format!("write {}", path.display()), error);
     let text = serde_json::to_vec_pretty(state).map_err(|error| failed(&error))?;
     file::write_atomic(&path, &text, 0o600).map_err(|error| failed(&error))
+}
+
+fn spec_path(dir: &Path) -> PathBuf {
+    dir.join("spec.json")
+}
+
+/// Keeps the bytes of `config.json`. Without a sync: after the machine's end there is no container either.
+pub fn keep_spec(dir: &Path, text: &[u8]) -> Result<(), Error> {
+    let path = spec_path(dir);
+    fs::write(&path, text).map_err(|error| Error::step(format!("write {}", path.display()), error))
+}
+
+/// The specification that the container was made from.
+pub fn spec(state: &State) -> Result<Spec, Error> {
+    Ok(Config::at(&spec_path(&state.dir))?.spec)
 }
 
 /// Reads `state.json`; `None` when there is no container.
@@ -112,9 +130,7 @@ pub fn start(dir: &Path) -> Result<(), Error> {
         Outcome::Died => Err(at(
             &"its first process died before it could execute the program",
         )),
-        Outcome::NotWaiting => Err(at(
-            &format!("it is {:?}, not created", status(&state)).to_lowercase()
-        )),
+        Outcome::NotWaiting => Err(at(&format!("it is {}, not created", status(&state)))),
     }
 }
 
@@ -127,25 +143,72 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
             error,
         )
     };
-    if all {
-        if signal == libc::SIGKILL {
-            return state.cgroup.kill().map_err(|error| at(&chain(&error)));
-        }
-        for pid in state
-            .cgroup
-            .processes()
-            .map_err(|error| at(&chain(&error)))?
-        {
-            match pidfd::open(pid).and_then(|pidfd| pidfd::send_signal(&pidfd, signal)) {
-                // it ended in between
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                other => other.map_err(|error| at(&error))?,
-            }
-        }
-        return Ok(());
+    let first = open_process(&state)?;
+    // without a pid namespace of its own the others would live on without the first one
+    if signal == libc::SIGKILL && (all || !state.own_pids) {
+        state.cgroup.kill().map_err(|error| at(&chain(&error)))?;
+        return match first {
+            None if !all => Err(at(&NOT_RUNNING)),
+            _ => Ok(()),
+        };
     }
-    let process = open_process(&state)?.ok_or_else(|| at(&"it is not running"))?;
-    pidfd::send_signal(&process, signal).map_err(|error| at(&error))
+    if all {
+        return kill_members(&state.cgroup, signal).map_err(|error| at(&error));
+    }
+    let first = first.ok_or_else(|| at(&NOT_RUNNING))?;
+    pidfd::send_signal(&first, signal).map_err(|error| at(&error))?;
+    if signal == libc::SIGKILL && is_frozen(&state.cgroup) {
+        // on v1 it would stay where it is (freezer-subsystem.rst)
+        state
+            .cgroup
+            .freeze(false)
+            .map_err(|error| at(&chain(&error)))?;
+    }
+    Ok(())
+}
+
+/// What callers look for.
+const NOT_RUNNING: &str = "container not running";
+
+fn kill_members(cgroup: &Cgroup, signal: i32) -> Result<(), String> {
+    for pid in cgroup.processes().map_err(|error| chain(&error))? {
+        match pidfd::open(pid).and_then(|pidfd| pidfd::send_signal(&pidfd, signal)) {
+            // it ended in between
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            other => other.map_err(|error| format!("process {pid}: {error}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Freezes all processes, and waits until they are.
+pub fn pause(dir: &Path) -> Result<(), Error> {
+    let state = known(dir)?;
+    match status(&state) {
+        Status::Running | Status::Created => freeze(&state, true),
+        other => Err(refused("pause", &state, other)),
+    }
+}
+
+/// Lets frozen processes go on.
+pub fn resume(dir: &Path) -> Result<(), Error> {
+    let state = known(dir)?;
+    match status(&state) {
+        Status::Paused => freeze(&state, false),
+        other => Err(refused("resume", &state, other)),
+    }
+}
+
+fn freeze(state: &State, frozen: bool) -> Result<(), Error> {
+    let what = if frozen { "pause" } else { "resume" };
+    state
+        .cgroup
+        .freeze(frozen)
+        .map_err(|error| Error::step(format!("{what} container {}", state.id), chain(&error)))
+}
+
+fn refused(what: &str, state: &State, status: Status) -> Error {
+    Error::Other(format!("{what} container {}: it is {status}", state.id))
 }
 
 /// Kills what is left and removes cgroup, gate and `state.json`; missing is success.
@@ -199,8 +262,10 @@ fn kill_first(state: &State) -> Result<(), Error> {
 
 /// Removes members, cgroup, gate and state, in this order, going on after errors.
 pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
-    let state = || match fs::remove_file(state_path(dir)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+    let gone = |path: PathBuf| match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("remove {}: {error}", path.display()))
+        }
         _ => Ok(()),
     };
     let members = cgroup
@@ -210,7 +275,7 @@ pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
     // the record goes last: as long as something is left there is a container to delete
     let record = if members.is_ok() && gate.is_ok() {
-        state()
+        gone(spec_path(dir)).and_then(|()| gone(state_path(dir)))
     } else {
         Ok(())
     };

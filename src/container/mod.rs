@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/config.json is the bundle's; in the container's own folder are
 //!   state.json   written before the first process is released      gate, result   the start gate, see [`crate::init::gate`]
+//!   spec.json    config.json as it was at create: exec does not depend on what became of the bundle
 //! ```
 //!
 //! *Invariants:*
@@ -20,6 +21,7 @@ mod life;
 pub mod plan;
 mod spawn;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -28,9 +30,11 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::init::channel::{Failure, FailureKind};
 
-pub use create::create;
-pub use exec::exec;
-pub use life::{delete, kill, load, start, status};
+pub use create::{Config, connect, create, create_from};
+pub use exec::{ExecOptions, exec, exec_with};
+pub use life::{
+    delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status,
+};
 pub use plan::REAPER;
 
 /// Why a container operation failed.
@@ -132,6 +136,18 @@ pub enum Status {
     Stopped,
 }
 
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
+}
+
 /// `state.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -151,6 +167,21 @@ pub struct State {
     pub cgroup: Cgroup,
     /// RFC 3339.
     pub created: String,
+    /// `ociVersion` of `config.json`.
+    #[serde(default)]
+    pub oci_version: String,
+    /// Root file system, `root.path` made absolute.
+    #[serde(default)]
+    pub rootfs: PathBuf,
+    /// User id of who made it.
+    #[serde(default)]
+    pub owner: u32,
+    /// `annotations` of `config.json`.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// It has a pid namespace of its own, whose processes end with the first one.
+    #[serde(default)]
+    pub own_pids: bool,
 }
 
 /// A process started in a running container; a child of the caller.

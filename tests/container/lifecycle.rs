@@ -65,7 +65,7 @@ fn walks_through_the_states() {
         container::kill(dir, libc::SIGTERM, false)
             .unwrap_err()
             .to_string()
-            .ends_with("it is not running")
+            .ends_with("container not running")
     );
     container::kill(dir, libc::SIGTERM, true).unwrap();
     assert!(case.create().unwrap_err().1.contains("exists in"));
