@@ -151,7 +151,29 @@ pub fn make_straight(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd,
 /// Links are followed inside the root, dangling ones too.
 pub fn make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
     let what = || format!("make {} in the root", path.display());
-    let mut ahead: VecDeque<OsString> = parts(&clean(path));
+    let clean = clean(path);
+    // mostly it is there
+    let folder = match open(root, &clean, OFlags::PATH, ResolveFlags::IN_ROOT) {
+        Err(Errno::NOENT) => make_missing(root, path, &clean, kind)?,
+        other => other.context(what)?,
+    };
+    let found = kind_of(&folder).context(what)?;
+    if found == kind {
+        return Ok(folder);
+    }
+    refuse(
+        what(),
+        match kind {
+            Kind::Folder => "a file is in the place of a folder",
+            Kind::File => "a folder is in the place of a file",
+        },
+    )
+}
+
+/// Part by part.
+fn make_missing(root: &OwnedFd, path: &Path, clean: &Path, kind: Kind) -> Result<OwnedFd, Error> {
+    let what = || format!("make {} in the root", path.display());
+    let mut ahead: VecDeque<OsString> = parts(clean);
     let mut here = PathBuf::from("/");
     let mut folder = open(root, &here, OFlags::PATH, ResolveFlags::IN_ROOT).context(what)?;
     let mut links = 0;
@@ -185,17 +207,7 @@ pub fn make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
             Err(error) => return Err(error).context(what),
         };
     }
-    let found = kind_of(&folder).context(what)?;
-    if found == kind {
-        return Ok(folder);
-    }
-    refuse(
-        what(),
-        match kind {
-            Kind::Folder => "a file is in the place of a folder",
-            Kind::File => "a folder is in the place of a file",
-        },
-    )
+    Ok(folder)
 }
 
 /// Names and `..` of a path, in order; `..` is left to the kernel, which stops at the root.
