@@ -295,7 +295,8 @@ fn spy() -> io::Result<Value> {
     let begin = Instant::now();
     while !Path::new(STOP).exists() && begin.elapsed() < LONG {
         // numbers are given in order: no need to list the folder, which takes longer than what we wait for
-        for pid in next..next + 3 {
+        let first = next;
+        for pid in first..first + 3 {
             let folder = PathBuf::from(format!("/proc/{pid}"));
             if folder.exists() {
                 seen += u32::from(alive.insert(pid));
