@@ -12,7 +12,7 @@ ROOT    ?= /var/lib/sampan
 BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
 TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static containernetworking-plugins docker-compose docker-registry \
-                  iptables jq nftables openssl procps python3 python3-seccomp skopeo umoci
+                  iptables jq nftables openssl procps python3 python3-seccomp skopeo systemd umoci
 
 VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios
 
@@ -52,12 +52,14 @@ target/images/%: $$(wildcard images/$$*/*) $$(wildcard images/debian-base/*) | r
 
 install: ## install what `make release` built, with completions and man pages
 	install -D -m 755 $(RELEASE)/sampan $(DESTDIR)$(PREFIX)/bin/sampan
+	ln -sf sampan $(DESTDIR)$(PREFIX)/bin/sampan-oci
 	$(foreach p,$(PLUGINS),install -D -m 755 $(RELEASE)/$p $(DESTDIR)$(PREFIX)/libexec/sampan/cni/$p &&) true
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/sampan man $(DESTDIR)$(PREFIX)/share/man/man1
-	$(RELEASE)/sampan completions bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sampan
-	$(RELEASE)/sampan completions zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sampan
-	$(RELEASE)/sampan completions fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/sampan.fish
+	$(foreach n,sampan sampan-oci,\
+	  $(RELEASE)/sampan completions bash --name $n | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$n && \
+	  $(RELEASE)/sampan completions zsh --name $n | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$n && \
+	  $(RELEASE)/sampan completions fish --name $n | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$n.fish &&) true
 
 clean: ## remove what was built
 	cargo clean

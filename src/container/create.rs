@@ -10,9 +10,9 @@ use oci_spec::runtime::Spec;
 use super::plan::{self, Host, Step};
 use super::spawn::{Child, Join, spawn};
 use super::{CreateRequest, Error, State, chain, idmap, life};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup, Entry};
 use crate::init::{self, gate};
-use crate::sys::{process, socket};
+use crate::sys::{process, procfs, socket};
 
 /// Longest `config.json`, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -43,9 +43,10 @@ pub fn create_from(
             request.dir.display()
         )));
     }
+    let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(&config.spec, request, host()).map_err(at)?;
-    let process = config.spec.process().as_ref();
+    let plan = plan::container(spec, request, host()).map_err(at)?;
+    let process = spec.process().as_ref();
     let terminal = process.and_then(|process| process.terminal()) == Some(true);
     let refused = |text: &str| Err(Error::Other(text.to_owned()));
     match (&console, terminal) {
@@ -129,8 +130,7 @@ struct Creation<'a> {
     config: &'a Config,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
-    /// With the `CLONE_NEW*` bits that it was cloned with.
-    child: Option<(Child, u64)>,
+    child: Option<Child>,
     /// Once the record is written.
     state: Option<State>,
 }
@@ -153,27 +153,24 @@ impl Creation<'_> {
                 Ok(())
             }
             Step::Clone { new, join } => {
-                let cgroup = request
-                    .cgroup
-                    .open()
-                    .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
+                let entry = match request.cgroup {
+                    Cgroup::Systemd { .. } => Ok(Entry::default()),
+                    _ => request.cgroup.entry(),
+                };
+                let entry = entry.map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
-                let child = spawn(
-                    child_steps,
-                    *new,
-                    join.as_ref(),
-                    cgroup.as_ref(),
-                    console,
-                    gate,
-                )?;
-                self.child = Some((child, *new));
+                let child = spawn(child_steps, *new, join.as_ref(), &entry, console, gate)?;
+                self.child = Some(child);
                 Ok(())
             }
-            Step::EnterCgroup => request
+            Step::Unit {
+                limits,
+                annotations,
+            } => request
                 .cgroup
-                .attach(self.child()?.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error))),
+                .begin(self.child()?.pid, limits, annotations)
+                .map_err(|error| Error::step("make a unit", chain(&error))),
             Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
             Step::SetUp => self.child()?.set_up().map(drop),
@@ -195,16 +192,14 @@ impl Creation<'_> {
 
     fn describe(&self) -> Result<State, Error> {
         let (request, spec) = (self.request, &self.config.spec);
-        let Some((Child { pid, .. }, new)) = &self.child else {
-            return Err(Error::Other("the plan has no child yet".to_owned()));
-        };
-        let start_time = process::start_time(*pid)
+        let pid = self.child()?.pid;
+        let start_time = process::start_time(pid)
             .map_err(|error| Error::step(format!("read the start time of process {pid}"), error))?;
         let root = spec.root().as_ref();
         Ok(State {
             version: life::STATE_VERSION,
             id: request.id.clone(),
-            pid: *pid,
+            pid,
             start_time,
             bundle: request.bundle.clone(),
             dir: request.dir.clone(),
@@ -214,13 +209,14 @@ impl Creation<'_> {
             rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(root.path())),
             owner: rustix::process::geteuid().as_raw(),
             annotations: spec.annotations().iter().flatten().map(pair).collect(),
-            own_pids: new & libc::CLONE_NEWPID as u64 != 0,
+            own_pids: plan::has_own_pids(spec),
+            keep_keyring: request.keep_keyring,
         })
     }
 
     fn child(&self) -> Result<&Child, Error> {
         match &self.child {
-            Some((child, _)) => Ok(child),
+            Some(child) => Ok(child),
             None => Err(Error::Other("the plan has no child yet".to_owned())),
         }
     }
@@ -232,7 +228,7 @@ impl Creation<'_> {
             (Ok(()), None) => Error::Other("the plan makes no record".to_owned()),
             (Err(error), _) => error,
         };
-        let ended = self.child.map(|(child, _)| child.undo());
+        let ended = self.child.map(|child| child.undo());
         let error = match (error, ended) {
             // how it ended is all that there is to tell
             (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),
@@ -248,26 +244,19 @@ impl Creation<'_> {
 
 /// Makes the cgroup. One with processes is somebody else's and left alone.
 fn make_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
-    cgroup
-        .create()
-        .map_err(|error| Error::step("make the cgroup", chain(&error)))?;
-    let members = cgroup
-        .processes()
-        .map_err(|error| Error::step("look into the cgroup", chain(&error)))?;
-    if members.is_empty() {
-        return Ok(());
-    }
-    Err(Error::InUse(format!(
-        "cgroup {cgroup:?} is in use by {} processes",
-        members.len()
-    )))
+    cgroup.prepare().map_err(|error| match error {
+        cgroup::Error::InUse { .. } | cgroup::Error::Frozen { .. } => {
+            Error::InUse(error.to_string())
+        }
+        error => Error::step("make the cgroup", chain(&error)),
+    })
 }
 
 /// proc_pid_oom_score_adj(5).
 pub fn set_oom_score(pid: i32, score: i32) -> Result<(), Error> {
-    let path = format!("/proc/{pid}/oom_score_adj");
-    fs::write(&path, score.to_string())
-        .map_err(|error| Error::step(format!("write {score} to {path}"), error))
+    let path = format!("{pid}/oom_score_adj");
+    procfs::write(Path::new(&path), &score.to_string())
+        .map_err(|error| Error::step(format!("write {score} to /proc/{path}"), error))
 }
 
 /// Opens the namespaces to be joined.

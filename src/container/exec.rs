@@ -10,6 +10,7 @@ use super::create::set_oom_score;
 use super::plan::process::{self, Surroundings};
 use super::spawn::{Join, spawn};
 use super::{Error, Exec, State, chain, life};
+use crate::cgroup::Cgroup;
 use crate::init::plan::Step;
 
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
@@ -25,6 +26,10 @@ pub struct ExecOptions {
     pub console: Option<OwnedFd>,
     /// In a paused container it waits to be resumed.
     pub ignore_paused: bool,
+    /// So many descriptors from 3 on are the program's.
+    pub preserve_fds: u32,
+    /// An existing cgroup instead of the container's.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// [`exec`] with options.
@@ -45,27 +50,14 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     }
     let namespaces = other_namespaces(state.pid)?;
     let user_namespace = namespaces & Ns::User as u64 != 0;
-    let steps = plan(state, process, user_namespace).map_err(Error::Other)?;
-    let cgroup = state
-        .cgroup
-        .open()
+    let steps = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
+    let place = options.cgroup.as_ref().unwrap_or(&state.cgroup);
+    let entry = place
+        .entry()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let child = spawn(
-        &steps,
-        0,
-        Some(&join),
-        cgroup.as_ref(),
-        options.console,
-        None,
-    )?;
+    let child = spawn(&steps, 0, Some(&join), &entry, options.console, None)?;
     let done = || {
-        if cgroup.is_none() {
-            state
-                .cgroup
-                .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
-        }
         if let Some(score) = process.oom_score_adj() {
             set_oom_score(child.pid, score)?;
         }
@@ -132,7 +124,12 @@ fn other_namespaces(pid: i32) -> Result<u64, Error> {
 }
 
 /// The steps of the process.
-fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Step>, String> {
+fn plan(
+    state: &State,
+    wanted: &Process,
+    user_namespace: bool,
+    preserved: u32,
+) -> Result<Vec<Step>, String> {
     let spec = life::spec(state).map_err(|error| error.to_string())?;
     let own = spec.process().as_ref();
     for (key, present) in [
@@ -164,7 +161,6 @@ fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Ste
         .or(own.and_then(|own| own.capabilities().as_ref()));
     let inherited = own.and_then(Process::no_new_privileges);
     let linux = spec.linux().as_ref();
-    let preserved = 0;
     let around = Surroundings {
         capabilities: process::capabilities(sets)?,
         seccomp: process::filter(linux.and_then(|linux| linux.seccomp().as_ref()))?,
@@ -173,7 +169,10 @@ fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Vec<Ste
         preserved,
     };
     let mut steps = process::begin(preserved);
-    steps.extend([Step::NewSession, Step::NewKeyring]);
+    steps.push(Step::NewSession);
+    if !state.keep_keyring {
+        steps.push(Step::NewKeyring);
+    }
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }

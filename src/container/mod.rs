@@ -33,7 +33,7 @@ use crate::init::channel::{Failure, FailureKind};
 pub use create::{Config, connect, create, create_from};
 pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
-    delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status,
+    delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status, update,
 };
 pub use plan::REAPER;
 
@@ -118,6 +118,15 @@ pub struct CreateRequest {
     pub cgroup: Cgroup,
     /// Socket that receives the master of the terminal when `process.terminal` is set.
     pub console_socket: Option<PathBuf>,
+    /// So many descriptors from 3 on are the program's.
+    #[serde(default)]
+    pub preserve_fds: u32,
+    /// The caller's session keyring stays.
+    #[serde(default)]
+    pub keep_keyring: bool,
+    /// The root is changed without pivot_root(2), which a root file system in RAM does not allow.
+    #[serde(default)]
+    pub no_pivot: bool,
 }
 
 /// runtime.md "Lifecycle".
@@ -182,6 +191,9 @@ pub struct State {
     /// It has a pid namespace of its own, whose processes end with the first one.
     #[serde(default)]
     pub own_pids: bool,
+    /// Its processes have the session keyring of whoever starts them.
+    #[serde(default)]
+    pub keep_keyring: bool,
 }
 
 /// A process started in a running container; a child of the caller.

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 
 use super::args::{Invocation, Values};
 use super::{Error, store};
@@ -65,6 +65,50 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
     }
 }
 
+/// The descriptors that are passed on: those of `$LISTEN_FDS`, when they are meant for us (sd_listen_fds(3)), then `--preserve-fds`.
+pub struct Passed {
+    /// So many from 3 on.
+    pub count: u32,
+    /// What the program has to know.
+    pub env: Vec<String>,
+}
+
+impl Passed {
+    /// Looks at what there is; one that is not open is an error.
+    pub fn new(values: &Values) -> Result<Passed, Error> {
+        let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let meant = number("LISTEN_PID") == Some(std::process::id());
+        let listen = number("LISTEN_FDS").filter(|_| meant).unwrap_or(0);
+        let wanted: u32 = values.number("preserve-fds")?.unwrap_or(0);
+        let many = || Error::new(format!("--preserve-fds: {wanted} are too many"));
+        let count = listen.checked_add(wanted).ok_or_else(many)?;
+        let last = i32::try_from(count)
+            .ok()
+            .and_then(|count| count.checked_add(3));
+        for fd in 3..last.ok_or_else(many)? {
+            if !crate::sys::fd::is_open(fd) {
+                return Err(Error::new(format!(
+                    "--preserve-fds, $LISTEN_FDS: {count} from 3 on are to be passed, but {fd} is not open"
+                )));
+            }
+        }
+        let env = match listen {
+            0 => Vec::new(),
+            count => vec![format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()],
+        };
+        Ok(Passed { count, env })
+    }
+
+    /// Adds what a process has to know.
+    pub fn tell(&self, process: &mut Process) {
+        if !self.env.is_empty() {
+            let mut env = process.env().clone().unwrap_or_default();
+            env.extend_from_slice(&self.env);
+            process.set_env(Some(env));
+        }
+    }
+}
+
 /// Runs from a copy that no container can write (CVE-2019-5736).
 pub fn protect() -> Result<(), Error> {
     seal::ensure().map_err(|error| Error::step("protect the own program", error))
@@ -98,6 +142,7 @@ struct Making {
     bundle: PathBuf,
     config: Config,
     cgroup: Cgroup,
+    preserve_fds: u32,
 }
 
 impl Making {
@@ -109,13 +154,18 @@ impl Making {
         let bundle = call.values.path("bundle").unwrap_or_else(|| ".".into());
         let bundle = std::path::absolute(&bundle)
             .map_err(|error| Error::step(format!("--bundle {}", bundle.display()), error))?;
-        let config = Config::read(&bundle)?;
+        let mut config = Config::read(&bundle)?;
+        let passed = Passed::new(&call.values)?;
+        if let Some(process) = config.spec.process_mut() {
+            passed.tell(process);
+        }
         let cgroup = cgroup(&config.spec, &id)?;
         let making = Making {
             id,
             bundle,
             config,
             cgroup,
+            preserve_fds: passed.count,
         };
         check_console(making.terminal(), detach, &call.values)?;
         Ok(making)
@@ -142,6 +192,9 @@ impl Making {
             rootfs: Rootfs::Bundle,
             cgroup: self.cgroup,
             console_socket: None,
+            preserve_fds: self.preserve_fds,
+            keep_keyring: call.values.has("no-new-keyring"),
+            no_pivot: call.values.has("no-pivot"),
         };
         let made = store::note(&request)
             .and_then(|()| Ok(container::create_from(&request, &self.config, console)?));

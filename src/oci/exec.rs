@@ -1,13 +1,15 @@
 //! `exec`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 use super::args::Invocation;
-use super::create::{Watcher, check_console, protect, read, shown};
+use super::create::{Passed, Watcher, check_console, protect, read, shown};
 use super::{Error, store};
+use crate::cgroup::Cgroup;
 use crate::cli::console;
 use crate::container::{self, ExecOptions, State, Status};
 
@@ -20,7 +22,9 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let state = store::find(&call.global, call.word(0)?)?;
     let ignore_paused = call.values.has("ignore-paused");
     runs(&state, ignore_paused)?;
-    let process = process(call, &state)?;
+    let passed = Passed::new(&call.values)?;
+    let mut process = process(call, &state)?;
+    passed.tell(&mut process);
     let detach = call.values.has("detach");
     check_console(process.terminal() == Some(true), detach, &call.values)?;
     let console = call.values.path("console-socket");
@@ -28,6 +32,8 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let options = ExecOptions {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
+        preserve_fds: passed.count,
+        cgroup: cgroup(&state.cgroup, &call.values.texts("cgroup")?)?,
     };
     let signals = if detach {
         None
@@ -40,6 +46,46 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
         Some(signals) => console::wait(running, signals, None).map_err(shown),
         None => Ok(0),
     }
+}
+
+/// The cgroup that `--cgroup` names below the container's: one for all, or on v1 `CONTROLLER[,CONTROLLER]:PATH`. `None` without any.
+fn cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
+    let mut place = own.clone();
+    let mut named = BTreeSet::new();
+    for option in wanted {
+        let Some((names, path)) = option.split_once(':') else {
+            if wanted.len() > 1 {
+                let text = format!("--cgroup {option}: several need CONTROLLER: before each");
+                return Err(Error::new(text));
+            }
+            return Ok(Some(own.child(option)));
+        };
+        let below = own.child(path);
+        for name in names.split(',') {
+            let (
+                Cgroup::V1 { controllers, .. },
+                Cgroup::V1 {
+                    controllers: at, ..
+                },
+            ) = (&mut place, &below)
+            else {
+                let text = format!("--cgroup {option}: cgroup v2 has no place for one controller");
+                return Err(Error::new(text));
+            };
+            match (controllers.get_mut(name), at.get(name)) {
+                (Some(folder), Some(at)) => folder.clone_from(at),
+                _ => {
+                    let text = format!("--cgroup {option}: unknown controller {name:?}");
+                    return Err(Error::new(text));
+                }
+            }
+            if !named.insert(name) {
+                let text = format!("--cgroup {option}: controller {name} is there twice");
+                return Err(Error::new(text));
+            }
+        }
+    }
+    Ok((!wanted.is_empty()).then_some(place))
 }
 
 fn runs(state: &State, ignore_paused: bool) -> Result<(), Error> {
@@ -145,9 +191,15 @@ fn user_and_group(text: &str) -> Result<(u32, Option<u32>), Error> {
     }
 }
 
+/// Digits alone, as callers write ids: another reading of one would be another user (CVE-2026-30892).
 fn number(option: &str, text: &str) -> Result<u32, Error> {
-    text.parse()
-        .map_err(|_| Error::new(format!("--{option}: {text:?} is not a number")))
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits => Ok(number),
+        _ => Err(Error::new(format!(
+            "--{option}: {text:?} is not a number from 0 to 4294967294"
+        ))),
+    }
 }
 
 /// Adds to a list that may be missing.
@@ -155,5 +207,55 @@ fn push(list: &mut Value, entry: Value) {
     match list.as_array_mut() {
         Some(list) => list.push(entry),
         None => *list = json!([entry]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_below_the_container() {
+        let own = Cgroup::V1 {
+            controllers: [("cpu", "/c/cpu/x"), ("pids", "/c/pids/x")]
+                .map(|(name, path)| (name.to_owned(), path.into()))
+                .into(),
+            unified: None,
+        };
+        let told = |wanted: &[&str]| match cgroup(&own, wanted) {
+            Ok(Some(Cgroup::V1 { controllers, .. })) => controllers
+                .values()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(" "),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_string(),
+        };
+        for (wanted, want) in [
+            (&[][..], "None"),
+            (&["/"], "/c/cpu/x /c/pids/x"),
+            (&["a/b"], "/c/cpu/x/a/b /c/pids/x/a/b"),
+            (&["cpu:a"], "/c/cpu/x/a /c/pids/x"),
+            (&["cpu,pids:/a"], "/c/cpu/x/a /c/pids/x/a"),
+            (&["cpu:a", "pids:b"], "/c/cpu/x/a /c/pids/x/b"),
+            (
+                &["cpu:a", "cpu:b"],
+                "--cgroup cpu:b: controller cpu is there twice",
+            ),
+            (
+                &["cpu:a", "b"],
+                "--cgroup b: several need CONTROLLER: before each",
+            ),
+            (&["frob:a"], "--cgroup frob:a: unknown controller \"frob\""),
+            (&[":a"], "--cgroup :a: unknown controller \"\""),
+        ] {
+            assert_eq!(told(wanted), want, "{wanted:?}");
+        }
+        let unified = Cgroup::V2("/c/x".into());
+        assert_eq!(
+            cgroup(&unified, &["a"]).unwrap(),
+            Some(Cgroup::V2("/c/x/a".into()))
+        );
+        assert!(cgroup(&unified, &["cpu:a"]).is_err());
     }
 }

@@ -46,6 +46,13 @@ pub fn error(global: &Values, message: &str) {
     }
 }
 
+/// Something that the caller should know, and that does not stop us.
+pub fn warning(global: &Values, message: &str) -> Result<(), Error> {
+    line(global, "warning", message)
+        .map(drop)
+        .map_err(|error| Error::step("--log", error))
+}
+
 /// One line to the log; without a log to standard error, and `false`.
 fn line(global: &Values, level: &str, message: &str) -> std::io::Result<bool> {
     let Some(path) = global.path("log") else {

@@ -15,6 +15,7 @@
 
 pub mod args;
 mod create;
+mod events;
 mod exec;
 mod features;
 mod help;
@@ -25,6 +26,7 @@ mod signal;
 mod spec;
 mod store;
 pub mod table;
+mod update;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -13,7 +13,7 @@ use super::{Error, help};
 pub fn spec(call: &Invocation) -> Result<u8, Error> {
     let dir = call.values.path("bundle").unwrap_or_else(|| ".".into());
     let path = dir.join("config.json");
-    let mut spec = default();
+    let mut spec = template();
     if call.values.has("rootless") {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         make_rootless(&mut spec, uid.as_raw(), gid.as_raw());
@@ -38,7 +38,7 @@ pub fn spec(call: &Invocation) -> Result<u8, Error> {
 }
 
 /// A shell with few capabilities in namespaces of its own.
-fn default() -> Value {
+pub fn template() -> Value {
     let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     json!({
         "ociVersion": help::SPEC,

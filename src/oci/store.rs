@@ -140,7 +140,8 @@ pub fn note(request: &CreateRequest) -> Result<(), Error> {
     let path = request.dir.join("create.json");
     let text = serde_json::to_vec(request).map_err(|error| Error::step("create.json", error))?;
     // nothing survives the machine's end anyway: not synced
-    fs::write(&path, text).map_err(|error| Error::step(format!("write {}", path.display()), error))
+    crate::sys::file::write_private(&path, &text)
+        .map_err(|error| Error::step(format!("write {}", path.display()), error))
 }
 
 /// Removes what a `create` left that was killed before it wrote the state.

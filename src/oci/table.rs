@@ -1,7 +1,7 @@
 //! The commands and options, once: for the parser, `--help`, completions and man pages.
 
 use super::args::Invocation;
-use super::{Error, create, exec, features, life, show, spec};
+use super::{Error, create, events, exec, features, life, show, spec, update};
 
 /// An option.
 #[derive(Debug)]
@@ -330,6 +330,103 @@ pub static COMMANDS: &[Command] = &[
         "Let the processes of a paused container go on",
         life::resume,
     ),
+    Command {
+        examples: &[
+            "update --memory 64m --pids-limit 100 web",
+            "update --resources - web",
+        ],
+        flags: &[
+            flag(
+                "resources",
+                'r',
+                "FILE",
+                "The limits as in linux.resources, - for standard input; other options do not count then",
+            ),
+            flag("memory", '\0', "BYTES", "Memory; -1 for no limit"),
+            flag(
+                "memory-swap",
+                '\0',
+                "BYTES",
+                "Memory and swap together; -1 for no limit",
+            ),
+            flag(
+                "memory-reservation",
+                '\0',
+                "BYTES",
+                "Memory that is kept when it gets scarce",
+            ),
+            flag(
+                "cpu-share",
+                '\0',
+                "N",
+                "Share of the processor under contention",
+            ),
+            flag(
+                "cpu-quota",
+                '\0',
+                "USEC",
+                "Processor time in each period; -1 for no limit",
+            ),
+            flag("cpu-period", '\0', "USEC", "The period"),
+            flag(
+                "cpu-burst",
+                '\0',
+                "USEC",
+                "Unused time that can be saved up",
+            ),
+            flag(
+                "cpu-idle",
+                '\0',
+                "0|1",
+                "Run only when nobody else wants to",
+            ),
+            flag(
+                "cpu-rt-period",
+                '\0',
+                "USEC",
+                "Period of real-time processes",
+            ),
+            flag(
+                "cpu-rt-runtime",
+                '\0',
+                "USEC",
+                "Processor time of real-time processes in each period",
+            ),
+            flag("cpuset-cpus", '\0', "CPUS", "Processors, as 0-3,5"),
+            flag("cpuset-mems", '\0', "NODES", "Memory nodes"),
+            flag("pids-limit", '\0', "N", "Tasks; -1 for no limit"),
+            flag(
+                "blkio-weight",
+                '\0',
+                "N",
+                "Share of block devices, 10 to 1000",
+            ),
+            flag("kernel-memory", '\0', "BYTES", "Ignored"),
+            flag("kernel-memory-tcp", '\0', "BYTES", "Ignored"),
+            flag("l3-cache-schema", '\0', "TEXT", "Not supported"),
+            flag("mem-bw-schema", '\0', "TEXT", "Not supported"),
+            HELP,
+        ],
+        ..simple("update", "Change limits of a container", update::update)
+    },
+    Command {
+        examples: &["events --stats web", "events --interval 10s web"],
+        flags: &[
+            flag("stats", '\0', "", "Print the counters once"),
+            flag(
+                "interval",
+                '\0',
+                "DURATION",
+                "Time between two lines of counters (5s)",
+            ),
+            HELP,
+        ],
+        ..simple(
+            "events",
+            "Print what a container uses and when it ran out of memory, a JSON line each",
+            events::events,
+        )
+    },
     Command {
         words: "",
         least: 0,

@@ -27,6 +27,12 @@ pub fn close_on_exec(preserved: u32) -> io::Result<()> {
     close_range(3 + preserved, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
+/// Whether descriptor `fd` of the calling process is open.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD reads a flag of whatever the number stands for and changes nothing.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
 /// Where the search for open descriptors ends: the kernel's own limit (`fs.nr_open`) unless somebody raised it.
 const END: u32 = 1 << 20;
 

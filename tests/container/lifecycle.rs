@@ -109,7 +109,11 @@ fn tells_missing_from_unusable_programs() {
             126,
             "exec \"plain\": Permission denied (os error 13)",
         ),
-        ("/proc", 126, "exec \"/proc\": is a directory"),
+        (
+            "/proc",
+            126,
+            "exec \"/proc\": permission denied: is a directory",
+        ),
     ] {
         let mut case = Case::new(&[]);
         case.spec["process"]["args"] = json!([program]);
