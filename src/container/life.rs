@@ -40,7 +40,8 @@ fn spec_path(dir: &Path) -> PathBuf {
 /// Keeps the bytes of `config.json`. Without a sync: after the machine's end there is no container either.
 pub fn keep_spec(dir: &Path, text: &[u8]) -> Result<(), Error> {
     let path = spec_path(dir);
-    fs::write(&path, text).map_err(|error| Error::step(format!("write {}", path.display()), error))
+    file::write(&path, text, 0o600)
+        .map_err(|error| Error::step(format!("write {}", path.display()), error))
 }
 
 /// The specification that the container was made from.

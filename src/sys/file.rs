@@ -18,6 +18,17 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     replaced(path, content, mode, false)
 }
 
+/// Writes a file that nobody else reads or writes at the same time, with permission bits `mode` when it is new. Not durable.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)?
+        .write_all(content)
+}
+
 fn replaced(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path
