@@ -12,7 +12,7 @@ ROOT    ?= /var/lib/sampan
 BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
 TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static containernetworking-plugins docker-compose docker-registry \
-                  iptables jq nftables openssl procps python3 python3-seccomp skopeo umoci
+                  iptables jq nftables openssl procps python3 python3-seccomp skopeo systemd umoci
 
 VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios
 

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! cli · oci                 arguments, output, exit codes: nothing else prints
+//! selftest                  containers that attack the program, and what has to come of it
 //! pod                       a compose project as one pod: keeper, supervisor, control socket
 //! compose · network · image · container
 //!                           compose is pure; container runs `create` in a single-threaded process
@@ -22,4 +23,5 @@ pub mod oci;
 pub mod pod;
 pub mod rootfs;
 pub mod seccomp;
+pub mod selftest;
 pub mod sys;

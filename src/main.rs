@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     if sampan::oci::is_meant(&name) {
         return sampan::oci::main(arguments);
     }
+    if sampan::selftest::probe::is_meant(&name) {
+        return sampan::selftest::probe::main(arguments);
+    }
     let mut behind = arguments;
     if behind.next().is_some_and(|first| first == "oci") {
         return sampan::oci::main(behind);

@@ -13,6 +13,7 @@ mod network;
 mod output;
 mod ps;
 mod run;
+mod selftest;
 mod shell;
 mod stats;
 mod up;
@@ -155,6 +156,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,
     },
+    /// Try on this machine what containers did to their runtimes in the past
+    Selftest(selftest::Args),
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Write the man pages into a folder
@@ -203,6 +206,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Oci { .. } => Err(anyhow::anyhow!(
             "options of oci go behind the word: `sampan oci --root DIR …`"
         )),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Completions(args) => shell::completions(&args, &mut whole()),
         Command::Man(args) => shell::man(&args, &whole()),
     }

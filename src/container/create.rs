@@ -3,16 +3,16 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
 use super::plan::{self, Host, Step};
 use super::spawn::{Child, Join, spawn};
 use super::{CreateRequest, Error, State, chain, idmap, life};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup, Entry};
 use crate::init::{self, gate};
-use crate::sys::{process, socket};
+use crate::sys::{process, procfs, socket};
 
 /// Longest `config.json`, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -46,22 +46,12 @@ pub fn create_from(
     let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
     let plan = plan::container(spec, request, host()).map_err(at)?;
-    let terminal = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.terminal())
-        == Some(true);
+    let process = spec.process().as_ref();
+    let terminal = process.and_then(|process| process.terminal()) == Some(true);
+    let refused = |text: &str| Err(Error::Other(text.to_owned()));
     match (&console, terminal) {
-        (None, true) => {
-            return Err(Error::Other(
-                "process.terminal needs a console socket".to_owned(),
-            ));
-        }
-        (Some(_), false) => {
-            return Err(Error::Other(
-                "a console socket needs process.terminal".to_owned(),
-            ));
-        }
+        (None, true) => return refused("process.terminal needs a console socket"),
+        (Some(_), false) => return refused("a console socket needs process.terminal"),
         _ => {}
     }
     let mut creation = Creation {
@@ -70,6 +60,7 @@ pub fn create_from(
         console,
         gate: None,
         child: None,
+        state: None,
     };
     let made = plan
         .parent
@@ -139,12 +130,8 @@ struct Creation<'a> {
     config: &'a Config,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
-    child: Option<Made>,
-}
-
-/// The child, and its record once that is written.
-struct Made {
-    child: Child,
+    child: Option<Child>,
+    /// Once the record is written.
     state: Option<State>,
 }
 
@@ -166,37 +153,32 @@ impl Creation<'_> {
                 Ok(())
             }
             Step::Clone { new, join } => {
-                let cgroup = request
-                    .cgroup
-                    .open()
-                    .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
+                let entry = match request.cgroup {
+                    Cgroup::Systemd { .. } => Ok(Entry::default()),
+                    _ => request.cgroup.entry(),
+                };
+                let entry = entry.map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
-                let child = spawn(
-                    child_steps,
-                    *new,
-                    join.as_ref(),
-                    cgroup.as_ref(),
-                    console,
-                    gate,
-                )?;
-                self.child = Some(Made { child, state: None });
+                let child = spawn(child_steps, *new, join.as_ref(), &entry, console, gate)?;
+                self.child = Some(child);
                 Ok(())
             }
-            Step::EnterCgroup => request
+            Step::Unit {
+                limits,
+                annotations,
+            } => request
                 .cgroup
-                .attach(self.child()?.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error))),
+                .begin(self.child()?.pid, limits, annotations)
+                .map_err(|error| Error::step("make a unit", chain(&error))),
             Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
             Step::SetUp => self.child()?.set_up().map(drop),
             Step::Record => {
                 life::keep_spec(&request.dir, &self.config.text)?;
-                let state = describe(request, &self.config.spec, self.child()?)?;
+                let state = self.describe()?;
                 life::store(&request.dir, &state)?;
-                if let Some(made) = &mut self.child {
-                    made.state = Some(state);
-                }
+                self.state = Some(state);
                 Ok(())
             }
             Step::Release => {
@@ -208,33 +190,49 @@ impl Creation<'_> {
         }
     }
 
+    fn describe(&self) -> Result<State, Error> {
+        let (request, spec) = (self.request, &self.config.spec);
+        let pid = self.child()?.pid;
+        let start_time = process::start_time(pid)
+            .map_err(|error| Error::step(format!("read the start time of process {pid}"), error))?;
+        let root = spec.root().as_ref();
+        Ok(State {
+            version: life::STATE_VERSION,
+            id: request.id.clone(),
+            pid,
+            start_time,
+            bundle: request.bundle.clone(),
+            dir: request.dir.clone(),
+            cgroup: request.cgroup.clone(),
+            created: jiff::Timestamp::now().to_string(),
+            oci_version: spec.version().clone(),
+            rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(root.path())),
+            owner: rustix::process::geteuid().as_raw(),
+            annotations: spec.annotations().iter().flatten().map(pair).collect(),
+            own_pids: plan::has_own_pids(spec),
+            keep_keyring: request.keep_keyring,
+        })
+    }
+
     fn child(&self) -> Result<&Child, Error> {
         match &self.child {
-            Some(made) => Ok(&made.child),
+            Some(child) => Ok(child),
             None => Err(Error::Other("the plan has no child yet".to_owned())),
         }
     }
 
     /// The record, or nothing left of what was made.
     fn end(self, made: Result<(), Error>) -> Result<State, Error> {
-        let error = match (made, self.child) {
-            (
-                Ok(()),
-                Some(Made {
-                    state: Some(state), ..
-                }),
-            ) => return Ok(state),
-            (Ok(()), _) => Error::Other("the plan makes no record".to_owned()),
+        let error = match (made, self.state) {
+            (Ok(()), Some(state)) => return Ok(state),
+            (Ok(()), None) => Error::Other("the plan makes no record".to_owned()),
+            (Err(error), _) => error,
+        };
+        let ended = self.child.map(|child| child.undo());
+        let error = match (error, ended) {
             // how it ended is all that there is to tell
-            (Err(Error::Died), Some(made)) => {
-                Error::Other(format!("{} ({})", Error::Died, made.child.undo()))
-            }
-            (Err(error), made) => {
-                if let Some(made) = made {
-                    made.child.undo();
-                }
-                error
-            }
+            (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),
+            (error, _) => error,
         };
         // a cgroup with members is somebody else's
         if matches!(error, Error::InUse(_)) {
@@ -246,26 +244,19 @@ impl Creation<'_> {
 
 /// Makes the cgroup. One with processes is somebody else's and left alone.
 fn make_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
-    cgroup
-        .create()
-        .map_err(|error| Error::step("make the cgroup", chain(&error)))?;
-    let members = cgroup
-        .processes()
-        .map_err(|error| Error::step("look into the cgroup", chain(&error)))?;
-    if members.is_empty() {
-        return Ok(());
-    }
-    Err(Error::InUse(format!(
-        "cgroup {cgroup:?} is in use by {} processes",
-        members.len()
-    )))
+    cgroup.prepare().map_err(|error| match error {
+        cgroup::Error::InUse { .. } | cgroup::Error::Frozen { .. } => {
+            Error::InUse(error.to_string())
+        }
+        error => Error::step("make the cgroup", chain(&error)),
+    })
 }
 
 /// proc_pid_oom_score_adj(5).
 pub fn set_oom_score(pid: i32, score: i32) -> Result<(), Error> {
-    let path = format!("/proc/{pid}/oom_score_adj");
-    fs::write(&path, score.to_string())
-        .map_err(|error| Error::step(format!("write {score} to {path}"), error))
+    let path = format!("{pid}/oom_score_adj");
+    procfs::write(Path::new(&path), &score.to_string())
+        .map_err(|error| Error::step(format!("write {score} to /proc/{path}"), error))
 }
 
 /// Opens the namespaces to be joined.
@@ -282,38 +273,8 @@ fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }
 
-fn describe(request: &CreateRequest, spec: &Spec, child: &Child) -> Result<State, Error> {
-    let start_time = process::start_time(child.pid).map_err(|error| {
-        Error::step(
-            format!("read the start time of process {}", child.pid),
-            error,
-        )
-    })?;
-    Ok(State {
-        version: life::STATE_VERSION,
-        id: request.id.clone(),
-        pid: child.pid,
-        start_time,
-        bundle: request.bundle.clone(),
-        dir: request.dir.clone(),
-        cgroup: request.cgroup.clone(),
-        created: jiff::Timestamp::now().to_string(),
-        oci_version: spec.version().clone(),
-        rootfs: request.bundle.join(
-            spec.root()
-                .as_ref()
-                .map_or(Path::new(""), |root| root.path()),
-        ),
-        owner: rustix::process::geteuid().as_raw(),
-        annotations: spec
-            .annotations()
-            .clone()
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
-        own_pids: plan::has_own_pids(spec),
-        keep_keyring: request.keep_keyring,
-    })
+fn pair((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
 }
 
 /// Removes what a failed create left; what could not be removed is added to the error.

@@ -52,24 +52,12 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     let user_namespace = namespaces & Ns::User as u64 != 0;
     let steps = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
     let place = options.cgroup.as_ref().unwrap_or(&state.cgroup);
-    let cgroup = place
-        .open()
+    let entry = place
+        .entry()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let child = spawn(
-        &steps,
-        0,
-        Some(&join),
-        cgroup.as_ref(),
-        options.console,
-        None,
-    )?;
+    let child = spawn(&steps, 0, Some(&join), &entry, options.console, None)?;
     let done = || {
-        if cgroup.is_none() {
-            place
-                .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
-        }
         if let Some(score) = process.oom_score_adj() {
             set_oom_score(child.pid, score)?;
         }

@@ -40,7 +40,7 @@ fn spec_path(dir: &Path) -> PathBuf {
 /// Keeps the bytes of `config.json`. Without a sync: after the machine's end there is no container either.
 pub fn keep_spec(dir: &Path, text: &[u8]) -> Result<(), Error> {
     let path = spec_path(dir);
-    file::write(&path, text, 0o600)
+    file::write_private(&path, text)
         .map_err(|error| Error::step(format!("write {}", path.display()), error))
 }
 
@@ -98,7 +98,7 @@ pub fn status(state: &State) -> Status {
     if !same || !process::is_running(state.pid).unwrap_or(false) {
         return Status::Stopped;
     }
-    if is_frozen(&state.cgroup) {
+    if state.cgroup.is_frozen().unwrap_or(false) {
         return Status::Paused;
     }
     // without the folder nobody can open the gate any more
@@ -106,18 +106,6 @@ pub fn status(state: &State) -> Status {
         return Status::Created;
     }
     Status::Running
-}
-
-/// cgroup-v2.rst `cgroup.events`, freezer-subsystem.rst `freezer.state`.
-fn is_frozen(cgroup: &Cgroup) -> bool {
-    let (path, word) = match cgroup {
-        Cgroup::V2(path) => (path.join("cgroup.events"), "frozen 1"),
-        Cgroup::V1 { controllers, .. } => match controllers.get("freezer") {
-            Some(path) => (path.join("freezer.state"), "FROZEN"),
-            None => return false,
-        },
-    };
-    fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == word))
 }
 
 /// Opens the gate and waits until the program was executed or failed to be.
@@ -158,7 +146,7 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     }
     let first = first.ok_or_else(|| at(&NOT_RUNNING))?;
     pidfd::send_signal(&first, signal).map_err(|error| at(&error))?;
-    if signal == libc::SIGKILL && is_frozen(&state.cgroup) {
+    if signal == libc::SIGKILL && state.cgroup.is_frozen().unwrap_or(false) {
         // on v1 it would stay where it is (freezer-subsystem.rst)
         state
             .cgroup
@@ -277,10 +265,7 @@ pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
         }
         _ => Ok(()),
     };
-    let members = cgroup
-        .kill()
-        .and_then(|()| cgroup.remove())
-        .map_err(|error| chain(&error));
+    let members = cgroup.destroy().map_err(|error| chain(&error));
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
     // the record goes last: as long as something is left there is a container to delete
     let record = if members.is_ok() && gate.is_ok() {

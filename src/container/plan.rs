@@ -1,6 +1,8 @@
 //! `config.json` → what to do, as two lists of steps: the parent's and the child's. Pure: what it has to know of the machine comes in
 //! as [`Host`]. The order of a container's set-up is here and nowhere else; [`super::create`] and [`crate::init`] take the steps.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{Linux, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
 use serde::{Serialize, Serializer};
 
@@ -45,13 +47,13 @@ pub struct Plan {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
-    /// Make the cgroup; it must have no members.
+    /// Make the cgroup; it must have no members, and must not be frozen.
     Cgroup(Cgroup),
     /// Set the limits of the cgroup.
     Limits(Box<LinuxResources>),
     /// Make the start gate.
     Gate,
-    /// Clone the child, into the cgroup where it is one of version 2.
+    /// Clone the child, into its cgroup where that is there already.
     Clone {
         /// `CLONE_NEW*` bits to make.
         #[serde(serialize_with = "namespace_names")]
@@ -59,8 +61,13 @@ pub enum Step {
         /// Joined before.
         join: Vec<Join>,
     },
-    /// Move the child into the cgroup of version 1.
-    EnterCgroup,
+    /// Have systemd make a unit of the child, with these limits and annotations.
+    Unit {
+        /// Its limits.
+        limits: Box<LinuxResources>,
+        /// The container's; `org.systemd.property.*` are properties of the unit.
+        annotations: HashMap<String, String>,
+    },
     /// Write the id maps of the new user namespace.
     MapIds {
         /// Users.
@@ -92,14 +99,23 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     let new = namespaces.new & !(libc::CLONE_NEWCGROUP as u64);
     let mut parent = vec![Step::Cgroup(request.cgroup.clone())];
     let resources = linux.resources().as_ref().map(with_default_devices);
-    parent.extend(resources.map(|resources| Step::Limits(Box::new(resources))));
+    let by_systemd = matches!(request.cgroup, Cgroup::Systemd { .. });
+    let (now, later) = if by_systemd {
+        (None, resources)
+    } else {
+        (resources, None)
+    };
+    parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
     parent.push(Step::Gate);
     parent.push(Step::Clone {
         new,
         join: namespaces.joins.clone(),
     });
-    if matches!(request.cgroup, Cgroup::V1 { .. }) {
-        parent.push(Step::EnterCgroup);
+    if by_systemd {
+        parent.push(Step::Unit {
+            limits: Box::new(later.unwrap_or_default()),
+            annotations: spec.annotations().clone().unwrap_or_default(),
+        });
     }
     if !uids.is_empty() || !gids.is_empty() {
         parent.push(Step::MapIds { uids, gids });

@@ -1,12 +1,13 @@
 //! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use super::Error;
 use super::plan::namespace_words;
+use super::{Error, chain};
+use crate::cgroup::Entry;
 use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
 use crate::init::{self, Inherited};
@@ -32,14 +33,14 @@ pub struct Child {
     channel: OwnedFd,
 }
 
-/// Clones with `CLONE_NEW*` bits `new` into `cgroup`, after joining what there is to join: that needs a process in between, since setns
-/// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is in `cgroup` already: from
+/// Clones with `CLONE_NEW*` bits `new` by `entry` into a cgroup, after joining what there is to join: that needs a process in between, since setns
+/// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is there already: from
 /// within a cgroup namespace nothing outside of it can be moved (cgroup-v2.rst, "Delegation Containment": ENOENT with `nsdelegate`).
 pub fn spawn(
     steps: &[Step],
     new: u64,
     join: Option<&Join>,
-    cgroup: Option<&OwnedFd>,
+    entry: &Entry,
     console_socket: Option<OwnedFd>,
     gate: Option<init::gate::Child>,
 ) -> Result<Child, Error> {
@@ -50,7 +51,7 @@ pub fn spawn(
         gate,
         console_socket,
     };
-    let cgroup = cgroup.map(AsFd::as_fd);
+    let cgroup = entry.folder();
     let failed = |error| {
         Error::step(
             format!("clone into new namespaces ({})", names(new)),
@@ -59,7 +60,7 @@ pub fn spawn(
     };
     let Some(join) = join else {
         return match clone3(new, cgroup).map_err(failed)? {
-            Cloned::Child => init::run(steps, &inherited),
+            Cloned::Child => begin(steps, &inherited, entry),
             Cloned::Parent(pid, pidfd) => Ok(Child {
                 pid,
                 pidfd,
@@ -69,14 +70,17 @@ pub fn spawn(
     };
     let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
-            let cloned = enter(join).and_then(|()| {
-                clone3(new | libc::CLONE_PARENT as u64, None)
-                    .map_err(explain)
-                    .step("clone in the joined namespaces")
-            });
+            let cloned = enter_cgroup(entry)
+                .and_then(|()| enter(join))
+                .and_then(|()| init::close_first(steps, &inherited))
+                .and_then(|others| {
+                    let cloned = clone3(new | libc::CLONE_PARENT as u64, None);
+                    let step = "clone in the joined namespaces";
+                    Ok((cloned.map_err(explain).step(step)?, others))
+                });
             let message = match cloned {
-                Ok(Cloned::Child) => init::run(steps, &inherited),
-                Ok(Cloned::Parent(pid, _)) => Message::Pid(pid),
+                Ok((Cloned::Child, others)) => init::run(others, &inherited),
+                Ok((Cloned::Parent(pid, _), _)) => Message::Pid(pid),
                 Err(failure) => Message::Failed(failure),
             };
             // a parent that is gone takes the child with it
@@ -104,6 +108,21 @@ pub fn spawn(
             "join namespaces: the process ended with {status}"
         ))),
     }
+}
+
+/// Enters what could not be cloned into, while the parent goes on.
+fn begin(steps: &[Step], inherited: &Inherited, entry: &Entry) -> ! {
+    if let Err(failure) = enter_cgroup(entry) {
+        // a parent that is gone takes the child with it
+        let _ = channel::send(&inherited.channel, &Message::Failed(failure), None);
+        process::exit_now(1)
+    }
+    init::run(steps, inherited)
+}
+
+fn enter_cgroup(entry: &Entry) -> Result<(), Failure> {
+    let entered = entry.enter().map_err(|error| chain(&error));
+    entered.step("enter the cgroup")
 }
 
 /// Joins. A namespace that belongs to a user namespace can be joined only after that, others only before it.

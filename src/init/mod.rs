@@ -15,7 +15,6 @@ mod process;
 pub mod reaper;
 
 use std::ffi::CString;
-use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -23,12 +22,9 @@ use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
 use crate::rootfs;
-use crate::sys::{fd, process as calls, socket};
+use crate::sys::{fd, process as calls, procfs, socket};
 use channel::{Failure, FailureKind, Message, Step};
 use plan::Step as PlanStep;
-
-/// Magic number of procfs, `linux/magic.h`.
-const PROC_MAGIC: u64 = 0x9fa0;
 
 /// What the child inherits on purpose.
 #[derive(Debug)]
@@ -62,6 +58,27 @@ pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
     child.end(&failure)
 }
 
+/// Takes the first step already, if it is to close descriptors, and gives the others: in the process that clones a child into the pid
+/// namespace of a container, where it can be seen from its first instruction on (CVE-2016-9962).
+pub fn close_first<'a>(
+    steps: &'a [PlanStep],
+    inherited: &Inherited,
+) -> Result<&'a [PlanStep], Failure> {
+    let [PlanStep::CloseDescriptors { preserved }, others @ ..] = steps else {
+        return Ok(steps);
+    };
+    close_descriptors(*preserved, inherited)?;
+    Ok(others)
+}
+
+/// Lets go of what was inherited by accident.
+fn close_descriptors(preserved: u32, inherited: &Inherited) -> Result<(), Failure> {
+    let mut keep = vec![inherited.channel.as_raw_fd()];
+    keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
+    fd::close_others(preserved, &keep).step("close inherited descriptors")
+}
+
 /// What the steps leave to later ones.
 struct Child<'a> {
     inherited: &'a Inherited,
@@ -79,7 +96,9 @@ struct Child<'a> {
 impl Child<'_> {
     fn take(&mut self, step: &PlanStep) -> Result<(), Failure> {
         match step {
-            PlanStep::CloseDescriptors { preserved } => self.close_descriptors(*preserved),
+            PlanStep::CloseDescriptors { preserved } => {
+                close_descriptors(*preserved, self.inherited)
+            }
             PlanStep::DieWithParent => {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                     .step("set the parent death signal")
@@ -107,7 +126,9 @@ impl Child<'_> {
                 rustix::system::setdomainname(name.as_bytes()).step("set the domain name")
             }
             PlanStep::Sysctl { path, value } => {
-                write_sysctl(path, value).step(&format!("set sysctl {}", path.display()))
+                // through the host's `/proc`, where the calling process sees its own namespaces' values
+                procfs::write(&Path::new("sys").join(path), value)
+                    .step(&format!("set sysctl {}", path.display()))
             }
             PlanStep::BecomeRoot => process::become_root(),
             PlanStep::CgroupNamespace => {
@@ -166,15 +187,6 @@ impl Child<'_> {
                 None => Failure::new("execute", "no program was looked for"),
             }),
         }
-    }
-
-    /// Lets go of what was inherited by accident.
-    fn close_descriptors(&self, preserved: u32) -> Result<(), Failure> {
-        let inherited = self.inherited;
-        let mut keep = vec![inherited.channel.as_raw_fd()];
-        keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
-        keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
-        fd::close_others(preserved, &keep).step("close inherited descriptors")
     }
 
     /// Waits for one message of the parent. When that is gone, there is nobody to tell.
@@ -241,17 +253,6 @@ impl Child<'_> {
             FailureKind::Other => 1,
         })
     }
-}
-
-/// Writes through the host's `/proc`, where the calling process sees its own namespaces' values.
-fn write_sysctl(path: &Path, value: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(Path::new("/proc/sys").join(path))?;
-    if rustix::fs::fstatfs(&file)?.f_type as u64 != PROC_MAGIC {
-        return Err(std::io::Error::other("/proc/sys is not procfs"));
-    }
-    file.write_all(value.as_bytes())
 }
 
 /// The program that runs now.

@@ -240,7 +240,8 @@ pub fn find_program(name: &CStr, search: &[PathBuf]) -> Result<CString, Failure>
 /// Whether it is a file that the user may execute.
 fn runnable(path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() {
-        return Err(io::Error::other("is a directory"));
+        // what execve(2) says of a directory is what podman looks for, and why is what people do
+        return Err(io::Error::other("permission denied: is a directory"));
     }
     rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?;
     Ok(())

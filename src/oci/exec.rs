@@ -191,9 +191,15 @@ fn user_and_group(text: &str) -> Result<(u32, Option<u32>), Error> {
     }
 }
 
+/// Digits alone, as callers write ids: another reading of one would be another user (CVE-2026-30892).
 fn number(option: &str, text: &str) -> Result<u32, Error> {
-    text.parse()
-        .map_err(|_| Error::new(format!("--{option}: {text:?} is not a number")))
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits => Ok(number),
+        _ => Err(Error::new(format!(
+            "--{option}: {text:?} is not a number from 0 to 4294967294"
+        ))),
+    }
 }
 
 /// Adds to a list that may be missing.

@@ -20,7 +20,6 @@ use super::Error;
 use super::args::Values;
 use crate::container::{self, CreateRequest, State};
 use crate::pod::lock::{self, Held};
-use crate::sys::file;
 
 /// How long another command may hold a container's lock before `delete --force` ends it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -141,7 +140,7 @@ pub fn note(request: &CreateRequest) -> Result<(), Error> {
     let path = request.dir.join("create.json");
     let text = serde_json::to_vec(request).map_err(|error| Error::step("create.json", error))?;
     // nothing survives the machine's end anyway: not synced
-    file::write(&path, &text, 0o600)
+    crate::sys::file::write_private(&path, &text)
         .map_err(|error| Error::step(format!("write {}", path.display()), error))
 }
 

@@ -13,20 +13,16 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Writes a file that only its owner may read, for one writer and no reader beside it.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(content)
+}
+
 /// As [`write_atomic`], for what need not outlive the machine's end.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     replaced(path, content, mode, false)
-}
-
-/// Writes a file that nobody else reads or writes at the same time, with permission bits `mode` when it is new. Not durable.
-pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path)?
-        .write_all(content)
 }
 
 fn replaced(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {

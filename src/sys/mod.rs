@@ -12,11 +12,13 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod dirt;
 pub mod fd;
 pub mod file;
 pub mod mount;
 pub mod pidfd;
 pub mod process;
+pub mod procfs;
 pub mod seal;
 pub mod socket;
 pub mod watch;

@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxHugepageLimit, LinuxRdma};
+use oci_spec::runtime::{LinuxHugepageLimit, LinuxRdma, LinuxResources};
 
-use super::Error;
+use super::{Error, devices};
 
 mod v1;
 mod v2;
@@ -40,6 +40,32 @@ pub(super) enum Absent {
     Ignore,
     /// Another file does the same, in its own unit: (file, value).
     Instead(String, String),
+}
+
+/// Where no cgroup may be written to: an error for the first limit that was asked for. Device rules need none in a user namespace.
+pub(super) fn refuse(resources: &LinuxResources, why: &str) -> Result<(), Error> {
+    for setting in v2(resources, None)? {
+        let lifts = setting.absent == Absent::Ignore || setting.value.starts_with("max");
+        if !lifts {
+            return Err(Error::Controller {
+                controller: setting.controller,
+                what: format!("{} to {:?}", setting.file, setting.value),
+                why: why.to_owned(),
+            });
+        }
+    }
+    let rules = resources
+        .devices()
+        .as_ref()
+        .is_some_and(|list| !list.is_empty());
+    if rules && !devices::unprivileged()? {
+        return Err(Error::Controller {
+            controller: "devices".to_owned(),
+            what: "device rules".to_owned(),
+            why: why.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 impl Setting {

@@ -78,7 +78,19 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
     let name = argv.first().cloned().ok_or("process.args: is empty")?;
     let env = strings("process.env", process.env().as_deref())?;
     let user = process.user();
+    // -1 means "leave it" to setresuid(2): the process would stay root
+    for (key, id) in [("uid", user.uid()), ("gid", user.gid())] {
+        if id == u32::MAX {
+            return Err(format!("process.user.{key}: {id} is no id"));
+        }
+    }
     let mut groups = user.additional_gids().clone().unwrap_or_default();
+    if groups.contains(&u32::MAX) {
+        return Err(format!(
+            "process.user.additionalGids: {} is no id",
+            u32::MAX
+        ));
+    }
     groups.sort_unstable();
     groups.dedup();
     let preserved = around.preserved;

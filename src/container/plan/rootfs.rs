@@ -174,7 +174,7 @@ fn mount(entry: &oci_spec::runtime::Mount, request: &CreateRequest) -> Result<En
         ));
         Source::Bind
     } else {
-        match (fstype.as_str(), &request.cgroup) {
+        match (fstype.as_str(), request.cgroup.plain()) {
             ("", _) => return Err(format!("{at}: type is missing")),
             ("cgroup" | "cgroup2", Cgroup::V2(path)) => {
                 sources.push(open(path.clone(), false, None));
