@@ -14,7 +14,7 @@ DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
 TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static containernetworking-plugins docker-compose docker-registry \
                   iptables jq nftables openssl procps python3 python3-seccomp skopeo systemd umoci
 
-VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios
+VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios systemd util-linux
 
 .PHONY: help build release lint test test-vm demo install clean packages-build packages-demo packages-test packages-vm nextest
 
