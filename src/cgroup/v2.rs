@@ -233,20 +233,33 @@ pub(super) fn check_before_update(resources: &LinuxResources, current: &Path) ->
     let Some(memory) = resources.memory() else {
         return Ok(());
     };
-    let Some(limit) = memory.limit().and_then(|limit| u64::try_from(limit).ok()) else {
+    if memory.check_before_update() != Some(true) {
+        return Ok(());
+    }
+    let positive = |value: Option<i64>| {
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|value| *value > 0)
+    };
+    let limits = [
+        ("memory+swap", "memory.swap", positive(memory.swap())),
+        ("memory", "memory.limit", positive(memory.limit())),
+    ];
+    if limits.iter().all(|(.., limit)| limit.is_none()) {
+        return Ok(());
+    }
+    let Some(used) = file::read_optional(current)?.and_then(|text| text.parse::<u64>().ok()) else {
         return Ok(());
     };
-    if memory.check_before_update() != Some(true) || limit == 0 {
-        return Ok(());
+    for (name, field, limit) in limits {
+        if let Some(limit) = limit.filter(|limit| *limit <= used) {
+            return Err(Error::Invalid {
+                field: field.to_owned(),
+                why: format!("rejecting {name} limit {limit} <= usage {used}"),
+            });
+        }
     }
-    let used = file::read_optional(current)?.and_then(|text| text.parse::<u64>().ok());
-    match used {
-        Some(used) if used > limit => Err(Error::Invalid {
-            field: "memory.limit".to_owned(),
-            why: format!("{limit} is below the {used} bytes in use"),
-        }),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Writes every setting. Some values bound each other (limit and memsw, quota and burst), so the right
