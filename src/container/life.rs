@@ -24,13 +24,13 @@ fn state_path(dir: &Path) -> PathBuf {
     dir.join("state.json")
 }
 
-/// Writes `state.json`.
+/// Writes `state.json`. Not synced: no container outlives the machine's end.
 pub fn store(dir: &Path, state: &State) -> Result<(), Error> {
     let path = state_path(dir);
     let failed =
         |error: &dyn std::fmt::Display| Error::step(format!("write {}", path.display()), error);
     let text = serde_json::to_vec_pretty(state).map_err(|error| failed(&error))?;
-    file::write_atomic(&path, &text, 0o600).map_err(|error| failed(&error))
+    file::replace(&path, &text, 0o600).map_err(|error| failed(&error))
 }
 
 fn spec_path(dir: &Path) -> PathBuf {

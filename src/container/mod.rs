@@ -31,7 +31,7 @@ use crate::cgroup::Cgroup;
 use crate::init::channel::{Failure, FailureKind};
 
 pub use create::{Config, connect, create, create_from};
-pub use exec::{ExecOptions, exec, exec_with};
+pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
     delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status, update,
 };

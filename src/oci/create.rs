@@ -47,8 +47,14 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
         (None, None)
     };
     let state = making.make(call, console)?;
+    let console = near.as_ref().map(receive).transpose();
+    let console = console.map_err(|error| undone(&state, error))?;
     started(&state)?;
-    let ended = attend(&state, near, signals);
+    let running = Exec {
+        pid: state.pid,
+        console,
+    };
+    let ended = console::wait(running, signals, None).map_err(shown);
     if call.values.has("keep") {
         return ended;
     }
@@ -57,16 +63,6 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
         (Ok(_), Err(error)) | (Err(error), Ok(())) => Err(error),
         (Ok(code), Ok(())) => Ok(code),
     }
-}
-
-/// Waits for a container's first process.
-fn attend(state: &State, console: Option<OwnedFd>, signals: console::Signals) -> Result<u8, Error> {
-    let console = console.as_ref().map(receive).transpose()?;
-    let running = Exec {
-        pid: state.pid,
-        console,
-    };
-    console::wait(running, signals, None).map_err(shown)
 }
 
 /// The descriptors that are passed on: those of `$LISTEN_FDS`, when they are meant for us (sd_listen_fds(3)), then `--preserve-fds`.
@@ -120,10 +116,15 @@ pub fn protect() -> Result<(), Error> {
 
 /// Opens the gate; a container whose program does not run is removed.
 fn started(state: &State) -> Result<(), Error> {
-    container::start(&state.dir).map_err(|error| match remove(state) {
-        Ok(()) => error.into(),
+    container::start(&state.dir).map_err(|error| undone(state, error.into()))
+}
+
+/// An error, after which there is no container any more.
+fn undone(state: &State, error: Error) -> Error {
+    match remove(state) {
+        Ok(()) => error,
         Err(left) => Error::new(format!("{error}; {left}")),
-    })
+    }
 }
 
 /// Deletes a container of ours.
@@ -297,7 +298,9 @@ fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
 fn receive(socket: &OwnedFd) -> Result<OwnedFd, Error> {
     let (_, master) =
         socket::receive(socket).map_err(|error| Error::step("receive the terminal", error))?;
-    master.ok_or_else(|| Error::new("receive the terminal: there is none"))
+    let master = master.ok_or_else(|| Error::new("receive the terminal: there is none"))?;
+    container::exact_output(&master)?;
+    Ok(master)
 }
 
 /// What is not ours, with its causes.

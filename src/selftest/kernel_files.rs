@@ -364,7 +364,7 @@ fn cve_2025_52565() -> Tried {
         symlink("/canary", dev.join(format!("other/{number}")))?;
     }
     let swapper = Swapper::new(dev.join("pts"), dev.join("other"));
-    for _ in 0..10 {
+    for _ in 0..30 {
         check(
             &mut race,
             "while /dev/pts changed places with a folder of links",
