@@ -216,7 +216,10 @@ fn exec_has_the_process_that_was_asked_for() {
             &["exec", id, "frob"],
             "exec \"frob\": executable file not found in $PATH",
         ),
-        (&["exec", id, "/proc"], "exec \"/proc\": is a directory"),
+        (
+            &["exec", id, "/proc"],
+            "exec \"/proc\": permission denied: is a directory",
+        ),
         (
             &["exec", "-u", "x", id, "ls"],
             "--user: \"x\" is not a number",
