@@ -109,6 +109,13 @@ pub(super) fn apply(
 
 /// memory.rst, "limit_in_bytes": below what is in use and cannot be reclaimed is EBUSY.
 fn explain_memory(error: Error, controllers: &Controllers) -> Error {
+    let error = match error {
+        Error::Several(errors) => {
+            let explained = errors.into_iter().map(|e| explain_memory(e, controllers));
+            return Error::Several(explained.collect());
+        }
+        error => error,
+    };
     match (&error, controllers.get("memory")) {
         (
             Error::Write {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Process, Spec};
 
 use super::args::{Invocation, Values};
-use super::{Error, store};
+use super::{Error, log, store};
 use crate::cgroup::Cgroup;
 use crate::cli::console;
 use crate::container::{self, Config, CreateRequest, Exec, Rootfs, State};
@@ -159,7 +159,7 @@ impl Making {
         if let Some(process) = config.spec.process_mut() {
             passed.tell(process);
         }
-        let cgroup = cgroup(&config.spec, &id)?;
+        let cgroup = cgroup(&call.global, &config.spec, &id)?;
         let making = Making {
             id,
             bundle,
@@ -214,15 +214,23 @@ fn also(error: Error, left: Option<impl std::fmt::Display>) -> Error {
     }
 }
 
-/// The container's cgroup: `cgroupsPath`, or one of its name below ours.
-fn cgroup(spec: &Spec, id: &str) -> Result<Cgroup, Error> {
+/// The container's cgroup. Where an ordinary user may write none, the caller is told, or refused with `--rootless false`.
+fn cgroup(global: &Values, spec: &Spec, id: &str) -> Result<Cgroup, Error> {
     let linux = spec.linux().as_ref();
-    let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
-    let found = match path.map(|path| path.to_string_lossy()) {
-        Some(path) if !path.is_empty() => Cgroup::at(&path),
-        _ => Cgroup::own().map(|own| own.child(id)),
-    };
-    found.map_err(|error| Error::step("linux.cgroupsPath", error))
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let found = Cgroup::for_container(path, global.has("systemd-cgroup"), id)
+        .map_err(|error| Error::step("linux.cgroupsPath", error))?;
+    if let Cgroup::Unlimited { why } = &found {
+        let text = format!("container {id} has no cgroup of its own: {why}");
+        if global
+            .get("rootless")
+            .is_some_and(|rootless| rootless == "false")
+        {
+            return Err(Error::new(text));
+        }
+        log::warning(global, &text)?;
+    }
+    Ok(found)
 }
 
 /// A terminal needs somebody who reads it, a socket for one a terminal.

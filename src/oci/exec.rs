@@ -33,7 +33,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
         preserve_fds: passed.count,
-        cgroup: sub_cgroup(&state.cgroup, &call.values.texts("cgroup")?)?,
+        cgroup: sub_cgroup(state.cgroup.plain(), &call.values.texts("cgroup")?)?,
     };
     let signals = if detach {
         None
