@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use oci_spec::runtime::LinuxResources;
 
 use super::v2::{self, PATIENCE};
@@ -89,16 +90,48 @@ pub(super) fn apply(
             ));
         }
     }
-    if let Some(memory) = controllers.get("memory") {
-        v2::check_before_update(&here, &memory.join("memory.usage_in_bytes"))?;
-    }
     let folder = |setting: &limits::Setting| {
         controllers
             .get(&setting.controller)
             .map_or(Path::new(""), PathBuf::as_path)
     };
-    v2::write_all(&settings, folder, file::write_io)?;
+    v2::write_all(&settings, folder, file::write_io)
+        .map_err(|error| explain_memory(error, controllers))?;
     apply_devices(controllers, here.devices().as_deref().unwrap_or_default())
+}
+
+/// memory.rst, "limit_in_bytes": below what is in use and cannot be reclaimed is EBUSY.
+fn explain_memory(error: Error, controllers: &Controllers) -> Error {
+    let error = match error {
+        Error::Several(errors) => {
+            let explained = errors.into_iter().map(|e| explain_memory(e, controllers));
+            return Error::Several(explained.collect());
+        }
+        error => error,
+    };
+    match (&error, controllers.get("memory")) {
+        (
+            Error::Write {
+                path,
+                value,
+                source,
+            },
+            Some(folder),
+        ) if path.ends_with("memory.limit_in_bytes")
+            && source.raw_os_error() == Some(libc::EBUSY) =>
+        {
+            let read = |name: &str| file::read(&folder.join(name)).unwrap_or_default();
+            Error::Invalid {
+                field: "memory.limit".to_owned(),
+                why: format!(
+                    "unable to set memory limit to {value} (current usage: {}, peak usage: {})",
+                    read("memory.usage_in_bytes"),
+                    read("memory.max_usage_in_bytes")
+                ),
+            }
+        }
+        _ => error,
+    }
 }
 
 fn unavailable(controller: &str, what: String) -> Error {

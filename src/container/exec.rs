@@ -62,6 +62,9 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
             set_oom_score(child.pid, score)?;
         }
         let console = child.set_up()?;
+        if let Some(master) = &console {
+            exact_output(master)?;
+        }
         child.release()?;
         child.let_go()?;
         Ok(Exec {
@@ -72,6 +75,21 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     done().inspect_err(|_| {
         child.undo();
     })
+}
+
+/// What a program prints on the terminal `master` reaches a file or a pipe as it is, without carriage returns, when that is where our
+/// standard output goes; a terminal there sees what a terminal sends. To be called before the program runs.
+pub fn exact_output(master: &OwnedFd) -> Result<(), Error> {
+    use rustix::termios::{OptionalActions, OutputModes, isatty, tcgetattr, tcsetattr};
+    if isatty(std::io::stdout()) {
+        return Ok(());
+    }
+    tcgetattr(master)
+        .and_then(|mut modes| {
+            modes.output_modes.remove(OutputModes::ONLCR);
+            tcsetattr(master, OptionalActions::Now, &modes)
+        })
+        .map_err(|error| Error::step("set up the terminal", error))
 }
 
 /// `CLONE_NEW*` bits of the namespaces that the process does not share with us: joining one's own user namespace is an error

@@ -24,13 +24,13 @@ fn state_path(dir: &Path) -> PathBuf {
     dir.join("state.json")
 }
 
-/// Writes `state.json`.
+/// Writes `state.json`. Not synced: no container outlives the machine's end.
 pub fn store(dir: &Path, state: &State) -> Result<(), Error> {
     let path = state_path(dir);
     let failed =
         |error: &dyn std::fmt::Display| Error::step(format!("write {}", path.display()), error);
     let text = serde_json::to_vec_pretty(state).map_err(|error| failed(&error))?;
-    file::write_atomic(&path, &text, 0o600).map_err(|error| failed(&error))
+    file::replace(&path, &text, 0o600).map_err(|error| failed(&error))
 }
 
 fn spec_path(dir: &Path) -> PathBuf {
@@ -137,8 +137,13 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     if signal == libc::SIGKILL && (all || !state.own_pids) {
         state.cgroup.kill().map_err(|error| at(&chain(&error)))?;
         return match first {
+            // where there is no cgroup, it is all that we know of
+            Some(first) => match pidfd::send_signal(&first, signal) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(at(&error)),
+                _ => Ok(()),
+            },
             None if !all => Err(at(&NOT_RUNNING)),
-            _ => Ok(()),
+            None => Ok(()),
         };
     }
     if all {
@@ -174,7 +179,7 @@ fn kill_members(cgroup: &Cgroup, signal: i32) -> Result<(), String> {
 pub fn update(state: &State, resources: &LinuxResources) -> Result<(), Error> {
     state
         .cgroup
-        .apply(resources)
+        .update(resources)
         .map_err(|error| Error::step(format!("update container {}", state.id), chain(&error)))
 }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! *Invariants:*
-//! * `state.json` is durable before the container's process can go on without us; before that it dies with us.
+//! * `state.json` is there before the container's process can go on without us; before that it dies with us. It is not synced: what it
+//!   tells of ends with the machine.
 //! * What fails leaves nothing: cgroup, processes, gate and state are undone, and the undo goes on after errors.
 //! * A pid is used only with its start time, through a pidfd.
 //! * What a specification asks for and we do not do is an error, never ignored ([`plan`]).
@@ -31,7 +32,7 @@ use crate::cgroup::Cgroup;
 use crate::init::channel::{Failure, FailureKind};
 
 pub use create::{Config, connect, create, create_from};
-pub use exec::{ExecOptions, exec, exec_with};
+pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
     delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status, update,
 };

@@ -46,6 +46,7 @@ pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
         reaper: None,
         entered: false,
         program: None,
+        home: None,
         started: false,
     };
     let done = steps.iter().try_for_each(|step| child.take(step));
@@ -89,6 +90,8 @@ struct Child<'a> {
     /// In the working directory.
     entered: bool,
     program: Option<CString>,
+    /// `HOME=…`, when the environment has none.
+    home: Option<CString>,
     /// The gate was opened.
     started: bool,
 }
@@ -153,6 +156,10 @@ impl Child<'_> {
                 Ok(())
             }
             PlanStep::Cwd(path) => process::enter_cwd(path, self.entered),
+            PlanStep::FindHome { uid } => {
+                self.home = Some(process::home(*uid));
+                Ok(())
+            }
             PlanStep::Bounding(set) => process::drop_bounding(*set),
             PlanStep::Groups(groups) => process::set_groups(groups),
             PlanStep::User { uid, gid } => process::become_user(*uid, *gid),
@@ -182,10 +189,7 @@ impl Child<'_> {
             PlanStep::CloseOnExec { preserved } => {
                 fd::close_on_exec(*preserved).step("mark descriptors")
             }
-            PlanStep::Execute { argv, env } => Err(match &self.program {
-                Some(program) => process::execute(program, argv, env, self.reaper.as_ref()),
-                None => Failure::new("execute", "no program was looked for"),
-            }),
+            PlanStep::Execute { argv, env } => Err(self.execute(argv, env)),
         }
     }
 
@@ -230,11 +234,23 @@ impl Child<'_> {
         let mut keep = gate.raw().to_vec();
         keep.extend(self.reaper.iter().map(AsRawFd::as_raw_fd));
         fd::close_others(preserved, &keep).step("close descriptors")?;
+        // who is to go before it began goes
+        calls::end_on_signals().step("handle signals")?;
         if gate.wait().is_err() {
             calls::exit_now(1);
         }
         self.started = true;
         Ok(())
+    }
+
+    /// Comes back only when it failed.
+    fn execute(&self, argv: &[CString], env: &[CString]) -> Failure {
+        let Some(program) = &self.program else {
+            return Failure::new("execute", "no program was looked for");
+        };
+        let mut env = env.to_vec();
+        env.extend(self.home.clone());
+        process::execute(program, argv, &env, self.reaper.as_ref())
     }
 
     /// Reports the failure and ends. There is no other way out of the child.

@@ -4,12 +4,12 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 
@@ -107,11 +107,17 @@ pub fn set_limit(resource: i32, soft: u64, hard: u64) -> Result<(), Failure> {
         (libc::RLIMIT_RTPRIO, rustix::process::Resource::Rtprio),
         (libc::RLIMIT_RTTIME, rustix::process::Resource::Rttime),
     ];
-    let what = format!("set resource limit {resource} to {soft}:{hard}");
     let found = all
         .into_iter()
         .find(|(number, _)| *number as i32 == resource);
-    let (_, resource) = found.ok_or_else(|| Failure::new(&what, "no such resource"))?;
+    let (_, resource) = found.ok_or_else(|| {
+        Failure::new(
+            &format!("set resource limit {resource}"),
+            "no such resource",
+        )
+    })?;
+    let name = format!("{resource:?}").to_uppercase();
+    let what = format!("set RLIMIT_{name} to {soft}:{hard}");
     // u64::MAX is RLIM_INFINITY, for rustix None
     let limit = |value: u64| (value != u64::MAX).then_some(value);
     let limits = Rlimit {
@@ -146,6 +152,44 @@ pub fn give_streams(uid: u32) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Longest `/etc/passwd` that is read, in bytes.
+const PASSWD_MAX: u64 = 1 << 20;
+
+/// `HOME=…` for the user as the container's `/etc/passwd` has it, `/` when that says nothing. What stands there is the image's: only a
+/// regular file is read, and no link of procfs followed on the way.
+pub fn home(uid: u32) -> CString {
+    let folder = passwd().and_then(|text| home_in(&text, uid).map(<[u8]>::to_vec));
+    let mut entry = b"HOME=".to_vec();
+    entry.extend(folder.unwrap_or_else(|| b"/".to_vec()));
+    // a line of the file with a zero byte names no folder
+    CString::new(entry).unwrap_or_else(|_| c"HOME=/".to_owned())
+}
+
+fn passwd() -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::NO_MAGICLINKS;
+    let file = rustix::fs::openat2(CWD, "/etc/passwd", flags, Mode::empty(), resolve).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let mut text = Vec::new();
+    let file = fs::File::from(file);
+    file.take(PASSWD_MAX).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// passwd(5): the sixth field of the line whose third is `uid`.
+fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    let uid = uid.to_string();
+    passwd.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let found = fields.nth(2)? == uid.as_bytes();
+        let home = fields.nth(2)?;
+        (found && !home.is_empty()).then_some(home)
+    })
 }
 
 /// Changes user and group; the permitted capabilities stay, which leaving user 0 would clear.
@@ -278,5 +322,24 @@ pub fn execute(
     Failure {
         kind: kind_of(&error),
         message: format!("exec {program:?}: {error}{hint}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes() {
+        let text = b"\n:::\nroot:x:0:0:root:/root:/bin/sh\nshort:x:7:7\nnone:x:8:8:::\nu:x:1000:1000:a b:/home/u\nu2:x:1000:1:::/2:";
+        for (uid, want) in [
+            (0, Some(&b"/root"[..])),
+            (7, None),
+            (8, None),
+            (1000, Some(b"/home/u")),
+            (100, None),
+        ] {
+            assert_eq!(home_in(text, uid), want, "{uid}");
+        }
     }
 }

@@ -33,7 +33,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
         preserve_fds: passed.count,
-        cgroup: cgroup(&state.cgroup, &call.values.texts("cgroup")?)?,
+        cgroup: cgroup(state.cgroup.plain(), &call.values.texts("cgroup")?)?,
     };
     let signals = if detach {
         None
@@ -89,15 +89,16 @@ fn cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
 }
 
 fn runs(state: &State, ignore_paused: bool) -> Result<(), Error> {
-    let why = match container::status(state) {
-        Status::Paused if !ignore_paused => "paused (--ignore-paused starts it all the same)",
-        Status::Stopped => "stopped",
-        _ => return Ok(()),
-    };
-    Err(Error::new(format!(
-        "cannot exec in container {}: it is {why}",
-        state.id
-    )))
+    let id = &state.id;
+    match container::status(state) {
+        Status::Paused if !ignore_paused => Err(Error::new(format!(
+            "cannot exec in a paused container: resume {id} first, or use --ignore-paused"
+        ))),
+        Status::Stopped => Err(Error::new(format!(
+            "cannot exec in a stopped container: {id} is not running"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The process: from a file, or the container's own with what the options change.
@@ -120,8 +121,17 @@ fn process(call: &Invocation, state: &State) -> Result<Process, Error> {
 
 fn from_file(path: &Path) -> Result<Process, Error> {
     let text = read(path, PROCESS_MAX)?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Error::step(format!("--process {}", path.display()), error))
+    from_text(&text).map_err(|error| Error::step(format!("--process {}", path.display()), error))
+}
+
+/// The user may be missing, as in runc: it is 0:0 then (the specification's schema asks for `cwd` alone).
+fn from_text(text: &[u8]) -> serde_json::Result<Process> {
+    let mut process: Value = serde_json::from_slice(text)?;
+    if let Some(object) = process.as_object_mut() {
+        let user = json!({"uid": 0, "gid": 0});
+        object.entry("user").or_insert(user);
+    }
+    serde_json::from_value(process)
 }
 
 /// What the options say, over the container's own process.
@@ -213,6 +223,17 @@ fn push(list: &mut Value, entry: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes() {
+        let process = from_text(br#"{"cwd": "/", "args": ["x"]}"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        let process = from_text(br#"{"cwd": "/", "user": {"uid": 7, "gid": 8}}"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
+        for text in [&b"[]"[..], b"{}", b"", br#"{"cwd": "/", "user": 1}"#] {
+            assert!(from_text(text).is_err());
+        }
+    }
 
     #[test]
     fn places_below_the_container() {

@@ -55,21 +55,19 @@ pub fn warning(global: &Values, message: &str) -> Result<(), Error> {
 
 /// One line to the log; without a log to standard error, and `false`.
 fn line(global: &Values, level: &str, message: &str) -> std::io::Result<bool> {
-    let Some(path) = global.path("log") else {
-        if is_json(global) {
-            eprintln!("{}", json(level, message));
-        } else if level == "error" {
-            plain(message);
-        } else {
-            plain(&format!("{level}: {message}"));
-        }
-        return Ok(false);
-    };
     let text = if is_json(global) {
         json(level, message)
     } else {
         let time = jiff::Timestamp::now();
         format!("time={:?} level={level} msg={message:?}", time.to_string())
+    };
+    let Some(path) = global.path("log") else {
+        if level == "error" && !is_json(global) {
+            plain(message);
+        } else {
+            eprintln!("{text}");
+        }
+        return Ok(false);
     };
     // one write: lines of several processes do not mix
     OpenOptions::new()

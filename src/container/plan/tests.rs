@@ -140,6 +140,7 @@ fn plans_mounts_and_devices() {
             {"rootfs": "rootReadonly"},
             {"giveStreams": {"uid": 0}},
             {"tryCwd": "/"},
+            {"findHome": {"uid": 0}},
             {"bounding": none},
             {"groups": none},
             {"user": {"uid": 0, "gid": 0}},
