@@ -119,7 +119,7 @@ fn strange_things_beside_containers() {
     for id in ["empty", "file"] {
         let said = case.oci(&["start", id]).failed(1);
         assert!(
-            said.contains("does not exist") || said.contains("Not a directory"),
+            said.contains("does not exist") || said.contains("not a directory"),
             "{said}"
         );
     }
