@@ -7,10 +7,11 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 
-use super::plan::{self, Host, Step};
-use super::spawn::{Child, Join, spawn};
-use super::{CreateRequest, Error, State, chain, idmap, life};
+use super::plan::{self, Host, LaterHooks, Step};
+use super::spawn::{Child, Join, Place, spawn};
+use super::{CreateRequest, Error, State, chain, config, idmap, life, net_devices};
 use crate::cgroup::Cgroup;
+use crate::init::hooks::Point;
 use crate::init::{self, gate};
 use crate::sys::{process, socket};
 
@@ -43,6 +44,8 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
     let console = connect_console(request.console_socket.as_deref(), terminal)?;
     let mut creation = Creation {
         request,
+        spec: &spec,
+        later: &plan.later,
         console,
         gate: None,
         child: None,
@@ -96,12 +99,14 @@ pub fn load_spec(bundle: &Path) -> Result<Spec, Error> {
     if size as u64 == CONFIG_MAX {
         return Err(failed(&"it is longer than 16 MiB"));
     }
-    serde_json::from_slice(&text).map_err(|error| failed(&error))
+    config::parse_spec(&text).map_err(|error| failed(&error))
 }
 
 /// What the steps leave to later ones.
 struct Creation<'a> {
     request: &'a CreateRequest,
+    spec: &'a Spec,
+    later: &'a LaterHooks,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
     child: Option<Made>,
@@ -130,21 +135,24 @@ impl Creation<'_> {
                 self.gate = Some(made.map_err(|error| in_dir("make the start gate", &error))?);
                 Ok(())
             }
-            Step::Clone { new, join } => {
+            Step::Clone {
+                new,
+                join,
+                time_offsets,
+            } => {
                 let cgroup = request
                     .cgroup
                     .open()
                     .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
-                let child = spawn(
-                    child_steps,
-                    *new,
-                    join.as_ref(),
-                    cgroup.as_ref(),
-                    console,
-                    gate,
-                )?;
+                let place = Place {
+                    new: *new,
+                    join: join.as_ref(),
+                    time_offsets: time_offsets.as_deref(),
+                    cgroup: cgroup.as_ref(),
+                };
+                let child = spawn(child_steps, &place, console, gate)?;
                 self.child = Some(Made { child, state: None });
                 Ok(())
             }
@@ -153,10 +161,18 @@ impl Creation<'_> {
                 .attach(self.child()?.pid)
                 .map_err(|error| Error::step("enter the cgroup", chain(&error))),
             Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
+            Step::NetDevices(devices) => net_devices::move_all(devices, self.child()?.pid),
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
+            Step::Mount => self.child()?.mount(),
+            Step::Hooks(hooks) => Ok(hooks.run(Some(self.child()?.pid))?),
+            Step::Listen(listener) => {
+                let child = self.child()?;
+                listener.send(child.pid, child.pid, &child.load_filter()?)
+            }
             Step::SetUp => self.child()?.set_up().map(drop),
             Step::Record => {
-                let state = describe(request, self.child()?)?;
+                let child = self.child()?;
+                let state = self.describe(child.pid, start_time(child)?);
                 life::store(&request.dir, &state)?;
                 if let Some(made) = &mut self.child {
                     made.state = Some(state);
@@ -180,8 +196,12 @@ impl Creation<'_> {
     }
 
     /// The record, or nothing left of what was made.
-    fn end(self, made: Result<(), Error>) -> Result<State, Error> {
-        let error = match (made, self.child) {
+    fn end(mut self, made: Result<(), Error>) -> Result<State, Error> {
+        let child = self.child.take();
+        // once there was a container, its end has hooks as well (runtime.md "Lifecycle", 14)
+        let poststop = (child.is_some() && !self.later.poststop.is_empty())
+            .then(|| self.describe(0, 0).hooks(Point::Poststop));
+        let error = match (made, child) {
             (
                 Ok(()),
                 Some(Made {
@@ -204,7 +224,29 @@ impl Creation<'_> {
         if matches!(error, Error::InUse(_)) {
             return Err(error);
         }
-        Err(undo(self.request, error))
+        let error = undo(self.request, error);
+        Err(match poststop.and_then(|hooks| hooks.run_all()) {
+            Some(failed) => and_then(error, &failed),
+            None => error,
+        })
+    }
+
+    fn describe(&self, pid: i32, start_time: u64) -> State {
+        let request = self.request;
+        let annotations = self.spec.annotations().clone().unwrap_or_default();
+        State {
+            version: life::STATE_VERSION,
+            id: request.id.clone(),
+            pid,
+            start_time,
+            bundle: request.bundle.clone(),
+            dir: request.dir.clone(),
+            cgroup: request.cgroup.clone(),
+            created: jiff::Timestamp::now().to_string(),
+            oci_version: self.spec.version().clone(),
+            annotations: annotations.into_iter().collect(),
+            hooks: self.later.clone(),
+        }
     }
 }
 
@@ -246,31 +288,28 @@ fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }
 
-fn describe(request: &CreateRequest, child: &Child) -> Result<State, Error> {
-    let start_time = process::start_time(child.pid).map_err(|error| {
+fn start_time(child: &Child) -> Result<u64, Error> {
+    process::start_time(child.pid).map_err(|error| {
         Error::step(
             format!("read the start time of process {}", child.pid),
             error,
         )
-    })?;
-    Ok(State {
-        version: life::STATE_VERSION,
-        id: request.id.clone(),
-        pid: child.pid,
-        start_time,
-        bundle: request.bundle.clone(),
-        dir: request.dir.clone(),
-        cgroup: request.cgroup.clone(),
-        created: jiff::Timestamp::now().to_string(),
     })
 }
 
 /// Removes what a failed create left; what could not be removed is added to the error.
 fn undo(request: &CreateRequest, error: Error) -> Error {
-    match (life::remove_traces(&request.dir, &request.cgroup), error) {
-        (Ok(()), error) => error,
-        (Err(left), Error::Other(text)) => Error::Other(format!("{text}; cleaning up: {left}")),
+    match life::remove_traces(&request.dir, &request.cgroup) {
+        Ok(()) => error,
+        Err(left) => and_then(error, &format!("cleaning up: {left}")),
+    }
+}
+
+/// Adds what went wrong afterwards.
+fn and_then(error: Error, text: &str) -> Error {
+    match error {
+        Error::Other(first) => Error::Other(format!("{first}; {text}")),
         // the class of the error is what the caller acts on
-        (Err(_), error) => error,
+        error => error,
     }
 }

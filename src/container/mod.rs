@@ -13,13 +13,17 @@
 //!
 //! The child's stage is [`crate::init`]; who waits for the first process is the caller's business (a subreaper).
 
+mod config;
 mod create;
 mod exec;
 mod idmap;
 mod life;
+mod listener;
+mod net_devices;
 pub mod plan;
 mod spawn;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -27,11 +31,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::init::channel::{Failure, FailureKind};
+use crate::init::hooks::{Hooks, OciState, Point};
 
+pub use config::{parse_process, parse_spec};
 pub use create::create;
 pub use exec::exec;
 pub use life::{delete, kill, load, start, status};
-pub use plan::REAPER;
+pub use plan::{LaterHooks, REAPER};
 
 /// Why a container operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +157,43 @@ pub struct State {
     pub cgroup: Cgroup,
     /// RFC 3339.
     pub created: String,
+    /// `ociVersion` of `config.json`.
+    #[serde(default)]
+    pub oci_version: String,
+    /// `annotations` of `config.json`.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Hooks that are still to run.
+    #[serde(default)]
+    pub hooks: LaterHooks,
+}
+
+impl State {
+    /// The hooks of one of the later points.
+    fn hooks(&self, point: Point) -> Hooks {
+        let (list, status) = match point {
+            Point::Poststart => (&self.hooks.poststart, "running"),
+            _ => (&self.hooks.poststop, "stopped"),
+        };
+        Hooks {
+            point,
+            list: list.clone(),
+            cwd: Some(self.bundle.clone()),
+            state: self.oci(status),
+        }
+    }
+
+    /// As hooks and listeners of filters read it, but for the pid.
+    fn oci(&self, status: &str) -> OciState {
+        OciState {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status: status.to_owned(),
+            pid: None,
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
 }
 
 /// A process started in a running container; a child of the caller.

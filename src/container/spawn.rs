@@ -1,8 +1,10 @@
 //! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::Error;
@@ -11,7 +13,7 @@ use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
 use crate::init::{self, Inherited};
 use crate::sys::clone::{Cloned, clone3};
-use crate::sys::{pidfd, process};
+use crate::sys::{pidfd, process, procfs};
 
 /// What to join before the clone.
 #[derive(Debug)]
@@ -20,6 +22,19 @@ pub enum Join {
     Files(Vec<(u64, String, OwnedFd)>),
     /// Those of a process.
     Process(OwnedFd, u64),
+}
+
+/// Where the child is to be.
+#[derive(Debug, Default)]
+pub struct Place<'a> {
+    /// `CLONE_NEW*` bits to make.
+    pub new: u64,
+    /// What to join before.
+    pub join: Option<&'a Join>,
+    /// For `timens_offsets` of the new time namespace.
+    pub time_offsets: Option<&'a str>,
+    /// A cgroup of version 2.
+    pub cgroup: Option<&'a OwnedFd>,
 }
 
 /// A child that waits for `Continue`. It is a child of the caller, wherever it was cloned.
@@ -32,14 +47,13 @@ pub struct Child {
     channel: OwnedFd,
 }
 
-/// Clones with `CLONE_NEW*` bits `new` into `cgroup`, after joining what there is to join: that needs a process in between, since setns
-/// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is in `cgroup` already: from
+/// Clones into new namespaces and a cgroup, after joining what there is to join: that needs a process in between, since setns
+/// to a pid namespace counts for children only, and the caller itself stays where it is. So do the offsets of a time namespace, which are
+/// fixed once a process is in it. The one in between is in `cgroup` already: from
 /// within a cgroup namespace nothing outside of it can be moved (cgroup-v2.rst, "Delegation Containment": ENOENT with `nsdelegate`).
 pub fn spawn(
     steps: &[Step],
-    new: u64,
-    join: Option<&Join>,
-    cgroup: Option<&OwnedFd>,
+    place: &Place<'_>,
     console_socket: Option<OwnedFd>,
     gate: Option<init::gate::Child>,
 ) -> Result<Child, Error> {
@@ -50,14 +64,15 @@ pub fn spawn(
         gate,
         console_socket,
     };
-    let cgroup = cgroup.map(AsFd::as_fd);
+    let new = place.new;
+    let cgroup = place.cgroup.map(AsFd::as_fd);
     let failed = |error| {
         Error::step(
             format!("clone into new namespaces ({})", names(new)),
             explain(error),
         )
     };
-    let Some(join) = join else {
+    if place.join.is_none() && place.time_offsets.is_none() {
         return match clone3(new, cgroup).map_err(failed)? {
             Cloned::Child => init::run(steps, &inherited),
             Cloned::Parent(pid, pidfd) => Ok(Child {
@@ -66,10 +81,10 @@ pub fn spawn(
                 channel,
             }),
         };
-    };
+    }
     let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
-            let cloned = enter(join).and_then(|()| {
+            let cloned = prepare(place).and_then(|new| {
                 clone3(new | libc::CLONE_PARENT as u64, None)
                     .map_err(explain)
                     .step("clone in the joined namespaces")
@@ -104,6 +119,22 @@ pub fn spawn(
             "join namespaces: the process ended with {status}"
         ))),
     }
+}
+
+/// Joins, and makes the time namespace when it has offsets; what is left to make comes back.
+fn prepare(place: &Place<'_>) -> Result<u64, Failure> {
+    let Some(offsets) = place.time_offsets else {
+        place.join.map_or(Ok(()), enter)?;
+        return Ok(place.new);
+    };
+    // before another mount namespace brings another /proc
+    let mut file = procfs::open_write(Path::new("self/timens_offsets"))
+        .step("open timens_offsets (a kernel without time namespaces?)")?;
+    place.join.map_or(Ok(()), enter)?;
+    unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).step("make a time namespace")?;
+    file.write_all(offsets.as_bytes())
+        .step(&format!("write {offsets:?} to timens_offsets"))?;
+    Ok(place.new & !(libc::CLONE_NEWTIME as u64))
 }
 
 /// Joins. A namespace that belongs to a user namespace can be joined only after that, others only before it.
@@ -179,6 +210,24 @@ fn describe(status: WaitStatus) -> String {
 }
 
 impl Child {
+    /// Lets it set itself up to the point where hooks run.
+    pub fn mount(&self) -> Result<(), Error> {
+        self.tell(&Message::Continue)?;
+        match self.hear()? {
+            Some((Message::Mounted, _)) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Lets it set itself up to the point where its filter is loaded, and gives the listener of that.
+    pub fn load_filter(&self) -> Result<OwnedFd, Error> {
+        self.tell(&Message::Continue)?;
+        match self.hear()? {
+            Some((Message::Listener, Some(listener))) => Ok(listener),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Lets it set itself up; gives the terminal when it sends one.
     pub fn set_up(&self) -> Result<Option<OwnedFd>, Error> {
         self.tell(&Message::Continue)?;

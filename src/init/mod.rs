@@ -10,25 +10,21 @@
 
 pub mod channel;
 pub mod gate;
+pub mod hooks;
 pub mod plan;
 mod process;
 pub mod reaper;
 
 use std::ffi::CString;
-use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
 
 use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
-use crate::rootfs;
-use crate::sys::{fd, process as calls, socket};
+use crate::sys::{fd, process as calls, seccomp as filters, socket};
+use crate::{rootfs, seccomp};
 use channel::{Failure, FailureKind, Message, Step};
 use plan::Step as PlanStep;
-
-/// Magic number of procfs, `linux/magic.h`.
-const PROC_MAGIC: u64 = 0x9fa0;
 
 /// What the child inherits on purpose.
 #[derive(Debug)]
@@ -106,21 +102,31 @@ impl Child<'_> {
             PlanStep::Domainname(name) => {
                 rustix::system::setdomainname(name.as_bytes()).step("set the domain name")
             }
-            PlanStep::Sysctl { path, value } => {
-                write_sysctl(path, value).step(&format!("set sysctl {}", path.display()))
-            }
+            PlanStep::Sysctl { path, value } => process::sysctl(path, value),
             PlanStep::BecomeRoot => process::become_root(),
             PlanStep::CgroupNamespace => {
                 nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")
             }
             PlanStep::Rootfs(step) => Ok(self.rootfs.take(step)?),
+            PlanStep::AwaitHooks => {
+                channel::send(&self.inherited.channel, &Message::Mounted, None)
+                    .step("report to the parent")?;
+                self.expect(&Message::Continue)
+            }
+            PlanStep::Hooks(hooks) => hooks.run(Some(std::process::id() as i32)),
             PlanStep::Terminal {
                 rows,
                 columns,
                 uid,
                 console,
             } => self.terminal((*rows, *columns), *uid, *console),
+            PlanStep::Processors { mask, must } => process::processors(mask, *must),
             PlanStep::Personality(persona) => process::personality(*persona),
+            PlanStep::MemoryPolicy { mode, nodes } => process::memory_policy(*mode, nodes),
+            PlanStep::Scheduler { attributes, pinned } => process::scheduler(attributes, *pinned),
+            PlanStep::IoPriority { class, priority } => process::io_priority(*class, *priority),
+            PlanStep::AppArmor(profile) => process::apparmor(profile),
+            PlanStep::SelinuxLabel(label) => process::selinux(label),
             PlanStep::Rlimit {
                 resource,
                 soft,
@@ -139,8 +145,7 @@ impl Child<'_> {
             PlanStep::NoNewPrivileges => {
                 rustix::thread::set_no_new_privs(true).step("set no_new_privs")
             }
-            PlanStep::Seccomp(program) => calls::load_seccomp(&program.instructions, program.flags)
-                .step("load the seccomp filter"),
+            PlanStep::Seccomp(program) => self.load_filter(program),
             PlanStep::FindProgram { name, search } => {
                 self.program = Some(process::find_program(name, search)?);
                 Ok(())
@@ -208,6 +213,27 @@ impl Child<'_> {
         }
     }
 
+    /// Loads the filter; a listener goes to the parent, which passes it on.
+    fn load_filter(&self, program: &seccomp::Program) -> Result<(), Failure> {
+        const STEP: &str = "load the seccomp filter";
+        let (instructions, flags) = (&program.instructions, program.flags);
+        if !program.notifies {
+            return filters::load(instructions, flags).step(STEP);
+        }
+        let channel = &self.inherited.channel;
+        let hand_over =
+            |listener: &OwnedFd| channel::send(channel, &Message::Listener, Some(listener));
+        let (listener, helper) =
+            filters::load_with_listener(instructions, flags, hand_over).step(STEP)?;
+        // from here on the one who listens may have to answer for any call
+        self.expect(&Message::Continue)?;
+        drop(listener);
+        match helper.ended_well().step(STEP)? {
+            true => Ok(()),
+            false => Err(Failure::new(STEP, "the listener was not handed over")),
+        }
+    }
+
     /// Only the gate stays open: whoever started us must see the end of what it gave us.
     fn wait_at_gate(&mut self, preserved: u32) -> Result<(), Failure> {
         let gate = self
@@ -241,17 +267,6 @@ impl Child<'_> {
             FailureKind::Other => 1,
         })
     }
-}
-
-/// Writes through the host's `/proc`, where the calling process sees its own namespaces' values.
-fn write_sysctl(path: &Path, value: &str) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(Path::new("/proc/sys").join(path))?;
-    if rustix::fs::fstatfs(&file)?.f_type as u64 != PROC_MAGIC {
-        return Err(std::io::Error::other("/proc/sys is not procfs"));
-    }
-    file.write_all(value.as_bytes())
 }
 
 /// The program that runs now.
