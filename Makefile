@@ -12,11 +12,13 @@ ROOT    ?= /var/lib/sampan
 BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
 TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static containernetworking-plugins docker-compose docker-registry \
-                  iptables jq nftables openssl procps python3 python3-seccomp skopeo umoci
+                  iptables jq nftables openssl procps python3 python3-seccomp skopeo strace systemd umoci
 
-VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios
+# the peers that `make bench` compares with
+BENCH_PACKAGES := $(BUILD_PACKAGES) bubblewrap busybox-static crun runc strace util-linux
+VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios systemd util-linux
 
-.PHONY: help build release lint test test-vm demo install clean packages-build packages-demo packages-test packages-vm nextest
+.PHONY: help build release lint test test-vm bench bench-strace demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +42,12 @@ test: packages-test nextest lint ## every test, those that need root included
 test-vm: packages-vm ## cgroup, container and pod tests on Debian's kernel with cgroup v2, in QEMU
 	tests/vm/run
 
+bench: packages-bench release ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --rounds $(or $(ROUNDS),200) --json target/bench.json
+
+bench-strace: packages-bench release ## the system calls of one `run` of each, to target/strace
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --strace target/strace
+
 demo: packages-demo release $(IMAGES:%=target/images/%) ## nginx, an application and redis as one pod with two networks
 	@$(foreach i,$(IMAGES),$(RELEASE)/sampan --root $(ROOT) image import target/images/$i &&) true
 	@SAMPAN_ROOT=$(ROOT) demo/run $(RELEASE)/sampan
@@ -52,12 +60,14 @@ target/images/%: $$(wildcard images/$$*/*) $$(wildcard images/debian-base/*) | r
 
 install: ## install what `make release` built, with completions and man pages
 	install -D -m 755 $(RELEASE)/sampan $(DESTDIR)$(PREFIX)/bin/sampan
+	ln -sf sampan $(DESTDIR)$(PREFIX)/bin/sampan-oci
 	$(foreach p,$(PLUGINS),install -D -m 755 $(RELEASE)/$p $(DESTDIR)$(PREFIX)/libexec/sampan/cni/$p &&) true
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/sampan man $(DESTDIR)$(PREFIX)/share/man/man1
-	$(RELEASE)/sampan completions bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sampan
-	$(RELEASE)/sampan completions zsh | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_sampan
-	$(RELEASE)/sampan completions fish | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/sampan.fish
+	$(foreach n,sampan sampan-oci,\
+	  $(RELEASE)/sampan completions bash --name $n | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$n && \
+	  $(RELEASE)/sampan completions zsh --name $n | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$n && \
+	  $(RELEASE)/sampan completions fish --name $n | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$n.fish &&) true
 
 clean: ## remove what was built
 	cargo clean
@@ -78,6 +88,9 @@ packages-build:
 
 packages-demo:
 	$(call install-packages,$(DEMO_PACKAGES))
+
+packages-bench:
+	$(call install-packages,$(BENCH_PACKAGES))
 
 packages-vm:
 	$(call install-packages,$(VM_PACKAGES))

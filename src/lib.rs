@@ -3,7 +3,8 @@
 //! Data flows down; a module imports only from lines below its own.
 //!
 //! ```text
-//! cli                       arguments, output, exit codes: nothing else prints
+//! cli · oci                 arguments, output, exit codes: nothing else prints
+//! selftest                  containers that attack the program, and what has to come of it
 //! pod                       a compose project as one pod: keeper, supervisor, control socket
 //! compose · network · image · container
 //!                           compose is pure; container runs `create` in a single-threaded process
@@ -18,7 +19,9 @@ pub mod container;
 pub mod image;
 pub mod init;
 pub mod network;
+pub mod oci;
 pub mod pod;
 pub mod rootfs;
 pub mod seccomp;
+pub mod selftest;
 pub mod sys;

@@ -4,12 +4,20 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
     // before anything that a container could have influenced is read
-    if arguments
-        .next()
-        .is_some_and(|name| name == sampan::init::reaper::NAME)
-    {
+    if name == sampan::init::reaper::NAME {
         return sampan::init::reaper::main(arguments);
+    }
+    if sampan::oci::is_meant(&name) {
+        return sampan::oci::main(arguments);
+    }
+    if sampan::selftest::probe::is_meant(&name) {
+        return sampan::selftest::probe::main(arguments);
+    }
+    let mut behind = arguments;
+    if behind.next().is_some_and(|first| first == "oci") {
+        return sampan::oci::main(behind);
     }
     sampan::cli::main()
 }

@@ -78,6 +78,44 @@ fn effective(rules: &[Rule]) -> &[Rule] {
     rules.get(start..).unwrap_or_default()
 }
 
+/// For a unit of systemd: `DevicePolicy=`, and `DeviceAllow=` as (device, access). It has no word for a device that is denied and
+/// none for a minor number alone: then it allows less than the rules, which are written to the cgroup behind it.
+pub(super) fn policy(rules: &[Rule]) -> (&'static str, Vec<(String, String)>) {
+    let rules = effective(rules);
+    let Some((first, _)) = rules
+        .split_first()
+        .filter(|(first, _)| first.is_for_everything())
+    else {
+        return ("auto", Vec::new());
+    };
+    let last_denial = rules.iter().rposition(|rule| !rule.allow);
+    let Some(last_denial) = last_denial else {
+        return ("auto", Vec::new());
+    };
+    // devices that a later rule denies again are not among them
+    let start = if first.allow {
+        rules.len()
+    } else {
+        last_denial + 1
+    };
+    let mut allowed = Vec::new();
+    for rule in rules.get(start..).unwrap_or_default() {
+        for (kind, name) in [(BLOCK, "block"), (CHAR, "char")] {
+            if rule.access == 0 || rule.kind.is_some_and(|wanted| wanted != kind) {
+                continue;
+            }
+            let device = match (rule.major, rule.minor) {
+                (Some(major), Some(minor)) => format!("/dev/{name}/{major}:{minor}"),
+                (Some(major), None) => format!("{name}-{major}"),
+                (None, None) => format!("{name}-*"),
+                (None, Some(_)) => continue,
+            };
+            allowed.push((device, letters(rule.access)));
+        }
+    }
+    ("strict", allowed)
+}
+
 /// (file, line) in order. To the kernel `a` means all devices and all access, whatever follows
 /// (devices.rst), so a narrower rule for both kinds is two lines.
 fn lines(rules: &[Rule]) -> Vec<(&'static str, String)> {
@@ -463,6 +501,45 @@ mod tests {
             r#"[{"allow":false},{"allow":true,"type":"c","major":1},{"allow":false,"type":"c","major":1,"minor":5}]"#,
         );
         assert_eq!(changes(&again, "c 1:3 rwm").len(), 3);
+    }
+
+    #[test]
+    fn systemd_allows_no_more() {
+        let run = |json: &str| {
+            let (policy, list) = policy(&parse(json));
+            let list: Vec<String> = list
+                .iter()
+                .map(|(device, access)| format!("{device} {access}"))
+                .collect();
+            (policy, list.join(", "))
+        };
+        for (json, expected_policy, expected) in [
+            ("[]", "auto", ""),
+            (r#"[{"allow":true}]"#, "auto", ""),
+            (r#"[{"allow":false}]"#, "strict", ""),
+            (
+                r#"[{"allow":false},{"allow":true,"type":"c","major":5,"minor":1,"access":"r"},{"allow":true,"major":7}]"#,
+                "strict",
+                "/dev/char/5:1 r, block-7 rwm, char-7 rwm",
+            ),
+            (
+                r#"[{"allow":false},{"allow":true,"type":"c","minor":1}]"#,
+                "strict",
+                "",
+            ),
+            (
+                r#"[{"allow":false},{"allow":true,"type":"c","major":5},{"allow":false,"type":"c","major":5,"minor":1},{"allow":true,"type":"c","major":1}]"#,
+                "strict",
+                "char-1 rwm",
+            ),
+            (
+                r#"[{"allow":true},{"allow":false,"type":"c","major":5}]"#,
+                "strict",
+                "",
+            ),
+        ] {
+            assert_eq!(run(json), (expected_policy, expected.to_owned()), "{json}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use nix::libc;
 use super::Error;
 
 /// No cgroup file that we read comes near (cgroup.procs of a pid space of 4 million: 32 MB).
-const READ_LIMIT: u64 = 64 << 20;
+const READ_LIMIT: usize = 64 << 20;
 /// Deeper nesting than this is not ours; the kernel's own default `cgroup.max.depth` is unlimited.
 const DEPTH_LIMIT: usize = 64;
 /// A dying process holds its cgroup for a moment after it has left `cgroup.procs`.
@@ -30,10 +31,27 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
 }
 
 pub(super) fn read_io(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?
-        .take(READ_LIMIT)
-        .read_to_string(&mut text)?;
+    // not `read_to_string`, which asks for the size first: cgroup files have none
+    let mut file = fs::File::open(path)?;
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        let free = bytes.get_mut(length..).unwrap_or_default();
+        let count = match file.read(free) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        length += count;
+        if count == 0 || length > READ_LIMIT {
+            break;
+        }
+        if length == bytes.len() {
+            bytes.resize(bytes.len() * 4, 0);
+        }
+    }
+    bytes.truncate(length);
+    let mut text = String::from_utf8(bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     text.truncate(text.trim_end().len());
     Ok(text)
 }
@@ -112,8 +130,15 @@ pub(super) fn walk(path: &Path) -> Result<Vec<PathBuf>, Error> {
                 why: "nested too deep",
             });
         }
-        for child in children(&folder)? {
-            open.push((child, depth + 1));
+        // a folder of cgroupfs has two links and one for each below
+        let leaf = match fs::symlink_metadata(&folder) {
+            Ok(about) => about.nlink() == 2,
+            Err(error) => gone(&error),
+        };
+        if !leaf {
+            for child in children(&folder)? {
+                open.push((child, depth + 1));
+            }
         }
         found.push(folder);
     }
@@ -130,10 +155,18 @@ pub(super) fn processes(path: &Path, pids: &mut BTreeSet<i32>) -> Result<(), Err
     Ok(())
 }
 
+/// Removes `path` if nobody is in it and nothing below it; true when it is gone.
+pub(super) fn remove_leaf(path: &Path) -> bool {
+    match fs::remove_dir(path) {
+        Ok(()) => true,
+        Err(error) => gone(&error),
+    }
+}
+
 /// Removes `path` and all below, bottom up; waits a little for members that are just exiting.
 pub(super) fn remove(path: &Path) -> Result<(), Error> {
     let deadline = Instant::now() + REMOVE_WAIT;
-    let mut pause = Duration::from_millis(1);
+    let mut pause = Duration::from_micros(100);
     loop {
         let Err(error) = remove_once(path) else {
             return Ok(());

@@ -15,9 +15,7 @@
 //! v2.rs v1.rs the operations that differ · stat.rs counters · file.rs one read, one write
 //! ```
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -25,144 +23,26 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 mod devices;
+mod entry;
+mod error;
 mod file;
 mod limits;
+pub mod metrics;
+mod oom;
 mod own;
+mod place;
 mod stat;
+mod systemd;
 mod v1;
 mod v2;
 
+pub use entry::Entry;
+pub use error::Error;
+use error::collect;
+pub use metrics::Metrics;
+pub use oom::{OomEvent, OomWatch};
+pub use place::Unit;
 pub use stat::{Stats, Tree};
-
-/// Why a cgroup operation failed; names the file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A file or folder could not be read.
-    #[error("read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The kernel refused a value.
-    #[error("write {value:?} to {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What was to be written.
-        value: String,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// A folder could not be made.
-    #[error("create cgroup {} (a parent that may be written to can be chosen with --cgroup-parent)", path.display())]
-    Create {
-        /// The folder.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// A folder could not be removed.
-    #[error("remove cgroup {}", path.display())]
-    Remove {
-        /// The folder.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// A limit needs a controller that is not there.
-    #[error("set {what}: controller {controller} is not available: {why}")]
-    Controller {
-        /// The controller, as in `cgroup.controllers` or /proc/cgroups.
-        controller: String,
-        /// The file or action it was wanted for.
-        what: String,
-        /// What stands in the way, and the remedy.
-        why: String,
-    },
-    /// A value makes no sense, or no sense on this kind of hierarchy.
-    #[error("linux.resources.{field}: {why}")]
-    Invalid {
-        /// The place in the OCI specification.
-        field: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A path that is no cgroup path.
-    #[error("cgroup path {path:?}: {why}")]
-    Path {
-        /// As given.
-        path: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// No hierarchy was found.
-    #[error("no usable cgroup hierarchy: {0}")]
-    Hierarchy(String),
-    /// Processes outlived SIGKILL.
-    #[error("cgroup {}: processes {pids:?} are still there after SIGKILL (uninterruptible sleep?)", path.display())]
-    Survivors {
-        /// The cgroup.
-        path: PathBuf,
-        /// Who is left.
-        pids: Vec<i32>,
-    },
-    /// The freezer did not get there.
-    #[error("cgroup {}: still not {wanted} after {seconds} s", path.display())]
-    Freeze {
-        /// The cgroup.
-        path: PathBuf,
-        /// `frozen` or `thawed`.
-        wanted: &'static str,
-        /// How long we waited.
-        seconds: u64,
-    },
-    /// The caller asked to kill or freeze itself.
-    #[error("refuse to {action} cgroup {}: this process is in it", path.display())]
-    Own {
-        /// `kill` or `freeze`.
-        action: &'static str,
-        /// The cgroup.
-        path: PathBuf,
-    },
-    /// The device filter could not be installed.
-    #[error("device rules of cgroup {}: {call}", path.display())]
-    Devices {
-        /// The cgroup.
-        path: PathBuf,
-        /// The failed call.
-        call: &'static str,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// Several things failed; all are told.
-    #[error("{}", several(.0))]
-    Several(Vec<Error>),
-}
-
-fn several(errors: &[Error]) -> String {
-    let chain = |error: &Error| {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            text.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        text
-    };
-    errors.iter().map(chain).collect::<Vec<_>>().join("; ")
-}
-
-/// All errors as one result.
-fn collect(mut errors: Vec<Error>) -> Result<(), Error> {
-    match errors.len() {
-        0 => Ok(()),
-        1 => Err(errors.remove(0)),
-        _ => Err(Error::Several(errors)),
-    }
-}
 
 /// One cgroup: absolute folders. A plain value; nothing exists before [`Cgroup::create`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +57,27 @@ pub enum Cgroup {
         /// Folder below the v2 mount of a hybrid host.
         unified: Option<PathBuf>,
     },
+    /// One that systemd makes and removes, and the folders it then has.
+    Systemd {
+        /// The unit.
+        unit: Unit,
+        /// Its folders.
+        cgroup: Box<Cgroup>,
+    },
+    /// None that may be written to: processes stay where they are started, and no limit can be set. Worth a warning.
+    Unlimited {
+        /// What stands in the way.
+        why: String,
+    },
+}
+
+/// One value for one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Write {
+    /// The file.
+    pub file: PathBuf,
+    /// What it gets.
+    pub value: String,
 }
 
 impl Cgroup {
@@ -193,6 +94,25 @@ impl Cgroup {
         own::at(path)
     }
 
+    /// The cgroup of the OCI container `id` by `linux.cgroupsPath`: absolute, relative to where the caller is, absent, or
+    /// `slice:prefix:name` when `systemd` is asked for. Nothing is made. Where nothing may be written it is [`Cgroup::Unlimited`].
+    pub fn for_container(
+        cgroups_path: Option<&Path>,
+        systemd: bool,
+        id: &str,
+    ) -> Result<Cgroup, Error> {
+        place::for_container(cgroups_path, systemd, id)
+    }
+
+    /// The folders, whoever makes them.
+    #[must_use]
+    pub fn plain(&self) -> &Cgroup {
+        match self {
+            Cgroup::Systemd { cgroup, .. } => cgroup.plain(),
+            other => other,
+        }
+    }
+
     /// The child `name` (one or more path components); pure. A name with `..` gives a cgroup that every
     /// operation refuses; a leading slash does not count.
     #[must_use]
@@ -202,7 +122,7 @@ impl Cgroup {
 
     /// The same cgroup with every folder mapped.
     fn map(&self, f: impl Fn(&Path) -> PathBuf) -> Cgroup {
-        match self {
+        match self.plain() {
             Cgroup::V2(path) => Cgroup::V2(f(path)),
             Cgroup::V1 {
                 controllers,
@@ -214,13 +134,15 @@ impl Cgroup {
                     .collect(),
                 unified: unified.as_deref().map(&f),
             },
+            other => other.clone(),
         }
     }
 
-    /// Every folder once, the unified one last.
-    fn folders(&self) -> Vec<&Path> {
+    /// Every folder once, the unified one last; none of [`Cgroup::Unlimited`].
+    #[must_use]
+    pub fn folders(&self) -> Vec<&Path> {
         let mut folders: Vec<&Path> = Vec::new();
-        match self {
+        match self.plain() {
             Cgroup::V2(path) => folders.push(path),
             Cgroup::V1 {
                 controllers,
@@ -232,6 +154,7 @@ impl Cgroup {
                     }
                 }
             }
+            Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => {}
         }
         folders
     }
@@ -244,7 +167,7 @@ impl Cgroup {
             .unwrap_or_default()
     }
 
-    /// Refuses what could leave the hierarchy or name it as a whole.
+    /// The folders; refuses what could leave the hierarchy or name it as a whole.
     fn checked(&self) -> Result<&Cgroup, Error> {
         for path in self.folders() {
             let bad = |why| Error::Path {
@@ -258,31 +181,107 @@ impl Cgroup {
                 return Err(bad("`..` would leave the parent cgroup"));
             }
         }
-        Ok(self)
+        Ok(self.plain())
     }
 
     /// Makes the folders; on v2 switches on every available controller from the top down, as far as
     /// the kernel lets us: what is missing in the end is reported by [`Cgroup::apply`] if a limit needs
     /// it. If this process alone stands in the way (cgroup-v2.rst, "No Internal Process Constraint"),
-    /// it moves itself into the leaf `sampan-self`. An existing cgroup is success.
+    /// it moves itself into the leaf `sampan-self`. An existing cgroup is success. The folders of a unit are made with it, by
+    /// [`Cgroup::begin`].
     pub fn create(&self) -> Result<(), Error> {
+        match self {
+            Cgroup::Systemd { .. } => Ok(()),
+            _ => self.make().map(|_| ()),
+        }
+    }
+
+    /// Makes the folders; whether all are new, so that nobody else can be in them.
+    fn make(&self) -> Result<bool, Error> {
         match self.checked()? {
             Cgroup::V2(path) => v2::create(path),
             Cgroup::V1 {
                 controllers,
                 unified,
             } => v1::create(controllers, unified.as_deref()),
+            Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => Ok(true),
         }
+    }
+
+    /// [`Cgroup::create`] for a new container: refuses one with processes ([`Error::InUse`]), with whom it would share limits and end,
+    /// and a frozen one ([`Error::Frozen`]), where it would not run. After an error nothing is left of what this call made.
+    pub fn prepare(&self) -> Result<(), Error> {
+        if let Cgroup::Systemd { .. } = self {
+            return self.refuse_used();
+        }
+        let mut new = false;
+        let made = self.make().and_then(|fresh| {
+            new = fresh;
+            if !fresh {
+                self.refuse_used()?;
+            }
+            if self.is_frozen()? {
+                return Err(Error::Frozen { path: self.name() });
+            }
+            Ok(())
+        });
+        made.map_err(|error| match error {
+            Error::InUse { .. } => error,
+            error if new => both(error, self.remove()),
+            // part of it is somebody's, perhaps: only what nobody is in is taken away
+            error => {
+                for path in self.folders() {
+                    file::remove_leaf(path);
+                }
+                error
+            }
+        })
+    }
+
+    fn refuse_used(&self) -> Result<(), Error> {
+        match self.processes()?.len() {
+            0 => Ok(()),
+            count => Err(Error::InUse {
+                path: self.name(),
+                count,
+            }),
+        }
+    }
+
+    /// Puts the first process of a new container into its unit, with `resources`; `annotations` named `org.systemd.property.*` are
+    /// properties of the unit. The process must not go on before. Nothing to do where [`Cgroup::prepare`] did it all.
+    pub fn begin(
+        &self,
+        pid: i32,
+        resources: &LinuxResources,
+        annotations: &HashMap<String, String>,
+    ) -> Result<(), Error> {
+        let Cgroup::Systemd { unit, cgroup } = self else {
+            return Ok(());
+        };
+        systemd::begin(unit, cgroup, pid, resources, annotations)?;
+        // what systemd has no hierarchy or no property for
+        let rest = cgroup
+            .create()
+            .and_then(|()| cgroup.apply(resources))
+            .and_then(|()| cgroup.attach(pid));
+        rest.map_err(|error| both(error, systemd::end(unit)))
+    }
+
+    /// Opens the way in for a new process of this program.
+    pub fn entry(&self) -> Result<Entry, Error> {
+        Entry::open(self.checked()?)
     }
 
     /// Whether the kernel accounts swap, so that a limit on it can be set: neither without CONFIG_SWAP nor with `swapaccount=0`.
     pub fn accounts_swap(&self) -> bool {
-        let (start, limit, swap) = match self {
+        let (start, limit, swap) = match self.plain() {
             Cgroup::V2(path) => (path, "memory.max", "memory.swap.max"),
             Cgroup::V1 { controllers, .. } => match controllers.get("memory") {
                 Some(path) => (path, "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
                 None => return false,
             },
+            Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => return false,
         };
         // on v2 the files are there only where the parent gives the controller: the nearest that has them tells
         start
@@ -295,7 +294,7 @@ impl Cgroup {
     }
 
     /// Writes limits; one that cannot be set is an error that names it, its value and the file.
-    /// Fields that are absent leave what is there, so this is also `update`.
+    /// Fields that are absent leave what is there. See [`Cgroup::update`] for a container that runs.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
         match self.checked()? {
             Cgroup::V2(path) => v2::apply(path, resources),
@@ -303,10 +302,34 @@ impl Cgroup {
                 controllers,
                 unified,
             } => v1::apply(controllers, unified.as_deref(), resources),
+            Cgroup::Systemd { .. } => Ok(()),
+            Cgroup::Unlimited { why } => limits::refuse(resources, why),
         }
     }
 
-    /// Moves a process in, with all its threads.
+    /// What [`Cgroup::apply`] writes into a fresh cgroup, without writing it. Rules of devices on version 2 are a program of the kernel's
+    /// and no file: they stand under the folder.
+    pub fn writes(&self, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
+        match self.plain() {
+            Cgroup::V2(path) => v2::writes(path, resources),
+            Cgroup::V1 {
+                controllers,
+                unified,
+            } => v1::writes(controllers, unified.as_deref(), resources),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Changes limits of a container that runs, and tells systemd, which would set its own again.
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let Cgroup::Systemd { unit, cgroup } = self {
+            cgroup.check_before_update(resources)?;
+            systemd::update(unit, cgroup, resources)?;
+        }
+        self.apply(resources)
+    }
+
+    /// Moves a process in, with all its threads. A new process of our own enters more cheaply by [`Cgroup::entry`].
     pub fn attach(&self, pid: i32) -> Result<(), Error> {
         if pid <= 0 {
             return Err(Error::Path {
@@ -314,7 +337,8 @@ impl Cgroup {
                 why: "not a process id",
             });
         }
-        for path in self.checked()?.folders() {
+        self.checked()?;
+        for path in self.folders() {
             file::write(&path.join("cgroup.procs"), &pid.to_string())?;
         }
         Ok(())
@@ -323,22 +347,17 @@ impl Cgroup {
     /// For `CLONE_INTO_CGROUP`; `None` on v1.
     pub fn open(&self) -> Result<Option<OwnedFd>, Error> {
         match self.checked()? {
-            Cgroup::V2(path) => match File::open(path) {
-                Ok(folder) => Ok(Some(folder.into())),
-                Err(source) => Err(Error::Read {
-                    path: path.clone(),
-                    source,
-                }),
-            },
-            Cgroup::V1 { .. } => Ok(None),
+            Cgroup::V2(path) => entry::folder(path).map(Some),
+            _ => Ok(None),
         }
     }
 
     /// Members of this cgroup and of all below, ascending. A member outside the caller's pid namespace
     /// is 0; a missing cgroup has none.
     pub fn processes(&self) -> Result<Vec<i32>, Error> {
+        self.checked()?;
         let mut pids = std::collections::BTreeSet::new();
-        for path in self.checked()?.folders() {
+        for path in self.folders() {
             file::processes(path, &mut pids)?;
         }
         Ok(pids.into_iter().collect())
@@ -348,16 +367,17 @@ impl Cgroup {
     pub fn kill(&self) -> Result<(), Error> {
         self.refuse_own("kill")?;
         self.refuse_root()?;
-        match self {
+        match self.plain() {
             Cgroup::V2(path) => v2::kill(self, path),
             Cgroup::V1 {
                 controllers,
                 unified,
             } => v1::kill(self, controllers, unified.as_deref()),
+            Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => Ok(()),
         }
     }
 
-    /// Freezes or thaws, and waits until it is so (bounded).
+    /// Freezes or thaws, and waits until it is so (bounded). As it is already: success.
     pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
         if frozen {
             self.refuse_own("freeze")?;
@@ -368,12 +388,31 @@ impl Cgroup {
                 controllers,
                 unified,
             } => v1::freeze(controllers, unified.as_deref(), frozen),
+            Cgroup::Systemd { .. } => Ok(()),
+            Cgroup::Unlimited { why } => Err(Error::Controller {
+                controller: "freezer".to_owned(),
+                what: if frozen { "frozen" } else { "thawed" }.to_owned(),
+                why: why.clone(),
+            }),
+        }
+    }
+
+    /// Whether its members are stopped, by this cgroup's freezer or by one above; a missing cgroup is not frozen.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        match self.checked()? {
+            Cgroup::V2(path) => v2::is_frozen(path),
+            Cgroup::V1 {
+                controllers,
+                unified,
+            } => v1::is_frozen(controllers, unified.as_deref()),
+            Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => Ok(false),
         }
     }
 
     /// A hierarchy as a whole is not ours: its root has no cgroup above it.
     fn refuse_root(&self) -> Result<(), Error> {
-        for path in self.checked()?.folders() {
+        self.checked()?;
+        for path in self.folders() {
             let above = path.parent().map(|parent| parent.join("cgroup.procs"));
             if path.exists() && !above.is_some_and(|file| file.exists()) {
                 return Err(Error::Path {
@@ -399,14 +438,34 @@ impl Cgroup {
 
     /// Removes it with everything below; missing is success. Goes on after errors and tells them all.
     pub fn remove(&self) -> Result<(), Error> {
-        self.refuse_root()?;
-        let mut errors = Vec::new();
-        for path in self.folders() {
-            if let Err(error) = file::remove(path) {
-                errors.push(error);
-            }
+        self.checked()?;
+        let unit = match self {
+            Cgroup::Systemd { unit, .. } => systemd::end(unit),
+            _ => Ok(()),
+        };
+        let busy: Vec<&Path> = self
+            .folders()
+            .into_iter()
+            // the usual case: nobody is in it, nothing below
+            .filter(|path| !file::remove_leaf(path))
+            .collect();
+        if busy.is_empty() {
+            return unit;
         }
-        collect(errors)
+        self.refuse_root()?;
+        let folders = busy.into_iter().map(file::remove);
+        collect(folders.chain([unit]))
+    }
+
+    /// Ends whoever is left in it and removes it: [`Cgroup::kill`] and [`Cgroup::remove`], one call for each folder when nobody is.
+    pub fn destroy(&self) -> Result<(), Error> {
+        self.checked()?;
+        let plain = !matches!(self, Cgroup::Systemd { .. });
+        // not all: what is busy in one hierarchy shall not lose the others
+        if plain && self.folders().iter().all(|path| file::remove_leaf(path)) {
+            return Ok(());
+        }
+        collect([self.kill(), self.remove()])
     }
 
     /// Reads what the kernel counted.
@@ -414,10 +473,53 @@ impl Cgroup {
         stat::stats(self.checked()?)
     }
 
+    /// Everything the kernel counted, as `events --stats` prints it.
+    pub fn metrics(&self) -> Result<Metrics, Error> {
+        metrics::metrics(self.checked()?)
+    }
+
+    /// Begins to watch for the out-of-memory killer.
+    pub fn watch_oom(&self) -> Result<OomWatch, Error> {
+        OomWatch::open(self.checked()?)
+    }
+
+    /// What of `resources` is left out, and worth a warning: no kernel limits its own memory for a container any more
+    /// (config-linux.md, "Memory": NOT RECOMMENDED), and without a cgroup there is nothing that holds.
+    pub fn warnings(&self, resources: Option<&LinuxResources>) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Cgroup::Unlimited { why } = self {
+            found.push(format!(
+                "the container is without a cgroup of its own: {why}"
+            ));
+        }
+        let memory = resources.and_then(|resources| resources.memory().as_ref());
+        if memory.is_some_and(limits::is_kernel_memory) {
+            found.push("linux.resources.memory: kernel and kernelTCP are ignored".to_owned());
+        }
+        found
+    }
+
     /// The cgroup with all below: limits and use of each, for people.
     pub fn tree(&self) -> Result<Tree, Error> {
         stat::tree(self.checked()?)
     }
+
+    /// `checkBeforeUpdate`, before anything was changed.
+    fn check_before_update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        let current = match self.plain() {
+            Cgroup::V2(path) => path.join("memory.current"),
+            // the kernel itself refuses
+            _ => return Ok(()),
+        };
+        v2::check_before_update(resources, &current)
+    }
+}
+
+/// An error, and what its undo had to say.
+fn both(error: Error, undo: Result<(), Error>) -> Error {
+    collect([Err(error), undo])
+        .err()
+        .unwrap_or(Error::Several(Vec::new()))
 }
 
 /// `path` with the components of `name` behind it; `..` stays, to be refused later.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::{Cgroup, Error, file, join};
+use super::{Cgroup, Error, devices, file, join};
 
 /// The leaf into which a process moves itself to free its cgroup for children with controllers.
 pub(super) const SELF: &str = "sampan-self";
@@ -22,12 +22,25 @@ struct Mount {
     /// Folder of the hierarchy's cgroup that is visible at `point`.
     root: String,
     point: PathBuf,
+    /// Mounted read-only.
+    read_only: bool,
     /// `None` for v2; otherwise the super block options, controllers among them.
     v1: Option<Vec<String>>,
 }
 
+/// Which cgroup is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted<'a> {
+    /// The caller's; its parent for a process in the leaf [`SELF`].
+    Own,
+    /// By path from the mount point.
+    At(&'a str),
+    /// That of a container with this path relative to where the runtime stands, see [`super::place`].
+    Near(&'a str),
+}
+
 pub(super) fn own() -> Result<Cgroup, Error> {
-    locate(None)
+    locate(Wanted::Own)
 }
 
 pub(super) fn at(path: &str) -> Result<Cgroup, Error> {
@@ -42,36 +55,42 @@ pub(super) fn at(path: &str) -> Result<Cgroup, Error> {
         return Err(bad("`..` would leave the parent cgroup"));
     }
     if Path::new(path).is_absolute() {
-        locate(Some(path))
+        locate(Wanted::At(path))
     } else {
         Ok(own()?.child(path))
     }
 }
 
 /// Reads the two files of /proc and decides.
-fn locate(absolute: Option<&str>) -> Result<Cgroup, Error> {
+pub(super) fn locate(wanted: Wanted<'_>) -> Result<Cgroup, Error> {
     let mounts = mounts(&file::read(Path::new("/proc/self/mountinfo"))?);
     let paths = file::read(Path::new("/proc/self/cgroup"))?;
     let v2_controllers = match mounts.iter().find(|mount| mount.v1.is_none()) {
         Some(mount) => file::words(&mount.point.join("cgroup.controllers"))?,
         None => Vec::new(),
     };
-    decide(&mounts, &v2_controllers, &paths, absolute, writable)
+    // root of the machine may write wherever the mount may be written to
+    let privileged = !devices::unprivileged()?;
+    let may_write = |mount: &Mount, path: &Path| {
+        if privileged {
+            !mount.read_only
+        } else {
+            writable(path)
+        }
+    };
+    decide(&mounts, &v2_controllers, &paths, wanted, may_write)
 }
 
 /// May children be made in `path`, or in the nearest folder above that exists?
-fn writable(path: &Path) -> bool {
-    path.ancestors()
-        .find(|folder| folder.exists())
-        .is_some_and(|folder| {
-            accessat(
-                CWD,
-                folder,
-                Access::WRITE_OK | Access::EXEC_OK,
-                AtFlags::EACCESS,
-            )
-            .is_ok()
-        })
+pub(super) fn writable(path: &Path) -> bool {
+    for folder in path.ancestors() {
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        match accessat(CWD, folder, access, AtFlags::EACCESS) {
+            Err(rustix::io::Errno::NOENT) => {}
+            answer => return answer.is_ok(),
+        }
+    }
+    false
 }
 
 /// mountinfo → hierarchies; the first mount of one that shows its root counts, else the first.
@@ -88,6 +107,7 @@ fn mount(line: &str) -> Option<Mount> {
     let mut before = before.split(' ').skip(3);
     let root = unescape(before.next()?);
     let point = PathBuf::from(unescape(before.next()?));
+    let read_only = before.next()?.split(',').any(|option| option == "ro");
     let mut after = after.split(' ');
     let v1 = match after.next()? {
         "cgroup2" => None,
@@ -97,7 +117,12 @@ fn mount(line: &str) -> Option<Mount> {
         }
         _ => return None,
     };
-    Some(Mount { root, point, v1 })
+    Some(Mount {
+        root,
+        point,
+        read_only,
+        v1,
+    })
 }
 
 /// Octal escapes of mountinfo: space, tab, line feed, backslash.
@@ -110,13 +135,13 @@ fn unescape(text: &str) -> String {
         })
 }
 
-/// Mounts and the text of /proc/self/cgroup → the caller's cgroup, or the `absolute` one.
+/// Mounts and the text of /proc/self/cgroup → the caller's cgroup, or the one `wanted`.
 fn decide(
     mounts: &[Mount],
     v2_controllers: &[String],
     paths: &str,
-    absolute: Option<&str>,
-    writable: impl Fn(&Path) -> bool,
+    wanted: Wanted<'_>,
+    writable: impl Fn(&Mount, &Path) -> bool,
 ) -> Result<Cgroup, Error> {
     let mut unified = None;
     let mut controllers = BTreeMap::new();
@@ -131,19 +156,20 @@ fn decide(
             unified = mounts
                 .iter()
                 .filter(|mount| mount.v1.is_none())
-                .find_map(|mount| folder(mount, absolute, path));
+                .find_map(|mount| Some((mount, own_folder(mount, path, wanted)?)));
             continue;
         }
         let names: Vec<&str> = list.split(',').collect();
         let found = mounts
             .iter()
             .filter(|mount| holds(mount, &names))
-            .find_map(|mount| folder(mount, absolute, path));
-        let Some(found) = found else { continue };
+            .find_map(|mount| Some((mount, own_folder(mount, path, wanted)?)));
+        let Some((mount, own)) = found else { continue };
         real |= !list.starts_with("name=");
-        if writable(&found) {
+        let folder = resolve(mount, own, wanted);
+        if writable(mount, &folder) {
             for name in names {
-                controllers.insert(name.to_owned(), found.clone());
+                controllers.insert(name.to_owned(), folder.clone());
             }
         }
     }
@@ -153,10 +179,23 @@ fn decide(
         .iter()
         .any(|name| name == "memory" || name == "pids");
     match unified {
-        Some(path) if !real || v2_serves => Ok(Cgroup::V2(path)),
+        Some((mount, own)) if !real || v2_serves => {
+            let Wanted::Near(name) = wanted else {
+                return Ok(Cgroup::V2(resolve(mount, own, wanted)));
+            };
+            // the caller is a process in its own cgroup, so nothing below could have controllers
+            let above = own
+                .parent()
+                .filter(|above| own != mount.point && writable(mount, above));
+            let place = above.map(Path::to_path_buf).unwrap_or(own);
+            Ok(Cgroup::V2(join(&place, name)))
+        }
         unified if real => Ok(Cgroup::V1 {
             controllers,
-            unified: unified.filter(|path| writable(path)),
+            unified: unified
+                .map(|(mount, own)| (mount, resolve(mount, own, wanted)))
+                .filter(|(mount, path)| writable(mount, path))
+                .map(|(_, path)| path),
         }),
         _ => Err(Error::Hierarchy(
             "mount cgroup2 on /sys/fs/cgroup; no mount of type cgroup or cgroup2 shows this process"
@@ -174,25 +213,43 @@ fn holds(mount: &Mount, names: &[&str]) -> bool {
     })
 }
 
-/// The folder of `absolute`, or of the caller's own `path` as /proc/self/cgroup has it.
-fn folder(mount: &Mount, absolute: Option<&str>, path: &str) -> Option<PathBuf> {
-    if let Some(wanted) = absolute {
-        return Some(join(&mount.point, wanted));
+/// The folder `wanted` in one hierarchy in which the caller is in `own`.
+fn resolve(mount: &Mount, mut own: PathBuf, wanted: Wanted<'_>) -> PathBuf {
+    match wanted {
+        Wanted::At(path) => join(&mount.point, path),
+        Wanted::Own => {
+            leave_self(&mut own);
+            own
+        }
+        Wanted::Near(name) => {
+            leave_self(&mut own);
+            join(&own, name)
+        }
+    }
+}
+
+/// A process that stepped aside is reported where it was before.
+fn leave_self(own: &mut PathBuf) {
+    if own.file_name().is_some_and(|name| name == SELF) {
+        own.pop();
+    }
+}
+
+/// The folder of the caller's own `path` as /proc/self/cgroup has it; `None` where `mount` does not show it, though it is `wanted`.
+fn own_folder(mount: &Mount, path: &str, wanted: Wanted<'_>) -> Option<PathBuf> {
+    if let Wanted::At(_) = wanted {
+        return Some(mount.point.clone());
     }
     // `/..` in either: outside the cgroup namespace (cgroup_namespaces(7)), no folder of ours
     let below = Path::new(path).strip_prefix(&mount.root).ok()?;
     if below.components().any(|part| part.as_os_str() == "..") {
         return None;
     }
-    let mut found = mount.point.join(below);
     // `join` with an empty path leaves a trailing slash
     if below.as_os_str().is_empty() {
-        found.clone_from(&mount.point);
+        return Some(mount.point.clone());
     }
-    if found.file_name().is_some_and(|name| name == SELF) {
-        found.pop();
-    }
-    Some(found)
+    Some(mount.point.join(below))
 }
 
 #[cfg(test)]
@@ -217,9 +274,9 @@ mod tests {
         }
     }
 
-    fn run(mountinfo: &str, v2_has: &str, paths: &str, absolute: Option<&str>) -> Cgroup {
+    fn run(mountinfo: &str, v2_has: &str, paths: &str, wanted: Wanted<'_>) -> Cgroup {
         let has: Vec<String> = v2_has.split_whitespace().map(str::to_owned).collect();
-        decide(&mounts(mountinfo), &has, paths, absolute, |_| true).unwrap()
+        decide(&mounts(mountinfo), &has, paths, wanted, |_, _| true).unwrap()
     }
 
     #[test]
@@ -227,7 +284,7 @@ mod tests {
         let paths =
             "4:memory:/a/b:c\n2:cpu,cpuacct:/\n1:name=systemd:/user.slice\n0::/user.slice\n";
         assert_eq!(
-            run(V1, "hugetlb", paths, None),
+            run(V1, "hugetlb", paths, Wanted::Own),
             v1(
                 &[
                     ("cpu", "/sys/fs/cgroup/cpu,cpuacct"),
@@ -239,7 +296,7 @@ mod tests {
             )
         );
         assert_eq!(
-            run(V1, "hugetlb", paths, Some("/pods/one")),
+            run(V1, "hugetlb", paths, Wanted::At("/pods/one")),
             v1(
                 &[
                     ("cpu", "/sys/fs/cgroup/cpu,cpuacct/pods/one"),
@@ -274,7 +331,7 @@ mod tests {
             (space, "", "0::/x", "/mnt/with space/x"),
         ] {
             assert_eq!(
-                run(mountinfo, has, paths, None),
+                run(mountinfo, has, paths, Wanted::Own),
                 Cgroup::V2(expected.into()),
                 "{mountinfo}{paths}"
             );
@@ -284,7 +341,7 @@ mod tests {
     #[test]
     fn what_is_not_visible_or_writable_is_left_out() {
         let paths = "4:memory:/deep\n2:cpu,cpuacct:/x\n0::/x\n";
-        let found = decide(&mounts(V1), &[], paths, None, |path| {
+        let found = decide(&mounts(V1), &[], paths, Wanted::Own, |_, path| {
             path.starts_with("/sys/fs/cgroup/memory")
         })
         .unwrap();
@@ -300,7 +357,7 @@ mod tests {
             ),
             ("nonsense - \n\n -", "x\n::\n0:\n"),
         ] {
-            let result = decide(&mounts(mountinfo), &[], paths, None, |_| true);
+            let result = decide(&mounts(mountinfo), &[], paths, Wanted::Own, |_, _| true);
             assert!(
                 matches!(result, Err(Error::Hierarchy(_))),
                 "{mountinfo}{paths}"
@@ -313,5 +370,52 @@ mod tests {
         for path in ["", "..", "/a/../b", "a\0b"] {
             assert!(matches!(at(path), Err(Error::Path { .. })), "{path:?}");
         }
+    }
+
+    #[test]
+    fn an_absolute_path_needs_no_own() {
+        let plain = "30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        let found = run(plain, "memory", "0::/../../x", Wanted::At("/y"));
+        assert_eq!(found, Cgroup::V2("/sys/fs/cgroup/y".into()));
+    }
+
+    #[test]
+    fn near_is_beside_on_v2_and_below_on_v1() {
+        let plain = "30 23 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        for (paths, name, expected) in [
+            (
+                "0::/user.slice/a.scope",
+                "box",
+                "/sys/fs/cgroup/user.slice/box",
+            ),
+            ("0::/a.scope", "x/box", "/sys/fs/cgroup/x/box"),
+            ("0::/", "box", "/sys/fs/cgroup/box"),
+            ("0::/pod/sampan-self", "box", "/sys/fs/cgroup/pod/box"),
+        ] {
+            let found = run(plain, "memory", paths, Wanted::Near(name));
+            assert_eq!(found, Cgroup::V2(expected.into()), "{paths}");
+        }
+        // below, where what is above is not ours
+        let delegated = decide(
+            &mounts(plain),
+            &[],
+            "0::/delegated/shell",
+            Wanted::Near("box"),
+            |_, path| path.starts_with("/sys/fs/cgroup/delegated/shell"),
+        );
+        let expected = Cgroup::V2("/sys/fs/cgroup/delegated/shell/box".into());
+        assert_eq!(delegated.unwrap(), expected);
+        let paths = "4:memory:/a\n2:cpu,cpuacct:/\n0::/user.slice\n";
+        assert_eq!(
+            run(V1, "", paths, Wanted::Near("box")),
+            v1(
+                &[
+                    ("cpu", "/sys/fs/cgroup/cpu,cpuacct/box"),
+                    ("cpuacct", "/sys/fs/cgroup/cpu,cpuacct/box"),
+                    ("memory", "/sys/fs/cgroup/memory/a/box"),
+                ],
+                Some("/sys/fs/cgroup/unified/user.slice/box"),
+            )
+        );
     }
 }

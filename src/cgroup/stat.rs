@@ -88,6 +88,7 @@ pub(super) fn stats(cgroup: &Cgroup) -> Result<Stats, Error> {
     match cgroup {
         Cgroup::V2(path) => v2(path),
         Cgroup::V1 { controllers, .. } => v1(|name| controllers.get(name).map(PathBuf::as_path)),
+        Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => Ok(Stats::default()),
     }
 }
 
@@ -185,6 +186,7 @@ fn cpu(cgroup: &Cgroup) -> Result<Cpu, Error> {
             let period = number(folder, "cpu.cfs_period_us")?;
             Ok((quota.zip(period), number(folder, "cpu.shares")?))
         }
+        Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => Ok((None, None)),
     }
 }
 

@@ -14,7 +14,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::limits::{self, Absent, Setting};
 use super::own::SELF;
-use super::{Cgroup, Error, collect, devices, file};
+use super::{Cgroup, Error, Write, collect, devices, file};
 use crate::sys::bpf;
 
 /// How long members may take to go, or to freeze.
@@ -33,12 +33,21 @@ fn ancestors(path: &Path) -> Vec<PathBuf> {
     chain
 }
 
-pub(super) fn create(path: &Path) -> Result<(), Error> {
+/// Makes `path` and what is missing above it, with every controller that can be had; whether it is new.
+pub(super) fn create(path: &Path) -> Result<bool, Error> {
+    let made = std::fs::create_dir(path).is_ok();
+    if made && has_all(path)? {
+        return Ok(true);
+    }
     let existing = ancestors(path);
     let Some(nearest) = existing.last().cloned() else {
         if path.join("cgroup.controllers").exists() {
             // the root of the mount: there already, and its parent is not ours
-            return Ok(());
+            return Ok(false);
+        }
+        if made {
+            // undo: an ordinary folder
+            let _ = std::fs::remove_dir(path);
         }
         return Err(Error::Hierarchy(format!(
             "{} is not below a mount of type cgroup2",
@@ -54,21 +63,39 @@ pub(super) fn create(path: &Path) -> Result<(), Error> {
         .map(Path::to_path_buf)
         .unwrap_or_default();
     let mut parts = below.components().peekable();
+    let mut new = made;
     while let Some(part) = parts.next() {
         folder.push(part);
-        make(&folder)?;
+        new |= make(&folder)?;
         if parts.peek().is_some() {
             enable_available(&folder)?;
         }
     }
-    Ok(())
+    Ok(new)
 }
 
-/// Makes one folder; an existing one is success.
-pub(super) fn make(folder: &Path) -> Result<(), Error> {
+/// Does the new cgroup `path` have what every cgroup above it has? The usual case costs one file for each level.
+fn has_all(path: &Path) -> Result<bool, Error> {
+    let name = "cgroup.controllers";
+    let Some(have) = file::read_optional(&path.join(name))? else {
+        return Ok(false);
+    };
+    for folder in path.ancestors().skip(1) {
+        match file::read_optional(&folder.join(name))? {
+            // names come in one order
+            Some(above) if above != have => return Ok(false),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    Ok(true)
+}
+
+/// Makes one folder; false for an existing one.
+pub(super) fn make(folder: &Path) -> Result<bool, Error> {
     match std::fs::create_dir(folder) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(source) => Err(Error::Create {
             path: folder.to_path_buf(),
             source,
@@ -120,10 +147,42 @@ fn make_room(folder: &Path) -> Result<bool, Error> {
     Ok(true)
 }
 
+pub(super) fn writes(path: &Path, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
+    let settings = limits::v2(resources, None)?;
+    let mut writes: Vec<Write> = settings
+        .into_iter()
+        .map(|setting| Write {
+            file: path.join(setting.file),
+            value: setting.value,
+        })
+        .collect();
+    let devices = resources.devices().as_deref().unwrap_or_default();
+    devices::rules(devices)?;
+    writes.extend(devices.iter().map(|rule| Write {
+        file: path.to_owned(),
+        value: format!("{} {rule}", if rule.allow() { "allow" } else { "deny" }),
+    }));
+    Ok(writes)
+}
+
+/// Sets the limits.
 pub(super) fn apply(path: &Path, resources: &LinuxResources) -> Result<(), Error> {
-    let cpu_max = file::read_optional(&path.join("cpu.max"))?;
+    // one half of the file alone keeps the other
+    let half = resources
+        .cpu()
+        .as_ref()
+        .is_some_and(|cpu| cpu.quota().is_some() != cpu.period().is_some());
+    let cpu_max = if half {
+        file::read_optional(&path.join("cpu.max"))?
+    } else {
+        None
+    };
     let settings = limits::v2(resources, cpu_max.as_deref())?;
-    let controllers = file::read(&path.join("cgroup.controllers"))?;
+    let controllers = if settings.is_empty() {
+        String::new()
+    } else {
+        file::read(&path.join("cgroup.controllers"))?
+    };
     for setting in &settings {
         let here = setting.controller == "cgroup"
             || controllers
@@ -193,20 +252,33 @@ pub(super) fn check_before_update(resources: &LinuxResources, current: &Path) ->
     let Some(memory) = resources.memory() else {
         return Ok(());
     };
-    let Some(limit) = memory.limit().and_then(|limit| u64::try_from(limit).ok()) else {
+    if memory.check_before_update() != Some(true) {
+        return Ok(());
+    }
+    let positive = |value: Option<i64>| {
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|value| *value > 0)
+    };
+    let limits = [
+        ("memory+swap", "memory.swap", positive(memory.swap())),
+        ("memory", "memory.limit", positive(memory.limit())),
+    ];
+    if limits.iter().all(|(.., limit)| limit.is_none()) {
+        return Ok(());
+    }
+    let Some(used) = file::read_optional(current)?.and_then(|text| text.parse::<u64>().ok()) else {
         return Ok(());
     };
-    if memory.check_before_update() != Some(true) || limit == 0 {
-        return Ok(());
+    for (name, field, limit) in limits {
+        if let Some(limit) = limit.filter(|limit| *limit <= used) {
+            return Err(Error::Invalid {
+                field: field.to_owned(),
+                why: format!("rejecting {name} limit {limit} <= usage {used}"),
+            });
+        }
     }
-    let used = file::read_optional(current)?.and_then(|text| text.parse::<u64>().ok());
-    match used {
-        Some(used) if used > limit => Err(Error::Invalid {
-            field: "memory.limit".to_owned(),
-            why: format!("{limit} is below the {used} bytes in use"),
-        }),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Writes every setting. Some values bound each other (limit and memsw, quota and burst), so the right
@@ -218,7 +290,7 @@ pub(super) fn write_all<'a>(
 ) -> Result<(), Error> {
     let one = |setting: &&Setting| write_one(setting, folder(setting), &write);
     let refused: Vec<&Setting> = settings.iter().filter(|s| one(s).is_err()).collect();
-    collect(refused.iter().filter_map(|s| one(s).err()).collect())
+    collect(refused.iter().map(one))
 }
 
 fn write_one(
@@ -262,6 +334,12 @@ pub(super) fn apply_devices(path: &Path, rules: &[devices::Rule]) -> Result<(), 
         }
         result => result.map_err(failed),
     }
+}
+
+/// cgroup-v2.rst, "cgroup.events": it has stopped, by itself or with a cgroup above.
+pub(super) fn is_frozen(path: &Path) -> Result<bool, Error> {
+    let events = file::read_optional(&path.join("cgroup.events"))?;
+    Ok(events.is_some_and(|text| text.lines().any(|line| line == "frozen 1")))
 }
 
 pub(super) fn freeze(path: &Path, frozen: bool) -> Result<(), Error> {
@@ -463,7 +541,7 @@ mod tests {
         let parent = match Cgroup::own() {
             Ok(Cgroup::V2(path)) => Some(path),
             Ok(Cgroup::V1 { unified, .. }) => unified,
-            Err(_) => None,
+            _ => None,
         };
         let name = format!("sampan-unit-{}", std::process::id());
         let Some(path) = parent.map(|parent| parent.join(name)) else {

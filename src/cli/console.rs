@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::termios::{OptionalActions, Termios};
@@ -18,38 +18,52 @@ use crate::sys::pidfd;
 /// Exit code when a time limit was reached, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
-/// Waits for the program to end.
-pub fn wait(running: Exec, timeout_ms: Option<u64>) -> Outcome {
-    let mut mask = SigSet::empty();
-    for signal in [
-        Signal::SIGWINCH,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-    ] {
-        mask.add(signal);
+/// Our signals, which are the program's while we wait for it. The process has them blocked from now on; a container's own begins
+/// with none blocked.
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Takes them, before there is a program that could miss one.
+    pub fn take() -> anyhow::Result<Signals> {
+        let mut mask = SigSet::all();
+        for signal in [
+            // our own faults, and what a write to a closed pipe or a terminal in the background tells us
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGFPE,
+            Signal::SIGILL,
+            Signal::SIGTRAP,
+            Signal::SIGABRT,
+            Signal::SIGSYS,
+            Signal::SIGPIPE,
+            Signal::SIGTTIN,
+            Signal::SIGTTOU,
+            Signal::SIGURG,
+        ] {
+            mask.remove(signal);
+        }
+        mask.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Signals(SignalFd::with_flags(&mask, flags)?))
     }
-    mask.thread_block()?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+}
+
+/// Waits for the program to end; it is a child of ours. Reaps whatever else becomes one.
+pub fn wait(running: Exec, signals: Signals, timeout_ms: Option<u64>) -> Outcome {
     let process = pidfd::open(running.pid)?;
     let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
     let mut bridge = running.console.map(Bridge::new).transpose()?;
     let mut timed_out = false;
     loop {
-        let ready = poll(&process, &signals, bridge.as_ref(), deadline)?;
+        let ready = poll(&process, &signals.0, bridge.as_ref(), deadline)?;
         if ready.signal {
-            while let Some(signal) = signals.read_signal()? {
-                let number = signal.ssi_signo as i32;
-                if number == libc::SIGWINCH {
-                    if let Some(bridge) = &bridge {
-                        bridge.resize();
-                    }
-                } else if let Err(error) = pidfd::send_signal(&process, number)
-                    && error.raw_os_error() != Some(libc::ESRCH)
-                {
-                    return Err(error.into());
-                }
+            while let Some(signal) = signals.0.read_signal()? {
+                pass(
+                    signal.ssi_signo as i32,
+                    running.pid,
+                    &process,
+                    bridge.as_ref(),
+                )?;
             }
         }
         if let Some(bridge) = &mut bridge {
@@ -77,6 +91,37 @@ pub fn wait(running: Exec, timeout_ms: Option<u64>) -> Outcome {
         WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
         _ => 255,
     })
+}
+
+/// One of our signals, to where it belongs.
+fn pass(signal: i32, pid: i32, process: &OwnedFd, bridge: Option<&Bridge>) -> anyhow::Result<()> {
+    match (signal, bridge) {
+        (libc::SIGCHLD, _) => reap_others(pid)?,
+        (libc::SIGWINCH, Some(bridge)) => bridge.resize(),
+        _ => match pidfd::send_signal(process, signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            other => other?,
+        },
+    }
+    Ok(())
+}
+
+/// Orphans that became our children; `pid` is left for whoever wants to know how it ended.
+fn reap_others(pid: i32) -> anyhow::Result<()> {
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WEXITED;
+    loop {
+        match waitid(Id::All, flags | WaitPidFlag::WNOWAIT) {
+            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
+            Ok(status) => match status.pid() {
+                Some(other) if other.as_raw() != pid => {
+                    waitpid(other, Some(WaitPidFlag::WNOHANG))?;
+                }
+                // it ended itself, which ends the wait
+                _ => return Ok(()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 struct Ready {
@@ -141,6 +186,10 @@ impl Bridge {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // what goes elsewhere, and perhaps from there to this terminal, has no carriage returns of its own
+            if !rustix::termios::isatty(std::io::stdout()) {
+                raw.output_modes = before.output_modes;
+            }
             rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
         }
         let bridge = Bridge {

@@ -117,6 +117,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
             format!("exec in {service}: it does not run; `sampan start {service}` starts it");
         return Err(crate::pod::Error::Start { code: 125, message }.into());
     }
+    let signals = console::Signals::take()?;
     let running = match container::exec(&dir.service(service).dir, &process) {
         Ok(running) => running,
         Err(error) => {
@@ -129,7 +130,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
             return Err(crate::pod::Error::Start { code, message }.into());
         }
     };
-    console::wait(running, timeout_ms)
+    console::wait(running, signals, timeout_ms)
 }
 
 /// Says what is the case instead of what is not there.

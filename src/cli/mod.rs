@@ -1,10 +1,11 @@
 //! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
 mod config;
-mod console;
+pub(crate) mod console;
 mod context;
 mod down;
 mod exec;
+mod explain;
 mod image;
 mod internal;
 mod lifecycle;
@@ -13,6 +14,7 @@ mod network;
 mod output;
 mod ps;
 mod run;
+mod selftest;
 mod shell;
 mod stats;
 mod up;
@@ -148,6 +150,17 @@ enum Command {
     /// Networks that pods can use
     #[command(subcommand)]
     Network(network::Command),
+    /// Run containers from OCI bundles, with runc's command line; also by the name sampan-oci
+    #[command(disable_help_flag = true)]
+    Oci {
+        /// See `sampan oci --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<std::ffi::OsString>,
+    },
+    /// Show what the creation of a container from an OCI bundle does, step by step, as JSON
+    Explain(explain::Args),
+    /// Try on this machine what containers did to their runtimes in the past
+    Selftest(selftest::Args),
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Write the man pages into a folder
@@ -190,11 +203,22 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
+        Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Network(command) => network::run(&cli.global, command),
-        Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
-        Command::Man(args) => shell::man(&args, &Cli::command()),
+        // without options before it, it does not come here
+        Command::Oci { .. } => Err(anyhow::anyhow!(
+            "options of oci go behind the word: `sampan oci --root DIR …`"
+        )),
+        Command::Selftest(args) => selftest::run(&args),
+        Command::Completions(args) => shell::completions(&args, &mut whole()),
+        Command::Man(args) => shell::man(&args, &whole()),
     }
+}
+
+/// The command line with what `oci` has of its own.
+fn whole() -> clap::Command {
+    Cli::command().mut_subcommand("oci", |_| crate::oci::command("oci"))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -210,5 +234,7 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        whole().debug_assert();
+        crate::oci::command(crate::oci::NAME).debug_assert();
     }
 }

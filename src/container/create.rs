@@ -1,19 +1,19 @@
 //! `create`: from a bundle to a process that waits at the gate.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
 use super::plan::{self, Host, LaterHooks, Step};
 use super::spawn::{Child, Join, Place, spawn};
 use super::{CreateRequest, Error, State, chain, config, idmap, life, net_devices};
-use crate::cgroup::Cgroup;
-use crate::init::hooks::Point;
+use crate::cgroup::{self, Cgroup, Entry};
+use crate::init::hooks::{Hooks, Point};
 use crate::init::{self, gate};
-use crate::sys::{process, socket};
+use crate::sys::{process, procfs, socket};
 
 /// Longest `config.json`, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
@@ -21,6 +21,17 @@ const CONFIG_MAX: u64 = 16 << 20;
 /// Makes a container up to the start gate. Must run in a single-threaded process. Standard streams of the caller become the
 /// container's. On failure nothing is left: no cgroup, no mount, no process.
 pub fn create(request: &CreateRequest) -> Result<State, Error> {
+    let config = Config::read(&request.bundle)?;
+    let console = request.console_socket.as_deref().map(connect).transpose()?;
+    create_from(request, &config, console)
+}
+
+/// [`create`] with what was read from the bundle, and with the connected console socket instead of its path.
+pub fn create_from(
+    request: &CreateRequest,
+    config: &Config,
+    console: Option<OwnedFd>,
+) -> Result<State, Error> {
     if !process::is_single_threaded().map_err(|error| Error::step("count own threads", error))? {
         return Err(Error::Other(
             "create needs a process with a single thread".to_owned(),
@@ -33,22 +44,25 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
             request.dir.display()
         )));
     }
-    let spec = load_spec(&request.bundle)?;
+    let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(&spec, request, host()).map_err(at)?;
-    let terminal = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.terminal())
-        == Some(true);
-    let console = connect_console(request.console_socket.as_deref(), terminal)?;
+    let plan = plan::container(spec, request, Host::here()).map_err(at)?;
+    let process = spec.process().as_ref();
+    let terminal = process.and_then(|process| process.terminal()) == Some(true);
+    let refused = |text: &str| Err(Error::Other(text.to_owned()));
+    match (&console, terminal) {
+        (None, true) => return refused("process.terminal needs a console socket"),
+        (Some(_), false) => return refused("a console socket needs process.terminal"),
+        _ => {}
+    }
     let mut creation = Creation {
         request,
-        spec: &spec,
+        config,
         later: &plan.later,
         console,
         gate: None,
         child: None,
+        state: None,
     };
     let made = plan
         .parent
@@ -57,64 +71,61 @@ pub fn create(request: &CreateRequest) -> Result<State, Error> {
     creation.end(made)
 }
 
-/// The socket that the terminal's master goes to.
-fn connect_console(path: Option<&Path>, terminal: bool) -> Result<Option<OwnedFd>, Error> {
-    let refused = |text: &str| Err(Error::Other(text.to_owned()));
-    match (path, terminal) {
-        (None, true) => refused("process.terminal needs a console socket"),
-        (Some(_), false) => refused("a console socket needs process.terminal"),
-        (None, false) => Ok(None),
-        (Some(path), true) => {
-            let connected = socket::connect(path);
-            Ok(Some(connected.map_err(|error| {
-                Error::step(
-                    format!("connect to console socket {}", path.display()),
-                    error,
-                )
-            })?))
+/// A `config.json`.
+#[derive(Debug)]
+pub struct Config {
+    /// What it says.
+    pub spec: Spec,
+    /// Its bytes.
+    pub text: Vec<u8>,
+}
+
+impl Config {
+    /// Reads and parses the bundle's.
+    pub fn read(bundle: &Path) -> Result<Config, Error> {
+        Config::at(&bundle.join("config.json"))
+    }
+
+    /// Reads and parses the file `path`.
+    pub(super) fn at(path: &Path) -> Result<Config, Error> {
+        let failed =
+            |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(|error| failed(&error))?;
+        let size = file
+            .take(CONFIG_MAX)
+            .read_to_end(&mut text)
+            .map_err(|error| failed(&error))?;
+        if size as u64 == CONFIG_MAX {
+            return Err(failed(&"it is longer than 16 MiB"));
         }
+        let spec = config::parse_spec(&text).map_err(|error| failed(&error))?;
+        Ok(Config { spec, text })
     }
 }
 
-/// Whether we are in a user namespace ourselves: the first one maps everything onto itself.
-fn host() -> Host {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let numbers: Vec<&str> = map.split_whitespace().collect();
-    Host {
-        user_namespace: numbers != ["0", "0", "4294967295"],
-    }
-}
+/// How long a console socket may keep us waiting, in seconds.
+const CONSOLE_WAIT: u64 = 10;
 
-/// Reads and parses `config.json`.
-pub fn load_spec(bundle: &Path) -> Result<Spec, Error> {
-    let path = bundle.join("config.json");
-    let failed =
-        |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
-    let mut text = Vec::new();
-    let file = File::open(&path).map_err(|error| failed(&error))?;
-    let size = file
-        .take(CONFIG_MAX)
-        .read_to_end(&mut text)
-        .map_err(|error| failed(&error))?;
-    if size as u64 == CONFIG_MAX {
-        return Err(failed(&"it is longer than 16 MiB"));
-    }
-    config::parse_spec(&text).map_err(|error| failed(&error))
+/// Connects to a console socket. One whose backlog is full, because nobody reads it, is an error after some seconds.
+pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
+    socket::connect(path, CONSOLE_WAIT).map_err(|error| {
+        Error::step(
+            format!("connect to console socket {}", path.display()),
+            error,
+        )
+    })
 }
 
 /// What the steps leave to later ones.
 struct Creation<'a> {
     request: &'a CreateRequest,
-    spec: &'a Spec,
+    config: &'a Config,
     later: &'a LaterHooks,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
-    child: Option<Made>,
-}
-
-/// The child, and its record once that is written.
-struct Made {
-    child: Child,
+    child: Option<Child>,
+    /// Once the record is written.
     state: Option<State>,
 }
 
@@ -140,26 +151,30 @@ impl Creation<'_> {
                 join,
                 time_offsets,
             } => {
-                let cgroup = request
-                    .cgroup
-                    .open()
-                    .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
+                let entry = match request.cgroup {
+                    Cgroup::Systemd { .. } => Ok(Entry::default()),
+                    _ => request.cgroup.entry(),
+                };
+                let entry = entry.map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
                 let place = Place {
                     new: *new,
                     join: join.as_ref(),
                     time_offsets: time_offsets.as_deref(),
-                    cgroup: cgroup.as_ref(),
+                    entry: &entry,
                 };
                 let child = spawn(child_steps, &place, console, gate)?;
-                self.child = Some(Made { child, state: None });
+                self.child = Some(child);
                 Ok(())
             }
-            Step::EnterCgroup => request
+            Step::Unit {
+                limits,
+                annotations,
+            } => request
                 .cgroup
-                .attach(self.child()?.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error))),
+                .begin(self.child()?.pid, limits, annotations)
+                .map_err(|error| Error::step("make a unit", chain(&error))),
             Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
             Step::NetDevices(devices) => net_devices::move_all(devices, self.child()?.pid),
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
@@ -171,12 +186,10 @@ impl Creation<'_> {
             }
             Step::SetUp => self.child()?.set_up().map(drop),
             Step::Record => {
-                let child = self.child()?;
-                let state = self.describe(child.pid, start_time(child)?);
+                life::keep_spec(&request.dir, &self.config.text)?;
+                let state = self.describe()?;
                 life::store(&request.dir, &state)?;
-                if let Some(made) = &mut self.child {
-                    made.state = Some(state);
-                }
+                self.state = Some(state);
                 Ok(())
             }
             Step::Release => {
@@ -188,37 +201,57 @@ impl Creation<'_> {
         }
     }
 
+    fn describe(&self) -> Result<State, Error> {
+        let (request, spec) = (self.request, &self.config.spec);
+        let pid = self.child()?.pid;
+        let start_time = process::start_time(pid)
+            .map_err(|error| Error::step(format!("read the start time of process {pid}"), error))?;
+        let root = spec.root().as_ref();
+        Ok(State {
+            version: life::STATE_VERSION,
+            id: request.id.clone(),
+            pid,
+            start_time,
+            bundle: request.bundle.clone(),
+            dir: request.dir.clone(),
+            cgroup: request.cgroup.clone(),
+            created: jiff::Timestamp::now().to_string(),
+            oci_version: spec.version().clone(),
+            rootfs: root.map_or_else(PathBuf::new, |root| request.bundle.join(root.path())),
+            owner: rustix::process::geteuid().as_raw(),
+            annotations: spec.annotations().iter().flatten().map(pair).collect(),
+            own_pids: plan::has_own_pids(spec),
+            keep_keyring: request.keep_keyring,
+            hooks: self.later.clone(),
+        })
+    }
+
     fn child(&self) -> Result<&Child, Error> {
         match &self.child {
-            Some(made) => Ok(&made.child),
+            Some(child) => Ok(child),
             None => Err(Error::Other("the plan has no child yet".to_owned())),
         }
     }
 
     /// The record, or nothing left of what was made.
-    fn end(mut self, made: Result<(), Error>) -> Result<State, Error> {
-        let child = self.child.take();
+    fn end(self, made: Result<(), Error>) -> Result<State, Error> {
+        let error = match (made, self.state) {
+            (Ok(()), Some(state)) => return Ok(state),
+            (Ok(()), None) => Error::Other("the plan makes no record".to_owned()),
+            (Err(error), _) => error,
+        };
         // once there was a container, its end has hooks as well (runtime.md "Lifecycle", 14)
-        let poststop = (child.is_some() && !self.later.poststop.is_empty())
-            .then(|| self.describe(0, 0).hooks(Point::Poststop));
-        let error = match (made, child) {
-            (
-                Ok(()),
-                Some(Made {
-                    state: Some(state), ..
-                }),
-            ) => return Ok(state),
-            (Ok(()), _) => Error::Other("the plan makes no record".to_owned()),
+        let poststop = self.child.is_some().then(|| Hooks {
+            point: Point::Poststop,
+            list: self.later.poststop.clone(),
+            cwd: Some(self.request.bundle.clone()),
+            state: plan::state(&self.config.spec, self.request, "stopped"),
+        });
+        let ended = self.child.map(|child| child.undo());
+        let error = match (error, ended) {
             // how it ended is all that there is to tell
-            (Err(Error::Died), Some(made)) => {
-                Error::Other(format!("{} ({})", Error::Died, made.child.undo()))
-            }
-            (Err(error), made) => {
-                if let Some(made) = made {
-                    made.child.undo();
-                }
-                error
-            }
+            (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),
+            (error, _) => error,
         };
         // a cgroup with members is somebody else's
         if matches!(error, Error::InUse(_)) {
@@ -230,48 +263,23 @@ impl Creation<'_> {
             None => error,
         })
     }
-
-    fn describe(&self, pid: i32, start_time: u64) -> State {
-        let request = self.request;
-        let annotations = self.spec.annotations().clone().unwrap_or_default();
-        State {
-            version: life::STATE_VERSION,
-            id: request.id.clone(),
-            pid,
-            start_time,
-            bundle: request.bundle.clone(),
-            dir: request.dir.clone(),
-            cgroup: request.cgroup.clone(),
-            created: jiff::Timestamp::now().to_string(),
-            oci_version: self.spec.version().clone(),
-            annotations: annotations.into_iter().collect(),
-            hooks: self.later.clone(),
-        }
-    }
 }
 
 /// Makes the cgroup. One with processes is somebody else's and left alone.
 fn make_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
-    cgroup
-        .create()
-        .map_err(|error| Error::step("make the cgroup", chain(&error)))?;
-    let members = cgroup
-        .processes()
-        .map_err(|error| Error::step("look into the cgroup", chain(&error)))?;
-    if members.is_empty() {
-        return Ok(());
-    }
-    Err(Error::InUse(format!(
-        "cgroup {cgroup:?} is in use by {} processes",
-        members.len()
-    )))
+    cgroup.prepare().map_err(|error| match error {
+        cgroup::Error::InUse { .. } | cgroup::Error::Frozen { .. } => {
+            Error::InUse(error.to_string())
+        }
+        error => Error::step("make the cgroup", chain(&error)),
+    })
 }
 
 /// proc_pid_oom_score_adj(5).
 pub fn set_oom_score(pid: i32, score: i32) -> Result<(), Error> {
-    let path = format!("/proc/{pid}/oom_score_adj");
-    fs::write(&path, score.to_string())
-        .map_err(|error| Error::step(format!("write {score} to {path}"), error))
+    let path = format!("{pid}/oom_score_adj");
+    procfs::write(Path::new(&path), &score.to_string())
+        .map_err(|error| Error::step(format!("write {score} to /proc/{path}"), error))
 }
 
 /// Opens the namespaces to be joined.
@@ -288,13 +296,8 @@ fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
     Ok(Some(Join::Files(files.collect::<Result<_, Error>>()?)))
 }
 
-fn start_time(child: &Child) -> Result<u64, Error> {
-    process::start_time(child.pid).map_err(|error| {
-        Error::step(
-            format!("read the start time of process {}", child.pid),
-            error,
-        )
-    })
+fn pair((key, value): (&String, &String)) -> (String, String) {
+    (key.clone(), value.clone())
 }
 
 /// Removes what a failed create left; what could not be removed is added to the error.

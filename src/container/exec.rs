@@ -1,57 +1,72 @@
 //! `exec`: a further process in a running container.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 
-use super::create::{load_spec, set_oom_score};
+use super::create::set_oom_score;
 use super::listener::Listener;
 use super::plan::kernel;
 use super::plan::process::{self, Surroundings};
 use super::spawn::{Child, Join, Place, spawn};
 use super::{Error, Exec, State, chain, life};
+use crate::cgroup::Cgroup;
 use crate::init::plan::Step;
 use crate::sys::sched;
 
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
 /// used. Capabilities and `noNewPrivileges` that `process` leaves out are the container's; the filter is always the container's.
 pub fn exec(dir: &Path, process: &Process) -> Result<Exec, Error> {
+    exec_with(dir, process, ExecOptions::default())
+}
+
+/// How a process is started, beside what it is.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    /// Connected socket that receives the terminal's master, instead of the caller.
+    pub console: Option<OwnedFd>,
+    /// In a paused container it waits to be resumed.
+    pub ignore_paused: bool,
+    /// So many descriptors from 3 on are the program's.
+    pub preserve_fds: u32,
+    /// An existing cgroup instead of the container's.
+    pub cgroup: Option<Cgroup>,
+}
+
+/// [`exec`] with options.
+pub fn exec_with(dir: &Path, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let state = life::known(dir)?;
     let at = |error: Error| match error {
         Error::Other(text) => Error::Other(format!("exec in container {}: {text}", state.id)),
         other => other,
     };
-    run(&state, process).map_err(at)
+    run(&state, process, options).map_err(at)
 }
 
-fn run(state: &State, process: &Process) -> Result<Exec, Error> {
+fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, Error> {
     let first =
         life::open_process(state)?.ok_or_else(|| Error::Other("it is not running".to_owned()))?;
-    if life::status(state) == super::Status::Paused {
+    if !options.ignore_paused && life::status(state) == super::Status::Paused {
         return Err(Error::Other("it is paused; resume it first".to_owned()));
     }
     let namespaces = other_namespaces(state.pid)?;
     let user_namespace = namespaces & Ns::User as u64 != 0;
-    let plan = plan(state, process, user_namespace).map_err(Error::Other)?;
-    let cgroup = state
-        .cgroup
-        .open()
+    let plan = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
+    let place = options.cgroup.as_ref().unwrap_or(&state.cgroup);
+    let entry = place
+        .entry()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
     let place = Place {
+        new: 0,
         join: Some(&join),
-        cgroup: cgroup.as_ref(),
-        ..Place::default()
+        time_offsets: None,
+        entry: &entry,
     };
-    let child = spawn_on(&plan, &place)?;
+    let child = spawn_on(&plan, &place, options.console)?;
     let done = || {
-        if cgroup.is_none() {
-            state
-                .cgroup
-                .attach(child.pid)
-                .map_err(|error| Error::step("enter the cgroup", chain(&error)))?;
-        }
         if let Some(score) = process.oom_score_adj() {
             set_oom_score(child.pid, score)?;
         }
@@ -59,6 +74,9 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
             listener.send(child.pid, state.pid, &child.load_filter()?)?;
         }
         let console = child.set_up()?;
+        if let Some(master) = &console {
+            exact_output(master)?;
+        }
         child.release()?;
         child.let_go()?;
         Ok(Exec {
@@ -69,6 +87,21 @@ fn run(state: &State, process: &Process) -> Result<Exec, Error> {
     done().inspect_err(|_| {
         child.undo();
     })
+}
+
+/// What a program prints on the terminal `master` reaches a file or a pipe as it is, without carriage returns, when that is where our
+/// standard output goes; a terminal there sees what a terminal sends. To be called before the program runs.
+pub fn exact_output(master: &OwnedFd) -> Result<(), Error> {
+    use rustix::termios::{OptionalActions, OutputModes, isatty, tcgetattr, tcsetattr};
+    if isatty(std::io::stdout()) {
+        return Ok(());
+    }
+    tcgetattr(master)
+        .and_then(|mut modes| {
+            modes.output_modes.remove(OutputModes::ONLCR);
+            tcsetattr(master, OptionalActions::Now, &modes)
+        })
+        .map_err(|error| Error::step("set up the terminal", error))
 }
 
 /// `CLONE_NEW*` bits of the namespaces that the process does not share with us: joining one's own user namespace is an error
@@ -112,8 +145,13 @@ struct Plan {
 }
 
 /// The plan of the process; what it leaves out is as in the container's first one.
-fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Plan, String> {
-    let spec = load_spec(&state.bundle).map_err(|error| error.to_string())?;
+fn plan(
+    state: &State,
+    wanted: &Process,
+    user_namespace: bool,
+    preserved: u32,
+) -> Result<Plan, String> {
+    let spec = life::spec(state).map_err(|error| error.to_string())?;
     let own = spec.process().as_ref();
     let sets = wanted
         .capabilities()
@@ -127,7 +165,6 @@ fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Plan, S
     let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), || {
         state.oci("running")
     });
-    let preserved = 0;
     let around = Surroundings {
         capabilities: process::capabilities(sets)?,
         seccomp: filter,
@@ -142,7 +179,10 @@ fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Plan, S
         Some(mask) => Step::Processors { mask, must: true },
         None => kernel::all_processors(),
     });
-    steps.extend([Step::NewSession, Step::NewKeyring]);
+    steps.push(Step::NewSession);
+    if !state.keep_keyring {
+        steps.push(Step::NewKeyring);
+    }
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }
@@ -157,14 +197,14 @@ fn plan(state: &State, wanted: &Process, user_namespace: bool) -> Result<Plan, S
 }
 
 /// Makes the process, bound to the processors it is to begin on.
-fn spawn_on(plan: &Plan, place: &Place<'_>) -> Result<Child, Error> {
+fn spawn_on(plan: &Plan, place: &Place<'_>, console: Option<OwnedFd>) -> Result<Child, Error> {
     let Some(initial) = &plan.initial else {
-        return spawn(&plan.steps, place, None, None);
+        return spawn(&plan.steps, place, console, None);
     };
     let at = |error| Error::step("process.execCPUAffinity.initial", error);
     let before = sched::affinity().map_err(at)?;
     sched::set_affinity(initial).map_err(at)?;
-    let child = spawn(&plan.steps, place, None, None);
+    let child = spawn(&plan.steps, place, console, None);
     sched::set_affinity(&before).map_err(at)?;
     child
 }

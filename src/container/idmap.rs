@@ -1,11 +1,11 @@
 //! The id maps of a new user namespace (user_namespaces(7) "Defining user and group ID mappings").
 
-use std::fs;
-use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use super::Error;
 use super::plan::IdMap;
+use crate::sys::procfs;
 
 /// Writes both maps of process `pid`: directly as root, otherwise through `newuidmap` and `newgidmap`, which check `/etc/subuid`. One
 /// line that maps the caller's own id needs neither.
@@ -32,13 +32,9 @@ fn lines(maps: &[IdMap]) -> String {
 }
 
 fn put(pid: i32, file: &str, text: &str) -> Result<(), Error> {
-    let path = format!("/proc/{pid}/{file}");
-    // one write, as the kernel wants it
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
-    written.map_err(|error| Error::step(format!("write {text:?} to {path}"), error))
+    let path = format!("{pid}/{file}");
+    procfs::write(Path::new(&path), text)
+        .map_err(|error| Error::step(format!("write {text:?} to /proc/{path}"), error))
 }
 
 fn helper(program: &str, pid: i32, maps: &[IdMap]) -> Result<(), Error> {

@@ -5,6 +5,9 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use super::create::Config;
 use super::{Error, State, Status, chain};
 use crate::cgroup::Cgroup;
 use crate::init::gate::{self, Outcome};
@@ -22,13 +25,29 @@ fn state_path(dir: &Path) -> PathBuf {
     dir.join("state.json")
 }
 
-/// Writes `state.json`.
+/// Writes `state.json`. Not synced: no container outlives the machine's end.
 pub fn store(dir: &Path, state: &State) -> Result<(), Error> {
     let path = state_path(dir);
     let failed =
         |error: &dyn std::fmt::Display| Error::step(format!("write {}", path.display()), error);
     let text = serde_json::to_vec_pretty(state).map_err(|error| failed(&error))?;
-    file::write_atomic(&path, &text, 0o600).map_err(|error| failed(&error))
+    file::replace(&path, &text, 0o600).map_err(|error| failed(&error))
+}
+
+fn spec_path(dir: &Path) -> PathBuf {
+    dir.join("spec.json")
+}
+
+/// Keeps the bytes of `config.json`. Without a sync: after the machine's end there is no container either.
+pub fn keep_spec(dir: &Path, text: &[u8]) -> Result<(), Error> {
+    let path = spec_path(dir);
+    file::write_private(&path, text)
+        .map_err(|error| Error::step(format!("write {}", path.display()), error))
+}
+
+/// The specification that the container was made from.
+pub fn spec(state: &State) -> Result<Spec, Error> {
+    Ok(Config::at(&spec_path(&state.dir))?.spec)
 }
 
 /// Reads `state.json`; `None` when there is no container.
@@ -80,7 +99,7 @@ pub fn status(state: &State) -> Status {
     if !same || !process::is_running(state.pid).unwrap_or(false) {
         return Status::Stopped;
     }
-    if is_frozen(&state.cgroup) {
+    if state.cgroup.is_frozen().unwrap_or(false) {
         return Status::Paused;
     }
     // without the folder nobody can open the gate any more
@@ -88,18 +107,6 @@ pub fn status(state: &State) -> Status {
         return Status::Created;
     }
     Status::Running
-}
-
-/// cgroup-v2.rst `cgroup.events`, freezer-subsystem.rst `freezer.state`.
-fn is_frozen(cgroup: &Cgroup) -> bool {
-    let (path, word) = match cgroup {
-        Cgroup::V2(path) => (path.join("cgroup.events"), "frozen 1"),
-        Cgroup::V1 { controllers, .. } => match controllers.get("freezer") {
-            Some(path) => (path.join("freezer.state"), "FROZEN"),
-            None => return false,
-        },
-    };
-    fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == word))
 }
 
 /// Opens the gate, waits until the program was executed or failed to be, and runs the hooks that follow. When one of these fails the
@@ -124,9 +131,7 @@ pub fn start(dir: &Path) -> Result<(), Error> {
         Outcome::Died => Err(at(
             &"its first process died before it could execute the program",
         )),
-        Outcome::NotWaiting => Err(at(
-            &format!("it is {:?}, not created", status(&state)).to_lowercase()
-        )),
+        Outcome::NotWaiting => Err(at(&format!("it is {}, not created", status(&state)))),
     }
 }
 
@@ -139,25 +144,80 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
             error,
         )
     };
-    if all {
-        if signal == libc::SIGKILL {
-            return state.cgroup.kill().map_err(|error| at(&chain(&error)));
-        }
-        for pid in state
-            .cgroup
-            .processes()
-            .map_err(|error| at(&chain(&error)))?
-        {
-            match pidfd::open(pid).and_then(|pidfd| pidfd::send_signal(&pidfd, signal)) {
-                // it ended in between
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                other => other.map_err(|error| at(&error))?,
-            }
-        }
-        return Ok(());
+    let first = open_process(&state)?;
+    // without a pid namespace of its own the others would live on without the first one
+    if signal == libc::SIGKILL && (all || !state.own_pids) {
+        state.cgroup.kill().map_err(|error| at(&chain(&error)))?;
+        return match first {
+            None if !all => Err(at(&NOT_RUNNING)),
+            _ => Ok(()),
+        };
     }
-    let process = open_process(&state)?.ok_or_else(|| at(&"it is not running"))?;
-    pidfd::send_signal(&process, signal).map_err(|error| at(&error))
+    if all {
+        return kill_members(&state.cgroup, signal).map_err(|error| at(&error));
+    }
+    let first = first.ok_or_else(|| at(&NOT_RUNNING))?;
+    pidfd::send_signal(&first, signal).map_err(|error| at(&error))?;
+    if signal == libc::SIGKILL && state.cgroup.is_frozen().unwrap_or(false) {
+        // on v1 it would stay where it is (freezer-subsystem.rst)
+        state
+            .cgroup
+            .freeze(false)
+            .map_err(|error| at(&chain(&error)))?;
+    }
+    Ok(())
+}
+
+/// What callers look for.
+const NOT_RUNNING: &str = "container not running";
+
+fn kill_members(cgroup: &Cgroup, signal: i32) -> Result<(), String> {
+    for pid in cgroup.processes().map_err(|error| chain(&error))? {
+        match pidfd::open(pid).and_then(|pidfd| pidfd::send_signal(&pidfd, signal)) {
+            // it ended in between
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            other => other.map_err(|error| format!("process {pid}: {error}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets other limits; those that are absent stay.
+pub fn update(state: &State, resources: &LinuxResources) -> Result<(), Error> {
+    state
+        .cgroup
+        .apply(resources)
+        .map_err(|error| Error::step(format!("update container {}", state.id), chain(&error)))
+}
+
+/// Freezes all processes, and waits until they are.
+pub fn pause(dir: &Path) -> Result<(), Error> {
+    let state = known(dir)?;
+    match status(&state) {
+        Status::Running | Status::Created => freeze(&state, true),
+        other => Err(refused("pause", &state, other)),
+    }
+}
+
+/// Lets frozen processes go on.
+pub fn resume(dir: &Path) -> Result<(), Error> {
+    let state = known(dir)?;
+    match status(&state) {
+        Status::Paused => freeze(&state, false),
+        other => Err(refused("resume", &state, other)),
+    }
+}
+
+fn freeze(state: &State, frozen: bool) -> Result<(), Error> {
+    let what = if frozen { "pause" } else { "resume" };
+    state
+        .cgroup
+        .freeze(frozen)
+        .map_err(|error| Error::step(format!("{what} container {}", state.id), chain(&error)))
+}
+
+fn refused(what: &str, state: &State, status: Status) -> Error {
+    Error::Other(format!("{what} container {}: it is {status}", state.id))
 }
 
 /// Kills what is left and removes cgroup, gate and `state.json`; missing is success. Hooks that follow and fail are no error
@@ -165,8 +225,7 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
 pub fn delete(dir: &Path) -> Result<Option<String>, Error> {
     let Some(state) = load(dir)? else {
         // a create that died before it wrote the state
-        let gone = gate::remove(dir);
-        return gone
+        return gate::remove(dir)
             .map(|()| None)
             .map_err(|error| Error::step(format!("remove the gate in {}", dir.display()), error));
     };
@@ -214,18 +273,17 @@ fn kill_first(state: &State) -> Result<(), Error> {
 
 /// Removes members, cgroup, gate and state, in this order, going on after errors.
 pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
-    let state = || match fs::remove_file(state_path(dir)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+    let gone = |path: PathBuf| match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("remove {}: {error}", path.display()))
+        }
         _ => Ok(()),
     };
-    let members = cgroup
-        .kill()
-        .and_then(|()| cgroup.remove())
-        .map_err(|error| chain(&error));
+    let members = cgroup.destroy().map_err(|error| chain(&error));
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
     // the record goes last: as long as something is left there is a container to delete
     let record = if members.is_ok() && gate.is_ok() {
-        state()
+        gone(spec_path(dir)).and_then(|()| gone(state_path(dir)))
     } else {
         Ok(())
     };

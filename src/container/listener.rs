@@ -11,6 +11,9 @@ use crate::init::hooks::OciState;
 use crate::seccomp;
 use crate::sys::socket;
 
+/// How long an agent that accepts nothing may keep us waiting, in seconds.
+const AGENT_WAIT: u64 = 10;
+
 /// Who listens, and what it is told.
 #[derive(Debug, Clone, Serialize)]
 pub struct Listener {
@@ -72,7 +75,7 @@ impl Listener {
             state: &state,
         };
         let text = serde_json::to_vec(&told).map_err(|error| at(&error))?;
-        let agent = socket::connect(&self.path).map_err(|error| at(&error))?;
+        let agent = socket::connect(&self.path, AGENT_WAIT).map_err(|error| at(&error))?;
         socket::send(&agent, &text, Some(listener)).map_err(|error| at(&error))
     }
 }

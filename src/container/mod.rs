@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/config.json is the bundle's; in the container's own folder are
 //!   state.json   written before the first process is released      gate, result   the start gate, see [`crate::init::gate`]
+//!   spec.json    config.json as it was at create: exec does not depend on what became of the bundle
 //! ```
 //!
 //! *Invariants:*
@@ -34,9 +35,11 @@ use crate::init::channel::{Failure, FailureKind};
 use crate::init::hooks::{Hooks, OciState, Point};
 
 pub use config::{parse_process, parse_spec};
-pub use create::create;
-pub use exec::exec;
-pub use life::{delete, kill, load, start, status};
+pub use create::{Config, connect, create, create_from};
+pub use exec::{ExecOptions, exact_output, exec, exec_with};
+pub use life::{
+    delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status, update,
+};
 pub use plan::{LaterHooks, REAPER};
 
 /// Why a container operation failed.
@@ -120,6 +123,15 @@ pub struct CreateRequest {
     pub cgroup: Cgroup,
     /// Socket that receives the master of the terminal when `process.terminal` is set.
     pub console_socket: Option<PathBuf>,
+    /// So many descriptors from 3 on are the program's.
+    #[serde(default)]
+    pub preserve_fds: u32,
+    /// The caller's session keyring stays.
+    #[serde(default)]
+    pub keep_keyring: bool,
+    /// The root is changed without pivot_root(2), which a root file system in RAM does not allow.
+    #[serde(default)]
+    pub no_pivot: bool,
 }
 
 /// runtime.md "Lifecycle".
@@ -136,6 +148,18 @@ pub enum Status {
     Paused,
     /// Its first process is gone.
     Stopped,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        })
+    }
 }
 
 /// `state.json`.
@@ -160,9 +184,21 @@ pub struct State {
     /// `ociVersion` of `config.json`.
     #[serde(default)]
     pub oci_version: String,
+    /// Root file system, `root.path` made absolute.
+    #[serde(default)]
+    pub rootfs: PathBuf,
+    /// User id of who made it.
+    #[serde(default)]
+    pub owner: u32,
     /// `annotations` of `config.json`.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// It has a pid namespace of its own, whose processes end with the first one.
+    #[serde(default)]
+    pub own_pids: bool,
+    /// Its processes have the session keyring of whoever starts them.
+    #[serde(default)]
+    pub keep_keyring: bool,
     /// Hooks that are still to run.
     #[serde(default)]
     pub hooks: LaterHooks,

@@ -1,6 +1,8 @@
 //! `config.json` → what to do, as two lists of steps: the parent's and the child's. Pure: what it has to know of the machine comes in
 //! as [`Host`]. The order of a container's set-up is here and nowhere else; [`super::create`] and [`crate::init`] take the steps.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
 use serde::{Serialize, Serializer};
 
@@ -17,7 +19,7 @@ mod namespaces;
 pub mod process;
 mod rootfs;
 
-pub use hooks::LaterHooks;
+pub use hooks::{LaterHooks, state};
 pub use namespaces::{Join, NetDevice};
 
 /// What the plan depends on beside the specification.
@@ -25,6 +27,17 @@ pub use namespaces::{Join, NetDevice};
 pub struct Host {
     /// We are in a user namespace ourselves: no mknod, overlay with `userxattr`.
     pub user_namespace: bool,
+}
+
+impl Host {
+    /// The machine and the user namespace that we are in: the first one maps everything onto itself.
+    pub fn here() -> Host {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let numbers: Vec<&str> = map.split_whitespace().collect();
+        Host {
+            user_namespace: numbers != ["0", "0", "4294967295"],
+        }
+    }
 }
 
 /// One line of an id map: `size` ids from `inside` on are those from `outside` on.
@@ -53,13 +66,13 @@ pub struct Plan {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
-    /// Make the cgroup; it must have no members.
+    /// Make the cgroup; it must have no members, and must not be frozen.
     Cgroup(Cgroup),
     /// Set the limits of the cgroup.
     Limits(Box<LinuxResources>),
     /// Make the start gate.
     Gate,
-    /// Clone the child, into the cgroup where it is one of version 2.
+    /// Clone the child, into its cgroup where that is there already.
     Clone {
         /// `CLONE_NEW*` bits to make.
         #[serde(serialize_with = "namespace_names")]
@@ -70,8 +83,13 @@ pub enum Step {
         #[serde(skip_serializing_if = "Option::is_none")]
         time_offsets: Option<String>,
     },
-    /// Move the child into the cgroup of version 1.
-    EnterCgroup,
+    /// Have systemd make a unit of the child, with these limits and annotations.
+    Unit {
+        /// Its limits.
+        limits: Box<LinuxResources>,
+        /// The container's; `org.systemd.property.*` are properties of the unit.
+        annotations: HashMap<String, String>,
+    },
     /// Write the id maps of the new user namespace.
     MapIds {
         /// Users.
@@ -111,15 +129,24 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     let new = namespaces.new & !(libc::CLONE_NEWCGROUP as u64);
     let mut parent = vec![Step::Cgroup(request.cgroup.clone())];
     let resources = linux.resources().as_ref().map(with_default_devices);
-    parent.extend(resources.map(|resources| Step::Limits(Box::new(resources))));
+    let by_systemd = matches!(request.cgroup, Cgroup::Systemd { .. });
+    let (now, later) = if by_systemd {
+        (None, resources)
+    } else {
+        (resources, None)
+    };
+    parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
     parent.push(Step::Gate);
     parent.push(Step::Clone {
         new,
         join: namespaces.joins.clone(),
         time_offsets: namespaces::time_offsets(linux, &namespaces)?,
     });
-    if matches!(request.cgroup, Cgroup::V1 { .. }) {
-        parent.push(Step::EnterCgroup);
+    if by_systemd {
+        parent.push(Step::Unit {
+            limits: Box::new(later.unwrap_or_default()),
+            annotations: spec.annotations().clone().unwrap_or_default(),
+        });
     }
     // those of a joined one are written
     if new & libc::CLONE_NEWUSER as u64 != 0 {
@@ -160,7 +187,7 @@ fn child(
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
     let process = spec.process().as_ref().ok_or("process: is missing")?;
     let user_namespace = namespaces.own(libc::CLONE_NEWUSER);
-    let preserved = 0;
+    let preserved = request.preserve_fds;
     let around = process::Surroundings {
         capabilities: process::capabilities(process.capabilities().as_ref())?,
         seccomp: filter,
@@ -189,7 +216,10 @@ fn child(
         // while the host's /proc is still in sight; what it shows is sealed
         steps.push(Step::OpenReaper);
     }
-    steps.extend([Step::NewSession, Step::NewKeyring]);
+    steps.push(Step::NewSession);
+    if !request.keep_keyring {
+        steps.push(Step::NewKeyring);
+    }
     if namespaces.new & libc::CLONE_NEWNET as u64 != 0 {
         steps.push(Step::Loopback);
     }
@@ -215,6 +245,13 @@ fn child(
     steps.extend(on_rootfs(rootfs.last));
     steps.extend(process::finish(process, around, true)?);
     Ok(steps)
+}
+
+/// Whether a pid namespace is made: its processes end with the first one.
+pub fn has_own_pids(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| namespaces::namespaces(linux).ok());
+    namespaces.is_some_and(|all| all.new & libc::CLONE_NEWPID as u64 != 0)
 }
 
 /// `CLONE_NEW*` bits in words.

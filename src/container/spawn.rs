@@ -1,14 +1,13 @@
 //! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
 
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use super::Error;
 use super::plan::namespace_words;
+use super::{Error, chain};
+use crate::cgroup::Entry;
 use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
 use crate::init::{self, Inherited};
@@ -25,7 +24,7 @@ pub enum Join {
 }
 
 /// Where the child is to be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Place<'a> {
     /// `CLONE_NEW*` bits to make.
     pub new: u64,
@@ -33,8 +32,8 @@ pub struct Place<'a> {
     pub join: Option<&'a Join>,
     /// For `timens_offsets` of the new time namespace.
     pub time_offsets: Option<&'a str>,
-    /// A cgroup of version 2.
-    pub cgroup: Option<&'a OwnedFd>,
+    /// How it gets into its cgroup.
+    pub entry: &'a Entry,
 }
 
 /// A child that waits for `Continue`. It is a child of the caller, wherever it was cloned.
@@ -49,7 +48,7 @@ pub struct Child {
 
 /// Clones into new namespaces and a cgroup, after joining what there is to join: that needs a process in between, since setns
 /// to a pid namespace counts for children only, and the caller itself stays where it is. So do the offsets of a time namespace, which are
-/// fixed once a process is in it. The one in between is in `cgroup` already: from
+/// fixed once a process is in it. The one in between is in the cgroup already: from
 /// within a cgroup namespace nothing outside of it can be moved (cgroup-v2.rst, "Delegation Containment": ENOENT with `nsdelegate`).
 pub fn spawn(
     steps: &[Step],
@@ -64,8 +63,8 @@ pub fn spawn(
         gate,
         console_socket,
     };
-    let new = place.new;
-    let cgroup = place.cgroup.map(AsFd::as_fd);
+    let (new, entry) = (place.new, place.entry);
+    let cgroup = entry.folder();
     let failed = |error| {
         Error::step(
             format!("clone into new namespaces ({})", names(new)),
@@ -74,7 +73,7 @@ pub fn spawn(
     };
     if place.join.is_none() && place.time_offsets.is_none() {
         return match clone3(new, cgroup).map_err(failed)? {
-            Cloned::Child => init::run(steps, &inherited),
+            Cloned::Child => begin(steps, &inherited, entry),
             Cloned::Parent(pid, pidfd) => Ok(Child {
                 pid,
                 pidfd,
@@ -84,14 +83,17 @@ pub fn spawn(
     }
     let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
-            let cloned = prepare(place).and_then(|new| {
-                clone3(new | libc::CLONE_PARENT as u64, None)
-                    .map_err(explain)
-                    .step("clone in the joined namespaces")
-            });
+            let cloned = enter_cgroup(entry)
+                .and_then(|()| prepare(place))
+                .and_then(|new| Ok((new, init::close_first(steps, &inherited)?)))
+                .and_then(|(new, others)| {
+                    let cloned = clone3(new | libc::CLONE_PARENT as u64, None);
+                    let step = "clone in the joined namespaces";
+                    Ok((cloned.map_err(explain).step(step)?, others))
+                });
             let message = match cloned {
-                Ok(Cloned::Child) => init::run(steps, &inherited),
-                Ok(Cloned::Parent(pid, _)) => Message::Pid(pid),
+                Ok((Cloned::Child, others)) => init::run(others, &inherited),
+                Ok((Cloned::Parent(pid, _), _)) => Message::Pid(pid),
                 Err(failure) => Message::Failed(failure),
             };
             // a parent that is gone takes the child with it
@@ -121,6 +123,21 @@ pub fn spawn(
     }
 }
 
+/// Enters what could not be cloned into, while the parent goes on.
+fn begin(steps: &[Step], inherited: &Inherited, entry: &Entry) -> ! {
+    if let Err(failure) = enter_cgroup(entry) {
+        // a parent that is gone takes the child with it
+        let _ = channel::send(&inherited.channel, &Message::Failed(failure), None);
+        process::exit_now(1)
+    }
+    init::run(steps, inherited)
+}
+
+fn enter_cgroup(entry: &Entry) -> Result<(), Failure> {
+    let entered = entry.enter().map_err(|error| chain(&error));
+    entered.step("enter the cgroup")
+}
+
 /// Joins, and makes the time namespace when it has offsets; what is left to make comes back.
 fn prepare(place: &Place<'_>) -> Result<u64, Failure> {
     let Some(offsets) = place.time_offsets else {
@@ -128,12 +145,11 @@ fn prepare(place: &Place<'_>) -> Result<u64, Failure> {
         return Ok(place.new);
     };
     // before another mount namespace brings another /proc
-    let mut file = procfs::open_write(Path::new("self/timens_offsets"))
+    let file = procfs::open_own("timens_offsets")
         .step("open timens_offsets (a kernel without time namespaces?)")?;
     place.join.map_or(Ok(()), enter)?;
     unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).step("make a time namespace")?;
-    file.write_all(offsets.as_bytes())
-        .step(&format!("write {offsets:?} to timens_offsets"))?;
+    procfs::write_to(&file, offsets).step(&format!("write {offsets:?} to timens_offsets"))?;
     Ok(place.new & !(libc::CLONE_NEWTIME as u64))
 }
 

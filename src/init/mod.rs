@@ -17,11 +17,12 @@ pub mod reaper;
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
-use crate::sys::{fd, process as calls, seccomp as filters, socket};
+use crate::sys::{fd, process as calls, procfs, seccomp as filters, socket};
 use crate::{rootfs, seccomp};
 use channel::{Failure, FailureKind, Message, Step};
 use plan::Step as PlanStep;
@@ -46,6 +47,7 @@ pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
         reaper: None,
         entered: false,
         program: None,
+        home: None,
         started: false,
     };
     let done = steps.iter().try_for_each(|step| child.take(step));
@@ -58,6 +60,27 @@ pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
     child.end(&failure)
 }
 
+/// Takes the first step already, if it is to close descriptors, and gives the others: in the process that clones a child into the pid
+/// namespace of a container, where it can be seen from its first instruction on (CVE-2016-9962).
+pub fn close_first<'a>(
+    steps: &'a [PlanStep],
+    inherited: &Inherited,
+) -> Result<&'a [PlanStep], Failure> {
+    let [PlanStep::CloseDescriptors { preserved }, others @ ..] = steps else {
+        return Ok(steps);
+    };
+    close_descriptors(*preserved, inherited)?;
+    Ok(others)
+}
+
+/// Lets go of what was inherited by accident.
+fn close_descriptors(preserved: u32, inherited: &Inherited) -> Result<(), Failure> {
+    let mut keep = vec![inherited.channel.as_raw_fd()];
+    keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
+    fd::close_others(preserved, &keep).step("close inherited descriptors")
+}
+
 /// What the steps leave to later ones.
 struct Child<'a> {
     inherited: &'a Inherited,
@@ -68,6 +91,8 @@ struct Child<'a> {
     /// In the working directory.
     entered: bool,
     program: Option<CString>,
+    /// `HOME=…`, when the environment has none.
+    home: Option<CString>,
     /// The gate was opened.
     started: bool,
 }
@@ -75,7 +100,9 @@ struct Child<'a> {
 impl Child<'_> {
     fn take(&mut self, step: &PlanStep) -> Result<(), Failure> {
         match step {
-            PlanStep::CloseDescriptors { preserved } => self.close_descriptors(*preserved),
+            PlanStep::CloseDescriptors { preserved } => {
+                close_descriptors(*preserved, self.inherited)
+            }
             PlanStep::DieWithParent => {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
                     .step("set the parent death signal")
@@ -102,7 +129,11 @@ impl Child<'_> {
             PlanStep::Domainname(name) => {
                 rustix::system::setdomainname(name.as_bytes()).step("set the domain name")
             }
-            PlanStep::Sysctl { path, value } => process::sysctl(path, value),
+            PlanStep::Sysctl { path, value } => {
+                // through the host's `/proc`, where the calling process sees its own namespaces' values
+                procfs::write(&Path::new("sys").join(path), value)
+                    .step(&format!("set sysctl {}", path.display()))
+            }
             PlanStep::BecomeRoot => process::become_root(),
             PlanStep::CgroupNamespace => {
                 nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")
@@ -138,6 +169,10 @@ impl Child<'_> {
                 Ok(())
             }
             PlanStep::Cwd(path) => process::enter_cwd(path, self.entered),
+            PlanStep::FindHome { uid } => {
+                self.home = Some(process::home(*uid));
+                Ok(())
+            }
             PlanStep::Bounding(set) => process::drop_bounding(*set),
             PlanStep::Groups(groups) => process::set_groups(groups),
             PlanStep::User { uid, gid } => process::become_user(*uid, *gid),
@@ -166,20 +201,8 @@ impl Child<'_> {
             PlanStep::CloseOnExec { preserved } => {
                 fd::close_on_exec(*preserved).step("mark descriptors")
             }
-            PlanStep::Execute { argv, env } => Err(match &self.program {
-                Some(program) => process::execute(program, argv, env, self.reaper.as_ref()),
-                None => Failure::new("execute", "no program was looked for"),
-            }),
+            PlanStep::Execute { argv, env } => Err(self.execute(argv, env)),
         }
-    }
-
-    /// Lets go of what was inherited by accident.
-    fn close_descriptors(&self, preserved: u32) -> Result<(), Failure> {
-        let inherited = self.inherited;
-        let mut keep = vec![inherited.channel.as_raw_fd()];
-        keep.extend(inherited.console_socket.iter().map(AsRawFd::as_raw_fd));
-        keep.extend(inherited.gate.iter().flat_map(gate::Child::raw));
-        fd::close_others(preserved, &keep).step("close inherited descriptors")
     }
 
     /// Waits for one message of the parent. When that is gone, there is nobody to tell.
@@ -249,6 +272,16 @@ impl Child<'_> {
         }
         self.started = true;
         Ok(())
+    }
+
+    /// Comes back only when it failed.
+    fn execute(&self, argv: &[CString], env: &[CString]) -> Failure {
+        let Some(program) = &self.program else {
+            return Failure::new("execute", "no program was looked for");
+        };
+        let mut env = env.to_vec();
+        env.extend(self.home.clone());
+        process::execute(program, argv, &env, self.reaper.as_ref())
     }
 
     /// Reports the failure and ends. There is no other way out of the child.

@@ -122,6 +122,11 @@ pub enum Step {
     TryCwd(PathBuf),
     /// Enter the working directory unless that is done, and check that it is inside the root.
     Cwd(PathBuf),
+    /// Look up the user's home folder in the container's `/etc/passwd`: the environment says none.
+    FindHome {
+        /// The user.
+        uid: u32,
+    },
     /// Drop the rest from the bounding set.
     Bounding(#[serde(serialize_with = "capability_names")] u64),
     /// Additional groups.
@@ -170,7 +175,7 @@ pub enum Step {
         /// Arguments.
         #[serde(serialize_with = "texts")]
         argv: Vec<CString>,
-        /// Environment, `KEY=value`.
+        /// Environment, `KEY=value`; `HOME` from [`Step::FindHome`] comes to it.
         #[serde(serialize_with = "texts")]
         env: Vec<CString>,
     },

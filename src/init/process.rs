@@ -4,12 +4,12 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 
@@ -129,9 +129,9 @@ pub fn apparmor(profile: &str) -> Result<(), Failure> {
     }
     let text = format!("exec {profile}");
     // the first since Linux 5.8; where several modules are on, the second may be another's
-    write_own("self/attr/apparmor/exec", &text)
+    procfs::write_own("attr/apparmor/exec", &text)
         .or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => write_own("self/attr/exec", &text),
+            io::ErrorKind::NotFound => procfs::write_own("attr/exec", &text),
             _ => Err(error),
         })
         .map_err(|error| match error.kind() {
@@ -150,19 +150,7 @@ pub fn selinux(label: &str) -> Result<(), Failure> {
             "the kernel has no SELinux, or it is off",
         ));
     }
-    write_own("self/attr/exec", label).step(&what)
-}
-
-/// One write to a file of `/proc`.
-fn write_own(path: &str, text: &str) -> io::Result<()> {
-    procfs::open_write(Path::new(path))?.write_all(text.as_bytes())
-}
-
-/// Writes through the host's `/proc`, where the calling process sees its own namespaces' values.
-pub fn sysctl(path: &Path, value: &str) -> Result<(), Failure> {
-    procfs::open_write(&Path::new("sys").join(path))
-        .and_then(|mut file| file.write_all(value.as_bytes()))
-        .step(&format!("set sysctl {}", path.display()))
+    procfs::write_own("attr/exec", label).step(&what)
 }
 
 /// Enters the working directory unless that was possible before, and checks it.
@@ -236,6 +224,44 @@ pub fn give_streams(uid: u32) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Longest `/etc/passwd` that is read, in bytes.
+const PASSWD_MAX: u64 = 1 << 20;
+
+/// `HOME=…` for the user as the container's `/etc/passwd` has it, `/` when that says nothing. What stands there is the image's: only a
+/// regular file is read, and no link of procfs followed on the way.
+pub fn home(uid: u32) -> CString {
+    let folder = passwd().and_then(|text| home_in(&text, uid).map(<[u8]>::to_vec));
+    let mut entry = b"HOME=".to_vec();
+    entry.extend(folder.unwrap_or_else(|| b"/".to_vec()));
+    // a line of the file with a zero byte names no folder
+    CString::new(entry).unwrap_or_else(|_| c"HOME=/".to_owned())
+}
+
+fn passwd() -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::NO_MAGICLINKS;
+    let file = rustix::fs::openat2(CWD, "/etc/passwd", flags, Mode::empty(), resolve).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let mut text = Vec::new();
+    let file = fs::File::from(file);
+    file.take(PASSWD_MAX).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// passwd(5): the sixth field of the line whose third is `uid`.
+fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    let uid = uid.to_string();
+    passwd.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let found = fields.nth(2)? == uid.as_bytes();
+        let home = fields.nth(2)?;
+        (found && !home.is_empty()).then_some(home)
+    })
 }
 
 /// Changes user and group; the permitted capabilities stay, which leaving user 0 would clear.
@@ -330,7 +356,8 @@ pub fn find_program(name: &CStr, search: &[PathBuf]) -> Result<CString, Failure>
 /// Whether it is a file that the user may execute.
 fn runnable(path: &Path) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() {
-        return Err(io::Error::other("is a directory"));
+        // what execve(2) says of a directory is what podman looks for, and why is what people do
+        return Err(io::Error::other("permission denied: is a directory"));
     }
     rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?;
     Ok(())
@@ -367,5 +394,24 @@ pub fn execute(
     Failure {
         kind: kind_of(&error),
         message: format!("exec {program:?}: {error}{hint}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes() {
+        let text = b"\n:::\nroot:x:0:0:root:/root:/bin/sh\nshort:x:7:7\nnone:x:8:8:::\nu:x:1000:1000:a b:/home/u\nu2:x:1000:1:::/2:";
+        for (uid, want) in [
+            (0, Some(&b"/root"[..])),
+            (7, None),
+            (8, None),
+            (1000, Some(b"/home/u")),
+            (100, None),
+        ] {
+            assert_eq!(home_in(text, uid), want, "{uid}");
+        }
     }
 }

@@ -111,6 +111,9 @@ impl<'a> Prepared<'a> {
             },
             cgroup: self.pod.cgroup.child(&self.service.name),
             console_socket: None,
+            preserve_fds: 0,
+            keep_keyring: false,
+            no_pivot: false,
         };
         super::record::write(&self.dir.request(), &request)
     }

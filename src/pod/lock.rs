@@ -20,7 +20,18 @@ const KILL_WAIT: u64 = 10_000;
 
 /// A lock that is held until this is dropped or the process ends.
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code, reason = "closing it gives the lock back")] File);
+pub struct Held(File);
+
+impl Held {
+    /// Whether the locked file is still what `path` names: it may have been removed, and made again, while we waited.
+    pub fn is_at(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        match (self.0.metadata(), std::fs::metadata(path)) {
+            (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        }
+    }
+}
 
 /// Waits for the lock at `path`; its folder must exist.
 pub fn acquire(path: &Path) -> Result<Held> {

@@ -46,8 +46,9 @@ impl Accounts {
             None => (spec, None),
         };
         let user = if user.is_empty() { "0" } else { user };
-        let entry = self.passwd_entry(user);
-        let mut found = match (entry, user.parse::<u32>()) {
+        let number = number("user", user)?;
+        let entry = self.passwd_entry(user, number);
+        let mut found = match (entry, number) {
             (Some((name, uid, gid, home)), _) => User {
                 uid,
                 gid,
@@ -58,11 +59,11 @@ impl Accounts {
                 },
                 home,
             },
-            (None, Ok(uid)) => User {
+            (None, Some(uid)) => User {
                 uid,
                 ..User::default()
             },
-            (None, Err(_)) => {
+            (None, None) => {
                 return Err(format!("user {user:?} is not in the image's /etc/passwd"));
             }
         };
@@ -81,8 +82,7 @@ impl Accounts {
     }
 
     /// By name first, as login programs do: a name may consist of digits.
-    fn passwd_entry(&self, user: &str) -> Option<(String, u32, u32, String)> {
-        let number = user.parse::<u32>().ok();
+    fn passwd_entry(&self, user: &str, number: Option<u32>) -> Option<(String, u32, u32, String)> {
         let entries = || {
             self.passwd.lines().filter_map(|line| {
                 let fields: Vec<&str> = line.trim().split(':').collect();
@@ -108,10 +108,11 @@ impl Accounts {
     }
 
     fn gid(&self, group: &str) -> Result<u32, String> {
+        let number = number("group", group)?;
         self.groups()
             .find(|(name, _, _)| *name == group)
             .map(|(_, gid, _)| gid)
-            .or_else(|| group.parse().ok())
+            .or(number)
             .ok_or_else(|| format!("group {group:?} is not in the image's /etc/group"))
     }
 
@@ -120,6 +121,21 @@ impl Accounts {
             .filter(|(_, _, members)| members.split(',').any(|m| m == user))
             .map(|(_, gid, _)| gid)
             .collect()
+    }
+}
+
+/// The id that a text of digits is; `None` for a name. What has the form of a number but is no id is never looked up as a name: the
+/// image would choose who that is (CVE-2024-40635). The last number means "leave it" to setresuid(2).
+fn number(what: &str, text: &str) -> Result<Option<u32>, String> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(id) if id != u32::MAX && digits == text => Ok(Some(id)),
+        _ => Err(format!(
+            "{what} {text:?} is no id: those are 0 to 4294967294"
+        )),
     }
 }
 
@@ -175,7 +191,7 @@ mod tests {
     #[test]
     fn users_resolve_from_the_images_own_files() {
         let accounts = Accounts {
-            passwd: "root:x:0:0:root:/root:/bin/sh\n\nbroken\nweb:x:33:34::/var/www:\n1000:x:7:7::/seven:\n"
+            passwd: "root:x:0:0:root:/root:/bin/sh\n\nbroken\nweb:x:33:34::/var/www:\n1000:x:7:7::/seven:\n4294967296:x:0:0::/:\n"
                 .into(),
             group: "root:x:0:\nwww:x:34:\nlog:x:4:web,other\nssl:x:5:other,web\n".into(),
         };
@@ -196,6 +212,21 @@ mod tests {
             ("1000", &[], user(7, 7, &[], "/seven")),
             ("4711", &[], user(4711, 0, &[], "/")),
             ("4711:12", &["log"], user(4711, 12, &[4], "/")),
+            (
+                "4294967295",
+                &[],
+                Err("user \"4294967295\" is no id: those are 0 to 4294967294".into()),
+            ),
+            (
+                "4294967296",
+                &[],
+                Err("user \"4294967296\" is no id: those are 0 to 4294967294".into()),
+            ),
+            (
+                "web:+4",
+                &[],
+                Err("group \"+4\" is no id: those are 0 to 4294967294".into()),
+            ),
             (
                 "nobody",
                 &[],

@@ -159,7 +159,7 @@ pub fn open_terminal(root: &OwnedFd) -> Result<(OwnedFd, OwnedFd), Error> {
 /// Puts the terminal at `/dev/console`.
 pub fn bind_console(root: &OwnedFd, slave: &OwnedFd) -> Result<(), Error> {
     let what = || "bind the terminal to /dev/console".to_owned();
-    let target = resolve::make(root, Path::new("/dev/console"), Kind::File)?;
+    let target = resolve::make_straight(root, Path::new("/dev/console"), Kind::File)?;
     let tree = mount::clone_tree_at(slave, false).context(what)?;
     mount::attach(&tree, &target).context(what)
 }

@@ -99,6 +99,13 @@ pub enum Source {
     CgroupV1(Vec<String>),
 }
 
+impl Source {
+    /// A new mount of what the kernel shows of itself.
+    fn is_kernel_tree(&self) -> bool {
+        matches!(self, Source::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs")
+    }
+}
+
 /// One step on the file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -150,6 +157,8 @@ pub enum Step {
     Mask(PathBuf),
     /// Make the root the root of the process and of its mount namespace.
     Pivot,
+    /// The same without pivot_root(2), which a root file system in RAM does not allow: the host's tree stays below ours.
+    MoveRoot,
     /// `rootfsPropagation`, of the finished root.
     RootPropagation {
         /// `MS_*`.
@@ -171,6 +180,8 @@ pub struct Work {
     null: Option<OwnedFd>,
     /// Mounts that become read-only once they are filled.
     late: Vec<(OwnedFd, PathBuf)>,
+    /// Mounts of proc and sysfs by place: masks inside them do not depend on what has that name in the root by now.
+    kernel: Vec<(PathBuf, OwnedFd)>,
 }
 
 impl Work {
@@ -208,12 +219,19 @@ impl Work {
                         .context(|| format!("make {} read-only", path.display()))?;
                 }
             }
-            Step::Readonly(path) => make_readonly(self.root()?, path)?,
+            Step::Readonly(path) => {
+                let (from, rest) = self.place(path)?;
+                make_readonly(from, &rest, path)?;
+            }
             Step::Mask(path) => match &self.null {
-                Some(null) => mask(self.root()?, path, null)?,
+                Some(null) => {
+                    let (from, rest) = self.place(path)?;
+                    mask(from, &rest, path, null)?;
+                }
                 None => return refuse("mask paths".to_owned(), "the null device was not opened"),
             },
             Step::Pivot => pivot::pivot(self.root()?)?,
+            Step::MoveRoot => pivot::move_root(self.root()?)?,
             Step::RootPropagation { kind, recursive } => {
                 pivot::propagation(self.root()?, *kind, *recursive)?;
             }
@@ -230,6 +248,18 @@ impl Work {
         match &self.root {
             Some(root) => Ok(root),
             None => refuse("use the root".to_owned(), "it was not opened"),
+        }
+    }
+
+    /// Where a path begins, a mount of the kernel's or the root, and what is left of it.
+    fn place(&self, path: &Path) -> Result<(&OwnedFd, PathBuf), Error> {
+        let clean = resolve::clean(path);
+        let inside = self.kernel.iter().find_map(|(place, tree)| {
+            Some((tree, Path::new("/").join(clean.strip_prefix(place).ok()?)))
+        });
+        match inside {
+            Some(found) => Ok(found),
+            None => Ok((self.root()?, clean)),
         }
     }
 
@@ -273,7 +303,12 @@ impl Work {
             .and_then(|()| mount::set_attributes(&tree, false, mount.attributes))
             .context(|| format!("set the flags of the mount on {}", at.display()))?;
         mount::attach(&tree, &target).context(|| format!("mount on {}", at.display()))?;
-        if mount.late_readonly {
+        let place = resolve::clean(at);
+        self.kernel
+            .retain(|(covered, _)| !covered.starts_with(&place));
+        if mount.source.is_kernel_tree() {
+            self.kernel.push((place, tree));
+        } else if mount.late_readonly {
             self.late.push((tree, at.clone()));
         }
         Ok(())
@@ -352,8 +387,8 @@ fn mount_cgroups<'a>(
 }
 
 /// Binds a path onto itself, read-only with all below. A path that is not there is fine.
-fn make_readonly(root: &OwnedFd, path: &Path) -> Result<(), Error> {
-    let Some(target) = resolve::existing(root, path)? else {
+fn make_readonly(from: &OwnedFd, rest: &Path, path: &Path) -> Result<(), Error> {
+    let Some(target) = resolve::existing(from, rest)? else {
         return Ok(());
     };
     let tree = mount::clone_tree_at(&target, true)
@@ -364,8 +399,8 @@ fn make_readonly(root: &OwnedFd, path: &Path) -> Result<(), Error> {
 }
 
 /// Hides a file under the host's `/dev/null` (checked, not the container's) and a folder under an empty tmpfs.
-fn mask(root: &OwnedFd, path: &Path, null: &OwnedFd) -> Result<(), Error> {
-    let Some(target) = resolve::existing(root, path)? else {
+fn mask(from: &OwnedFd, rest: &Path, path: &Path, null: &OwnedFd) -> Result<(), Error> {
+    let Some(target) = resolve::existing(from, rest)? else {
         return Ok(());
     };
     let stat = rustix::fs::fstat(&target).context(|| format!("look at {}", path.display()))?;

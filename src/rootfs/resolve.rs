@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{Context, Error, Mount, Source, refuse};
+use crate::sys::procfs;
 
 /// What to make where nothing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +26,6 @@ pub enum Kind {
 
 /// Links followed by hand before giving up, as the kernel's own limit (path_resolution(7)).
 const LINKS_MAX: usize = 40;
-/// `PROC_SUPER_MAGIC` of `linux/magic.h`.
-const PROC_MAGIC: u64 = 0x9fa0;
 
 /// Files below `/proc` that may be bound over: what tools such as lxcfs replace. Everything else there would let a container fool its
 /// runtime (CVE-2019-16884, CVE-2019-19921).
@@ -86,15 +85,13 @@ pub fn mount_point(
         (Source::Bind, Some(tree)) => kind_of(tree).context(what)?,
         _ => Kind::Folder,
     };
-    let kernel_tree = matches!(&mount.source, Source::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs");
-    if kernel_tree && is_redirected(root, &clean)? {
-        return refuse(
-            what(),
-            "a symbolic link is on the path, which could lead the runtime astray",
-        );
-    }
-    let target = make(root, at, kind)?;
-    let in_proc = |fd: &OwnedFd| rustix::fs::fstatfs(fd).map(|fs| fs.f_type as u64 == PROC_MAGIC);
+    let target = if mount.source.is_kernel_tree() {
+        make_straight(root, at, kind)?
+    } else {
+        make(root, at, kind)?
+    };
+    let in_proc =
+        |fd: &OwnedFd| rustix::fs::fstatfs(fd).map(|fs| fs.f_type as u64 == procfs::MAGIC);
     if in_proc(&target).context(what)? && !PROC_FILES.iter().any(|path| clean == Path::new(path)) {
         return refuse(what(), "the place is inside proc");
     }
@@ -116,16 +113,6 @@ fn kind_of(fd: &OwnedFd) -> Result<Kind, Errno> {
     })
 }
 
-/// Whether a symbolic link is on the path.
-fn is_redirected(root: &OwnedFd, path: &Path) -> Result<bool, Error> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    match open(root, path, OFlags::PATH, resolve) {
-        Err(Errno::LOOP) => Ok(true),
-        Ok(_) | Err(Errno::NOENT) => Ok(false),
-        Err(error) => Err(error).context(|| format!("open {} in the root", path.display())),
-    }
-}
-
 /// Lexically absolute and without `.` and `..`.
 pub fn clean(path: &Path) -> PathBuf {
     let mut out = PathBuf::from("/");
@@ -141,11 +128,52 @@ pub fn clean(path: &Path) -> PathBuf {
     out
 }
 
+/// As [`make`], but a symbolic link on the path is an error: what stands there leads the runtime, or the container's own settings, to
+/// where it says (CVE-2019-19921, CVE-2023-27561, CVE-2025-52565). The descriptor is of what was checked, whatever has the name by now.
+pub fn make_straight(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let clean = clean(path);
+    let mut found = open(root, &clean, OFlags::PATH, resolve);
+    if matches!(found, Err(Errno::NOENT)) {
+        make(root, path, kind)?;
+        found = open(root, &clean, OFlags::PATH, resolve);
+    }
+    match found {
+        Err(Errno::LOOP) => refuse(
+            format!("mount on {}", path.display()),
+            "a symbolic link is on the path, which could lead the runtime astray",
+        ),
+        other => other.context(|| format!("open {} in the root", path.display())),
+    }
+}
+
 /// Opens a path in the root for reference; what is missing on the way is made (mode 0755, the last part as `kind` says, a file 0644).
 /// Links are followed inside the root, dangling ones too.
 pub fn make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
     let what = || format!("make {} in the root", path.display());
-    let mut ahead: VecDeque<OsString> = parts(&clean(path));
+    let clean = clean(path);
+    // mostly it is there
+    let folder = match open(root, &clean, OFlags::PATH, ResolveFlags::IN_ROOT) {
+        Err(Errno::NOENT) => make_missing(root, path, &clean, kind)?,
+        other => other.context(what)?,
+    };
+    let found = kind_of(&folder).context(what)?;
+    if found == kind {
+        return Ok(folder);
+    }
+    refuse(
+        what(),
+        match kind {
+            Kind::Folder => "a file is in the place of a folder",
+            Kind::File => "a folder is in the place of a file",
+        },
+    )
+}
+
+/// Part by part.
+fn make_missing(root: &OwnedFd, path: &Path, clean: &Path, kind: Kind) -> Result<OwnedFd, Error> {
+    let what = || format!("make {} in the root", path.display());
+    let mut ahead: VecDeque<OsString> = parts(clean);
     let mut here = PathBuf::from("/");
     let mut folder = open(root, &here, OFlags::PATH, ResolveFlags::IN_ROOT).context(what)?;
     let mut links = 0;
@@ -179,17 +207,7 @@ pub fn make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
             Err(error) => return Err(error).context(what),
         };
     }
-    let found = kind_of(&folder).context(what)?;
-    if found == kind {
-        return Ok(folder);
-    }
-    refuse(
-        what(),
-        match kind {
-            Kind::Folder => "a file is in the place of a folder",
-            Kind::File => "a folder is in the place of a file",
-        },
-    )
+    Ok(folder)
 }
 
 /// Names and `..` of a path, in order; `..` is left to the kernel, which stops at the root.
@@ -290,7 +308,11 @@ mod tests {
         assert!(make(&root, Path::new("/a/file"), Kind::Folder).is_err());
         assert!(make(&root, Path::new("/a/b"), Kind::File).is_err());
         assert!(existing(&root, Path::new("/nothing")).unwrap().is_none());
-        assert!(is_redirected(&root, Path::new("/twice")).unwrap());
-        assert!(!is_redirected(&root, Path::new("/a")).unwrap());
+        make_straight(&root, Path::new("/a"), Kind::Folder).unwrap();
+        make_straight(&root, Path::new("/a/new"), Kind::Folder).unwrap();
+        for path in ["/twice", "/up/a", "/a/../twice/y"] {
+            let error = make_straight(&root, Path::new(path), Kind::Folder).unwrap_err();
+            assert_eq!(error.context, format!("mount on {path}"));
+        }
     }
 }

@@ -28,20 +28,23 @@ pub(super) const NATIVE: Arch = Arch::X86_64;
 #[cfg(target_arch = "aarch64")]
 pub(super) const NATIVE: Arch = Arch::Aarch64;
 
+/// Those that there is a table for, under the specification's names.
+pub(super) const KNOWN: [(Name, Arch); 5] = [
+    (Name::ScmpArchX86_64, Arch::X86_64),
+    (Name::ScmpArchX32, Arch::X32),
+    (Name::ScmpArchX86, Arch::X86),
+    (Name::ScmpArchAarch64, Arch::Aarch64),
+    (Name::ScmpArchArm, Arch::Arm),
+];
+
 /// The native one and those of `names` that have a table, each once.
 pub(super) fn selected(names: &[Name]) -> Vec<Arch> {
     let mut found = vec![NATIVE];
     for name in names {
-        let arch = match name {
-            Name::ScmpArchX86_64 => Arch::X86_64,
-            Name::ScmpArchX32 => Arch::X32,
-            Name::ScmpArchX86 => Arch::X86,
-            Name::ScmpArchAarch64 => Arch::Aarch64,
-            Name::ScmpArchArm => Arch::Arm,
-            _ => continue,
-        };
-        if !found.contains(&arch) {
-            found.push(arch);
+        let known = KNOWN.iter().find(|(known, _)| known == name);
+        let Some((_, arch)) = known else { continue };
+        if !found.contains(arch) {
+            found.push(*arch);
         }
     }
     found.sort();

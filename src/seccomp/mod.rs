@@ -83,6 +83,11 @@ fn invalid(field: impl Into<String>, why: impl Into<String>) -> Error {
     }
 }
 
+/// The architectures that a filter can be made for, as the specification names them.
+pub fn architectures() -> Vec<oci_spec::runtime::Arch> {
+    arch::KNOWN.iter().map(|(name, _)| *name).collect()
+}
+
 /// An action with its errno → the filter's return value (config-linux.md, "Seccomp").
 fn action(field: &str, action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, Error> {
     use LinuxSeccompAction as A;

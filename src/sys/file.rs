@@ -1,4 +1,4 @@
-//! Durable files: written to a temporary name, synced, renamed.
+//! Files as a whole: written to a temporary name, synced, renamed.
 //!
 //! *Invariant:* a reader sees the old content or the new one, never a part.
 
@@ -9,6 +9,23 @@ use std::path::Path;
 
 /// Replaces `path` by `content` with permission bits `mode`, atomically and durably.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replaced(path, content, mode, true)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Writes a file that only its owner may read, for one writer and no reader beside it.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(content)
+}
+
+/// As [`write_atomic`], for what need not outlive the machine's end.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replaced(path, content, mode, false)
+}
+
+fn replaced(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path
         .file_name()
@@ -27,15 +44,16 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
             .mode(mode)
             .open(&temporary)?;
         file.write_all(content)?;
-        file.sync_all()?;
+        if sync {
+            file.sync_all()?;
+        }
         fs::rename(&temporary, path)
     })();
     if written.is_err() {
         // the rename did not happen; the temporary is ours alone
         let _ = fs::remove_file(&temporary);
     }
-    written?;
-    File::open(dir)?.sync_all()
+    written
 }
 
 /// Removes the temporary files that killed writers of [`write_atomic`] left in `dir`. The caller keeps living writers out.

@@ -12,6 +12,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod dirt;
 pub mod fd;
 pub mod file;
 pub mod mount;

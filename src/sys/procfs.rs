@@ -1,105 +1,108 @@
-//! Files of procfs that are what their name says.
+//! Files of `/proc` that are written to with privileges.
 //!
-//! *Invariants:* a file comes from the top of a procfs and nothing is mounted over it or over a folder on the way to it
-//! (CVE-2019-16884, CVE-2019-19921, CVE-2025-52881: a label or a sysctl that was written to another file); no link is followed but
-//! `/proc/self`.
+//! *Invariants:* what is opened is on procfs, below its root, under exactly that name: neither a link nor a mount on the way led to a
+//! file of no effect or to another one of the kernel's (CVE-2019-16884, CVE-2025-52881).
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-/// Magic number of procfs, `linux/magic.h`.
-const PROC_MAGIC: u64 = 0x9fa0;
-/// Its top folder, `PROC_ROOT_INO` of the kernel.
-const PROC_ROOT: u64 = 1;
+/// `PROC_SUPER_MAGIC` of `linux/magic.h`.
+pub const MAGIC: u64 = 0x9fa0;
+/// Inode of procfs's own root (`PROC_ROOT_INO` of `linux/proc_fs.h`).
+const ROOT: u64 = 1;
 
-/// Opens `path` of `/proc` for writing. Where the machine has mounted over parts of its own `/proc`, as some container managers do, it
-/// comes from a procfs that nobody else sees.
-pub fn open_write(path: &Path) -> io::Result<File> {
+/// Writes `text` in one call, as the kernel wants it, to the file `path` below `/proc`; a process is named by its number there.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    write_to(&open(&top()?, path)?, text)
+}
+
+/// [`write`], to a file of the calling process.
+pub fn write_own(path: &str, text: &str) -> io::Result<()> {
+    write_to(&open_own(path)?, text)
+}
+
+/// Opens a file of the calling process, for [`write_to`].
+pub fn open_own(path: &str) -> io::Result<File> {
     let top = top()?;
-    let file = match beneath(&top, path) {
-        Err(Errno::XDEV) => beneath(&private()?, path),
-        other => other,
-    };
-    file.map(File::from).map_err(|error| match error {
-        Errno::XDEV | Errno::LOOP => io::Error::new(
-            io::Error::from(error).kind(),
-            format!("{error}: something else is in its place"),
-        ),
-        error => error.into(),
-    })
+    // its number in the pid namespace that this procfs shows
+    let own = rustix::fs::readlinkat(&top, "self", Vec::new())?;
+    open(
+        &top,
+        &Path::new(OsStr::from_bytes(own.as_bytes())).join(path),
+    )
+}
+
+/// One write, as the kernel wants it.
+pub fn write_to(mut file: &File, text: &str) -> io::Result<()> {
+    let written = file.write(text.as_bytes())?;
+    if written == text.len() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "the kernel took {written} of {} bytes",
+        text.len()
+    )))
 }
 
 /// The caller's `/proc`.
 fn top() -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = rustix::fs::open("/proc", flags, Mode::empty())?;
-    let is_procfs = rustix::fs::fstatfs(&top)?.f_type as u64 == PROC_MAGIC
-        && rustix::fs::fstat(&top)?.st_ino == PROC_ROOT;
-    if !is_procfs {
+    let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", folder, Mode::empty())?;
+    let is_root = rustix::fs::fstat(&proc)?.st_ino == ROOT;
+    if !is_root || rustix::fs::fstatfs(&proc)?.f_type as u64 != MAGIC {
         return Err(io::Error::other("/proc is not procfs"));
     }
-    Ok(top)
+    Ok(proc)
 }
 
-fn beneath(top: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(
-        top,
-        path,
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS,
-    )
-}
-
-/// A procfs of the caller's pid namespace, mounted nowhere.
-fn private() -> Result<OwnedFd, Errno> {
-    let context = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_create(&context)?;
-    rustix::mount::fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
+fn open(proc: &OwnedFd, path: &Path) -> io::Result<File> {
+    let straight = ResolveFlags::BENEATH
+        | ResolveFlags::NO_XDEV
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(proc, path, flags, Mode::empty(), straight) {
+        Err(Errno::XDEV) => Err(io::Error::other("something is mounted on the way")),
+        Err(Errno::LOOP) => Err(io::Error::other("a link is on the way")),
+        other => Ok(File::from(other?)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
-    fn opens_only_what_is_there() {
-        open_write(Path::new("self/oom_score_adj"))
-            .unwrap()
-            .write_all(b"1")
-            .unwrap();
+    fn takes_no_way_round() {
+        let own = std::process::id();
+        let comm = format!("{own}/comm");
+        write(Path::new(&comm), "boat").unwrap();
         assert_eq!(
-            std::fs::read_to_string("/proc/self/oom_score_adj").unwrap(),
-            "1\n"
+            std::fs::read_to_string("/proc/self/comm").unwrap(),
+            "boat\n"
+        );
+        write_own("comm", "ship").unwrap();
+        assert_eq!(
+            std::fs::read_to_string("/proc/self/comm").unwrap(),
+            "ship\n"
         );
         for (path, want) in [
-            ("self/nothing", "No such file or directory (os error 2)"),
-            // a magic link, a way out
+            ("self/comm".to_owned(), "a link is on the way"),
             (
-                "self/exe",
-                "Too many levels of symbolic links (os error 40): something else is in its place",
+                format!("{own}/root/proc/{own}/comm"),
+                "a link is on the way",
             ),
-            (
-                "../etc/passwd",
-                "Invalid cross-device link (os error 18): something else is in its place",
-            ),
+            (format!("../proc/{comm}"), "something is mounted on the way"),
         ] {
-            assert_eq!(
-                open_write(Path::new(path)).unwrap_err().to_string(),
-                want,
-                "{path}"
-            );
+            let error = write(Path::new(&path), "x").unwrap_err();
+            assert_eq!(error.to_string(), want, "{path}");
         }
     }
 }

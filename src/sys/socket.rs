@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -23,14 +24,16 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Connects to a listening stream socket.
-pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+/// Connects to a listening stream socket; waits for that, and later for each message, at most so many seconds (EAGAIN).
+pub fn connect(path: &Path, seconds: u64) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
         SocketFlags::CLOEXEC,
         None,
     )?;
+    let wait = std::time::Duration::from_secs(seconds);
+    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(wait))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }

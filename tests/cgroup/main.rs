@@ -1,6 +1,8 @@
 //! Cgroups with real processes. Needs root; makes folders of its own below the caller's cgroup and
 //! removes them.
 
+mod life;
+mod systemd;
 mod v2;
 
 use std::fs;
@@ -30,13 +32,11 @@ impl Fresh {
     }
 
     fn folders(&self) -> Vec<PathBuf> {
-        match &self.0 {
-            Cgroup::V2(path) => vec![path.clone()],
-            Cgroup::V1 {
-                controllers,
-                unified,
-            } => controllers.values().chain(unified).cloned().collect(),
-        }
+        self.0
+            .folders()
+            .iter()
+            .map(|path| path.to_path_buf())
+            .collect()
     }
 }
 
@@ -81,16 +81,17 @@ fn unified() -> Option<Cgroup> {
     match Cgroup::own().unwrap() {
         Cgroup::V2(path) => Some(Cgroup::V2(path)),
         Cgroup::V1 { unified, .. } => unified.map(Cgroup::V2),
+        other => panic!("{other:?}"),
     }
 }
 
 fn v1_only(cgroup: &Cgroup) -> Option<Cgroup> {
     match cgroup {
-        Cgroup::V2(_) => None,
         Cgroup::V1 { controllers, .. } => Some(Cgroup::V1 {
             controllers: controllers.clone(),
             unified: None,
         }),
+        _ => None,
     }
 }
 
@@ -208,6 +209,7 @@ fn cpu_values_are_in_the_files() {
             assert_eq!(tree.cpu_weight, Some(512));
             assert_eq!(read(&controllers["cpuset"], "cpuset.cpus"), "0");
         }
+        other => panic!("{other:?}"),
     }
     // a child of a v1 cpuset can be entered at once
     let child = cgroup.0.child("inner");

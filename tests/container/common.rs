@@ -130,6 +130,9 @@ impl Case {
                 dir,
                 rootfs: Rootfs::Bundle,
                 console_socket: None,
+                preserve_fds: 0,
+                keep_keyring: false,
+                no_pivot: false,
             },
             temp,
         }
@@ -270,17 +273,11 @@ impl Drop for Case {
 }
 
 fn folders(cgroup: &Cgroup) -> Vec<PathBuf> {
-    match cgroup {
-        Cgroup::V2(path) => vec![path.clone()],
-        Cgroup::V1 {
-            controllers,
-            unified,
-        } => controllers
-            .values()
-            .chain(unified.iter())
-            .cloned()
-            .collect(),
-    }
+    cgroup
+        .folders()
+        .iter()
+        .map(|path| path.to_path_buf())
+        .collect()
 }
 
 fn ended(output: Output) -> Result<String, (i32, String)> {

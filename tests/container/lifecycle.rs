@@ -65,7 +65,7 @@ fn walks_through_the_states() {
         container::kill(dir, libc::SIGTERM, false)
             .unwrap_err()
             .to_string()
-            .ends_with("it is not running")
+            .ends_with("container not running")
     );
     container::kill(dir, libc::SIGTERM, true).unwrap();
     assert!(case.create().unwrap_err().1.contains("exists in"));
@@ -109,7 +109,11 @@ fn tells_missing_from_unusable_programs() {
             126,
             "exec \"plain\": Permission denied (os error 13)",
         ),
-        ("/proc", 126, "exec \"/proc\": is a directory"),
+        (
+            "/proc",
+            126,
+            "exec \"/proc\": permission denied: is a directory",
+        ),
     ] {
         let mut case = Case::new(&[]);
         case.spec["process"]["args"] = json!([program]);

@@ -177,7 +177,7 @@ fn run_is_a_pod_of_one_image() {
         (
             &[BUSYBOX, "/etc"],
             126,
-            "sampan: exec \"/etc\": is a directory\n",
+            "sampan: exec \"/etc\": permission denied: is a directory\n",
         ),
         (
             &["-v", "/does/not/exist:/x:bad", BUSYBOX],

@@ -254,18 +254,11 @@ impl Host {
 
     /// Folders of a cgroup of this host, in every hierarchy.
     pub fn cgroup_folders(&self) -> Vec<PathBuf> {
-        match &self.cgroup {
-            Cgroup::V2(path) => vec![path.clone()],
-            Cgroup::V1 {
-                controllers,
-                unified,
-            } => {
-                let mut all: Vec<_> = controllers.values().chain(unified).cloned().collect();
-                all.sort();
-                all.dedup();
-                all
-            }
-        }
+        self.cgroup
+            .folders()
+            .iter()
+            .map(|path| path.to_path_buf())
+            .collect()
     }
 
     /// Processes of this host besides the test itself: pid and command line.

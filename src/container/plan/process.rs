@@ -81,9 +81,21 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
     }
     let argv = strings("process.args", process.args().as_deref())?;
     let name = argv.first().cloned().ok_or("process.args: is empty")?;
-    let env = strings("process.env", process.env().as_deref())?;
+    let env = environment(strings("process.env", process.env().as_deref())?);
     let user = process.user();
+    // -1 means "leave it" to setresuid(2): the process would stay root
+    for (key, id) in [("uid", user.uid()), ("gid", user.gid())] {
+        if id == u32::MAX {
+            return Err(format!("process.user.{key}: {id} is no id"));
+        }
+    }
     let groups = user.additional_gids().clone().unwrap_or_default();
+    if groups.contains(&u32::MAX) {
+        return Err(format!(
+            "process.user.additionalGids: {} is no id",
+            u32::MAX
+        ));
+    }
     let preserved = around.preserved;
     let filter = around.seccomp;
     // who listens must be told while the parent is there
@@ -100,6 +112,9 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
     steps.push(Step::GiveStreams { uid: user.uid() });
     // with the privileges of root first: the user may not be allowed to walk there (and the other way round on some network mounts)
     steps.push(Step::TryCwd(cwd.clone()));
+    if !env.iter().any(|entry| name_of(entry) == b"HOME") {
+        steps.push(Step::FindHome { uid: user.uid() });
+    }
     steps.extend(early);
     steps.push(Step::Bounding(around.capabilities.bounding));
     steps.push(Step::Groups(groups));
@@ -130,6 +145,28 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
     steps.extend(around.start.map(Step::Hooks));
     steps.push(Step::Execute { argv, env });
     Ok(steps)
+}
+
+/// Each name once, with the value that comes last; `HOME` only where it says something. What is no `NAME=value` stays.
+fn environment(entries: Vec<CString>) -> Vec<CString> {
+    let mut seen = BTreeSet::new();
+    let mut kept: Vec<CString> = Vec::with_capacity(entries.len());
+    for entry in entries.into_iter().rev() {
+        if seen.insert(name_of(&entry).to_vec()) && entry.as_bytes() != b"HOME=" {
+            kept.push(entry);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+/// The name in `NAME=value`.
+fn name_of(entry: &CString) -> &[u8] {
+    entry
+        .as_bytes()
+        .split(|byte| *byte == b'=')
+        .next()
+        .unwrap_or_default()
 }
 
 /// The folders of the container's PATH; an empty one is the working directory.
@@ -254,4 +291,26 @@ pub fn filter(profile: Option<&LinuxSeccomp>) -> Result<Option<seccomp::Program>
     seccomp::compile(profile)
         .map(Some)
         .map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environments() {
+        for (entries, want) in [
+            (&["A=1", "B=", "A=2"][..], &["B=", "A=2"][..]),
+            (&["HOME=/a", "HOME="], &[]),
+            (&["HOME=", "HOME=/a"], &["HOME=/a"]),
+            (&["A=\n", "odd", "=x"], &["A=\n", "odd", "=x"]),
+        ] {
+            let c = |list: &[&str]| -> Vec<CString> {
+                list.iter()
+                    .map(|text| CString::new(*text).unwrap())
+                    .collect()
+            };
+            assert_eq!(environment(c(entries)), c(want));
+        }
+    }
 }

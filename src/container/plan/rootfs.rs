@@ -103,7 +103,11 @@ pub fn rootfs(
         stages.outside.push(Step::OpenNull);
     }
     stages.inside.extend(masked.into_iter().map(Step::Mask));
-    stages.last.push(Step::Pivot);
+    stages.last.push(if request.no_pivot {
+        Step::MoveRoot
+    } else {
+        Step::Pivot
+    });
     if let Some((kind, recursive)) = propagation {
         stages.last.push(Step::RootPropagation { kind, recursive });
     }
@@ -170,7 +174,7 @@ fn mount(entry: &oci_spec::runtime::Mount, request: &CreateRequest) -> Result<En
         ));
         Source::Bind
     } else {
-        match (fstype.as_str(), &request.cgroup) {
+        match (fstype.as_str(), request.cgroup.plain()) {
             ("", _) => return Err(format!("{at}: type is missing")),
             ("cgroup" | "cgroup2", Cgroup::V2(path)) => {
                 sources.push(open(path.clone(), false, None));

@@ -24,6 +24,9 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
         rootfs: Rootfs::Bundle,
         cgroup: Cgroup::V2("/sys/fs/cgroup/web".into()),
         console_socket: None,
+        preserve_fds: 0,
+        keep_keyring: false,
+        no_pivot: false,
     };
     container(&serde_json::from_value(spec).unwrap(), &request, host)
 }
@@ -150,6 +153,7 @@ fn plans_mounts_and_devices() {
             {"rootfs": "rootReadonly"},
             {"giveStreams": {"uid": 0}},
             {"tryCwd": "/"},
+            {"findHome": {"uid": 0}},
             {"bounding": none},
             {"groups": none},
             {"user": {"uid": 0, "gid": 0}},
