@@ -227,6 +227,7 @@ impl Cgroup {
         });
         made.map_err(|error| match error {
             Error::InUse { .. } => error,
+            Error::Frozen { .. } if !new => error,
             error if new => both(error, self.remove()),
             // part of it is somebody's, perhaps: only what nobody is in is taken away
             error => {
@@ -327,6 +328,15 @@ impl Cgroup {
             systemd::update(unit, cgroup, resources)?;
         }
         self.apply(resources)
+    }
+
+    /// Gives it to the host's user `uid`, for a container with a cgroup namespace and a writable mount of it: the folder and what
+    /// the kernel says is for delegation (config-linux.md, "Cgroup ownership"). Version 2 only; on v1 that is not safe.
+    pub fn give_to(&self, uid: u32) -> Result<(), Error> {
+        match self.checked()? {
+            Cgroup::V2(path) => v2::give_to(path, uid),
+            _ => Ok(()),
+        }
     }
 
     /// Moves a process in, with all its threads. A new process of our own enters more cheaply by [`Cgroup::entry`].

@@ -64,6 +64,12 @@ impl OomWatch {
             tv_nsec: limit.subsec_nanos().into(),
         });
         loop {
+            // before waiting: one read takes the news of several changes
+            if self.kills.is_some()
+                && let Some(event) = self.look()?
+            {
+                return Ok(Some(event));
+            }
             let mut fds = [PollFd::new(&self.queue, PollFlags::IN)];
             let count = rustix::io::retry_on_intr(|| poll(&mut fds, limit.as_ref()))
                 .map_err(|error| self.failed(error))?;
@@ -73,8 +79,8 @@ impl OomWatch {
             // what came is not looked at: the files say more
             let mut events = [0; 4096];
             rustix::io::read(&self.queue, &mut events).map_err(|error| self.failed(error))?;
-            if let Some(event) = self.look()? {
-                return Ok(Some(event));
+            if self.kills.is_none() {
+                return self.look();
             }
         }
     }

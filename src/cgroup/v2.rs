@@ -336,6 +336,32 @@ pub(super) fn apply_devices(path: &Path, rules: &[devices::Rule]) -> Result<(), 
     }
 }
 
+/// cgroups(7), "/sys/kernel/cgroup/delegate"; the list before that file was there.
+const DELEGATE: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads";
+
+pub(super) fn give_to(path: &Path, uid: u32) -> Result<(), Error> {
+    if rustix::process::geteuid().as_raw() == uid {
+        return Ok(());
+    }
+    let names = file::read_optional(Path::new("/sys/kernel/cgroup/delegate"))?;
+    let names = names.unwrap_or_else(|| DELEGATE.to_owned());
+    let files = names.lines().map(|name| path.join(name));
+    for path in std::iter::once(path.to_path_buf()).chain(files) {
+        match std::os::unix::fs::lchown(&path, Some(uid), None) {
+            // not every cgroup has every file
+            Err(error) if !file::gone(&error) => {
+                return Err(Error::Write {
+                    path,
+                    value: format!("owner {uid}"),
+                    source: error,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// cgroup-v2.rst, "cgroup.events": it has stopped, by itself or with a cgroup above.
 pub(super) fn is_frozen(path: &Path) -> Result<bool, Error> {
     let events = file::read_optional(&path.join("cgroup.events"))?;

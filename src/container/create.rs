@@ -168,6 +168,10 @@ impl Creation<'_> {
                 self.child = Some(child);
                 Ok(())
             }
+            Step::CgroupOwner(uid) => request
+                .cgroup
+                .give_to(*uid)
+                .map_err(|error| Error::step("give the cgroup away", chain(&error))),
             Step::Unit {
                 limits,
                 annotations,

@@ -149,8 +149,13 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     if signal == libc::SIGKILL && (all || !state.own_pids) {
         state.cgroup.kill().map_err(|error| at(&chain(&error)))?;
         return match first {
+            // where there is no cgroup, it is all that we know of
+            Some(first) => match pidfd::send_signal(&first, signal) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(at(&error)),
+                _ => Ok(()),
+            },
             None if !all => Err(at(&NOT_RUNNING)),
-            _ => Ok(()),
+            None => Ok(()),
         };
     }
     if all {
@@ -186,7 +191,7 @@ fn kill_members(cgroup: &Cgroup, signal: i32) -> Result<(), String> {
 pub fn update(state: &State, resources: &LinuxResources) -> Result<(), Error> {
     state
         .cgroup
-        .apply(resources)
+        .update(resources)
         .map_err(|error| Error::step(format!("update container {}", state.id), chain(&error)))
 }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! *Invariants:*
-//! * `state.json` is durable before the container's process can go on without us; before that it dies with us.
+//! * `state.json` is there before the container's process can go on without us; before that it dies with us. It is not synced: what it
+//!   tells of ends with the machine.
 //! * What fails leaves nothing: cgroup, processes, gate and state are undone, and the undo goes on after errors.
 //! * A pid is used only with its start time, through a pidfd.
 //! * What a specification asks for and we do not do is an error, never ignored ([`plan`]).

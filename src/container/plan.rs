@@ -83,6 +83,8 @@ pub enum Step {
         #[serde(skip_serializing_if = "Option::is_none")]
         time_offsets: Option<String>,
     },
+    /// Give the cgroup to the host's user that the program runs as.
+    CgroupOwner(u32),
     /// Have systemd make a unit of the child, with these limits and annotations.
     Unit {
         /// Its limits.
@@ -148,6 +150,11 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
             annotations: spec.annotations().clone().unwrap_or_default(),
         });
     }
+    let in_cgroup = namespaces.new & libc::CLONE_NEWCGROUP as u64 != 0;
+    if in_cgroup && has_writable_cgroups(spec) {
+        let uid = spec_process.user().uid();
+        parent.extend(outside(&uids, uid).map(Step::CgroupOwner));
+    }
     // those of a joined one are written
     if new & libc::CLONE_NEWUSER as u64 != 0 {
         parent.push(Step::MapIds { uids, gids });
@@ -171,6 +178,27 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         parent,
         child: child(spec, request, host, &namespaces, &hooks, filter)?,
         later: hooks.later,
+    })
+}
+
+/// config-linux.md, "Cgroup ownership".
+fn has_writable_cgroups(spec: &Spec) -> bool {
+    spec.mounts().iter().flatten().any(|mount| {
+        let ro = |options: &Vec<String>| options.iter().any(|option| option == "ro");
+        mount.destination() == std::path::Path::new("/sys/fs/cgroup")
+            && mount.source().as_deref() == Some(std::path::Path::new("cgroup"))
+            && !mount.options().as_ref().is_some_and(ro)
+    })
+}
+
+/// The host's id of a container's; `None` for one that is not mapped.
+fn outside(map: &[IdMap], inside: u32) -> Option<u32> {
+    if map.is_empty() {
+        return Some(inside);
+    }
+    map.iter().find_map(|line| {
+        let offset = inside.checked_sub(line.inside)?;
+        (offset < line.size).then(|| line.outside.checked_add(offset))?
     })
 }
 

@@ -267,6 +267,8 @@ impl Child<'_> {
         let mut keep = gate.raw().to_vec();
         keep.extend(self.reaper.iter().map(AsRawFd::as_raw_fd));
         fd::close_others(preserved, &keep).step("close descriptors")?;
+        // who is to go before it began goes
+        calls::end_on_signals().step("handle signals")?;
         if gate.wait().is_err() {
             calls::exit_now(1);
         }

@@ -185,11 +185,17 @@ pub fn set_limit(resource: i32, soft: u64, hard: u64) -> Result<(), Failure> {
         (libc::RLIMIT_RTPRIO, rustix::process::Resource::Rtprio),
         (libc::RLIMIT_RTTIME, rustix::process::Resource::Rttime),
     ];
-    let what = format!("set resource limit {resource} to {soft}:{hard}");
     let found = all
         .into_iter()
         .find(|(number, _)| *number as i32 == resource);
-    let (_, resource) = found.ok_or_else(|| Failure::new(&what, "no such resource"))?;
+    let (_, resource) = found.ok_or_else(|| {
+        Failure::new(
+            &format!("set resource limit {resource}"),
+            "no such resource",
+        )
+    })?;
+    let name = format!("{resource:?}").to_uppercase();
+    let what = format!("set RLIMIT_{name} to {soft}:{hard}");
     // u64::MAX is RLIM_INFINITY, for rustix None
     let limit = |value: u64| (value != u64::MAX).then_some(value);
     let limits = Rlimit {

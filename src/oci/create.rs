@@ -163,7 +163,7 @@ impl Making {
         if let Some(process) = config.spec.process_mut() {
             passed.tell(process);
         }
-        let cgroup = cgroup(&config.spec, &id)?;
+        let cgroup = cgroup(&call.global, &config.spec, &id)?;
         let making = Making {
             id,
             bundle,
@@ -218,15 +218,25 @@ fn also(error: Error, left: Option<impl std::fmt::Display>) -> Error {
     }
 }
 
-/// The container's cgroup: `cgroupsPath`, or one of its name below ours.
-fn cgroup(spec: &Spec, id: &str) -> Result<Cgroup, Error> {
+/// The container's cgroup. Where an ordinary user may write none, the caller is told, or refused with `--rootless false`.
+fn cgroup(global: &Values, spec: &Spec, id: &str) -> Result<Cgroup, Error> {
     let linux = spec.linux().as_ref();
-    let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
-    let found = match path.map(|path| path.to_string_lossy()) {
-        Some(path) if !path.is_empty() => Cgroup::at(&path),
-        _ => Cgroup::own().map(|own| own.child(id)),
-    };
-    found.map_err(|error| Error::step("linux.cgroupsPath", error))
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let found = Cgroup::for_container(path, global.has("systemd-cgroup"), id)
+        .map_err(|error| Error::step("linux.cgroupsPath", error))?;
+    if matches!(found, Cgroup::Unlimited { .. })
+        && global
+            .get("rootless")
+            .is_some_and(|rootless| rootless == "false")
+    {
+        let text = found.warnings(None).join("; ");
+        return Err(Error::new(text));
+    }
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    for text in found.warnings(resources) {
+        log::warning(global, &text)?;
+    }
+    Ok(found)
 }
 
 /// A terminal needs somebody who reads it, a socket for one a terminal.

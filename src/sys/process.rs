@@ -162,6 +162,29 @@ pub fn reset_signals() {
     };
 }
 
+/// Lets the signals that end a program end the calling one, also where it is the first of a pid namespace: without a handler the kernel
+/// drops them there (pid_namespaces(7)). execve takes the handlers away.
+pub fn end_on_signals() -> io::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGALRM,
+        Signal::SIGTERM,
+    ] {
+        // SAFETY: the handler calls _exit(2) and nothing else, which is safe in any handler (signal-safety(7)).
+        unsafe { sigaction(signal, &action)? };
+    }
+    Ok(())
+}
+
 /// A new anonymous session keyring (keyctl(2) KEYCTL_JOIN_SESSION_KEYRING), so that the caller's keys are out of reach.
 /// A kernel without keys is success.
 pub fn new_session_keyring() -> io::Result<()> {

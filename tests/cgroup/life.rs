@@ -130,7 +130,7 @@ fn it_survives_in_a_record() {
     child.wait().unwrap();
 }
 
-const HOG: &str = "head -c 134217728 /dev/zero | tail -c 134217728 >/dev/null";
+const HOG: &str = "sleep 1; head -c 134217728 /dev/zero | tail -c 134217728 >/dev/null";
 
 #[test]
 fn out_of_memory_is_told() {
@@ -138,11 +138,11 @@ fn out_of_memory_is_told() {
     cgroup
         .apply(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)
         .unwrap();
+    let mut child = run_in(&cgroup.0, HOG);
     let mut watch = cgroup.0.watch_oom().unwrap();
     let soon = Some(std::time::Duration::from_millis(10));
     let long = Some(std::time::Duration::from_secs(60));
     assert_eq!(watch.next(soon).unwrap(), None);
-    let mut child = run_in(&cgroup.0, HOG);
     assert_eq!(watch.next(long).unwrap(), Some(OomEvent::Oom));
     child.wait().unwrap();
     cgroup.0.destroy().unwrap();
@@ -168,7 +168,7 @@ fn metrics_are_those_of_the_kernel() {
     let found = cgroup.0.metrics().unwrap();
     assert_eq!((found.pids.current, found.pids.limit), (1, 9));
     assert_eq!(found.memory.usage.limit, 64 * MIB);
-    assert!(found.memory.usage.usage > 0 && found.memory.usage.max >= found.memory.usage.usage);
+    assert!(found.memory.usage.max >= found.memory.usage.usage);
     assert!(found.cpu.usage.total > 0 && !found.memory.raw.is_empty());
     if let Cgroup::V1 { .. } = cgroup.0 {
         let sum: u64 = found.cpu.usage.percpu.iter().sum();
