@@ -59,15 +59,15 @@ fn create_folder(path: &Path, cpuset: bool) -> Result<bool, Error> {
     };
     // a root has what there is, and nothing above
     if cpuset && (new || parent.join("cpuset.cpus").exists()) {
-        inherit(parent, path)?;
+        inherit(parent, path, new)?;
     }
     Ok(new)
 }
 
 /// Fills an empty cpuset from its parent.
-fn inherit(parent: &Path, folder: &Path) -> Result<(), Error> {
+fn inherit(parent: &Path, folder: &Path, new: bool) -> Result<(), Error> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if file::read(&folder.join(name))?.is_empty() {
+        if new || file::read(&folder.join(name))?.is_empty() {
             file::write(&folder.join(name), &file::read(&parent.join(name))?)?;
         }
     }
