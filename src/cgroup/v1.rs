@@ -64,12 +64,19 @@ fn create_folder(path: &Path, cpuset: bool) -> Result<bool, Error> {
     Ok(new)
 }
 
-/// Fills an empty cpuset from its parent.
+/// Fills an empty cpuset from its parent, and that first, when somebody made it and left it empty: the root never is.
 fn inherit(parent: &Path, folder: &Path) -> Result<(), Error> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if file::read(&folder.join(name))?.is_empty() {
-            file::write(&folder.join(name), &file::read(&parent.join(name))?)?;
+        if !file::read(&folder.join(name))?.is_empty() {
+            continue;
         }
+        let mut value = file::read(&parent.join(name))?;
+        if value.is_empty() {
+            let above = parent.parent().unwrap_or(parent);
+            inherit(above, parent)?;
+            value = file::read(&parent.join(name))?;
+        }
+        file::write(&folder.join(name), &value)?;
     }
     Ok(())
 }

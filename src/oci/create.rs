@@ -220,14 +220,16 @@ fn cgroup(global: &Values, spec: &Spec, id: &str) -> Result<Cgroup, Error> {
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let found = Cgroup::for_container(path, global.has("systemd-cgroup"), id)
         .map_err(|error| Error::step("linux.cgroupsPath", error))?;
-    if let Cgroup::Unlimited { why } = &found {
-        let text = format!("container {id} has no cgroup of its own: {why}");
-        if global
+    if matches!(found, Cgroup::Unlimited { .. })
+        && global
             .get("rootless")
             .is_some_and(|rootless| rootless == "false")
-        {
-            return Err(Error::new(text));
-        }
+    {
+        let text = found.warnings(None).join("; ");
+        return Err(Error::new(text));
+    }
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    for text in found.warnings(resources) {
         log::warning(global, &text)?;
     }
     Ok(found)

@@ -1,7 +1,7 @@
 //! `exec`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
         preserve_fds: passed.count,
-        cgroup: cgroup(state.cgroup.plain(), &call.values.texts("cgroup")?)?,
+        cgroup: sub_cgroup(state.cgroup.plain(), &call.values.texts("cgroup")?)?,
     };
     let signals = if detach {
         None
@@ -48,11 +48,34 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     }
 }
 
+/// [`cgroup`], which has to be there.
+fn sub_cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
+    let place = cgroup(own, wanted)?;
+    let folders: Vec<&PathBuf> = match &place {
+        Some(Cgroup::V1 { controllers, .. }) => controllers.values().collect(),
+        Some(Cgroup::V2(path)) => vec![path],
+        _ => Vec::new(),
+    };
+    for folder in folders {
+        let members = folder.join("cgroup.procs");
+        rustix::fs::access(&members, rustix::fs::Access::EXISTS).map_err(|error| {
+            let step = format!("--cgroup: adding pid to {}", members.display());
+            Error::step(step, std::io::Error::from(error))
+        })?;
+    }
+    Ok(place)
+}
+
 /// The cgroup that `--cgroup` names below the container's: one for all, or on v1 `CONTROLLER[,CONTROLLER]:PATH`. `None` without any.
 fn cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
     let mut place = own.clone();
     let mut named = BTreeSet::new();
     for option in wanted {
+        let path = option.split_once(':').map_or(*option, |(_, path)| path);
+        if path.split('/').any(|part| part == "..") {
+            let text = format!("--cgroup {option}: {path} is not a sub cgroup path");
+            return Err(Error::new(text));
+        }
         let Some((names, path)) = option.split_once(':') else {
             if wanted.len() > 1 {
                 let text = format!("--cgroup {option}: several need CONTROLLER: before each");
@@ -269,6 +292,11 @@ mod tests {
             ),
             (&["frob:a"], "--cgroup frob:a: unknown controller \"frob\""),
             (&[":a"], "--cgroup :a: unknown controller \"\""),
+            (&[".."], "--cgroup ..: .. is not a sub cgroup path"),
+            (
+                &["cpu:a/../.."],
+                "--cgroup cpu:a/../..: a/../.. is not a sub cgroup path",
+            ),
         ] {
             assert_eq!(told(wanted), want, "{wanted:?}");
         }

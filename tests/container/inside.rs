@@ -163,7 +163,7 @@ fn process_surroundings() {
     case.spec["domainname"] = json!("harbour");
     assert_eq!(
         case.good(),
-        "A=1\nB=two words\nEMPTY=\n/made/here\nboat\n1 0 1\nharbour\n"
+        "A=1\nB=two words\nEMPTY=\nHOME=/\n/made/here\nboat\n1 0 1\nharbour\n"
     );
 }
 

@@ -42,7 +42,7 @@ fn a_wrong_bundle_leaves_nothing() {
     let cases: [(Change, &str); 6] = [
         (
             |spec| spec["process"]["args"] = json!(["/none"]),
-            "exec \"/none\": No such file or directory",
+            "exec \"/none\": no such file or directory",
         ),
         (
             |spec| spec["process"]["args"] = json!(["frob"]),
@@ -76,7 +76,7 @@ fn a_wrong_bundle_leaves_nothing() {
     fs::remove_file(case.bundle().join("config.json")).unwrap();
     let said = case.oci(&["create", &case.id]).failed(1);
     assert!(
-        said.contains("config.json: No such file or directory"),
+        said.contains("config.json: no such file or directory"),
         "{said}"
     );
     case.assert_gone();
@@ -216,7 +216,10 @@ fn exec_has_the_process_that_was_asked_for() {
             &["exec", id, "frob"],
             "exec \"frob\": executable file not found in $PATH",
         ),
-        (&["exec", id, "/proc"], "exec \"/proc\": is a directory"),
+        (
+            &["exec", id, "/proc"],
+            "exec \"/proc\": permission denied: is a directory",
+        ),
         (
             &["exec", "-u", "x", id, "ls"],
             "--user: \"x\" is not a number",
@@ -231,7 +234,7 @@ fn exec_has_the_process_that_was_asked_for() {
         ),
         (
             &["exec", "--process", "/none", id],
-            "read /none: No such file or directory (os error 2)",
+            "read /none: no such file or directory",
         ),
         (
             &["exec", "--process", "/none", id, "ls"],
