@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use oci_spec::runtime::LinuxResources;
 
 use super::v2::{self, PATIENCE};
-use super::{Cgroup, Error, devices, file, limits};
+use super::{Cgroup, Error, Write, devices, file, limits};
 
 type Controllers = BTreeMap<String, PathBuf>;
 
@@ -63,16 +64,51 @@ fn create_folder(path: &Path, cpuset: bool) -> Result<bool, Error> {
     Ok(new)
 }
 
-/// Fills an empty cpuset from its parent.
+/// Fills an empty cpuset from its parent, and that first, when somebody made it and left it empty: the root never is.
 fn inherit(parent: &Path, folder: &Path) -> Result<(), Error> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if file::read(&folder.join(name))?.is_empty() {
-            file::write(&folder.join(name), &file::read(&parent.join(name))?)?;
+        if !file::read(&folder.join(name))?.is_empty() {
+            continue;
         }
+        let mut value = file::read(&parent.join(name))?;
+        if value.is_empty() {
+            let above = parent.parent().unwrap_or(parent);
+            inherit(above, parent)?;
+            value = file::read(&parent.join(name))?;
+        }
+        file::write(&folder.join(name), &value)?;
     }
     Ok(())
 }
 
+pub(super) fn writes(
+    controllers: &Controllers,
+    unified: Option<&Path>,
+    resources: &LinuxResources,
+) -> Result<Vec<Write>, Error> {
+    let mut here = resources.clone();
+    let there = unified.and_then(|path| Some((path, take_unified(controllers, &mut here)?)));
+    let mut writes = match there {
+        Some((path, there)) => v2::writes(path, &there)?,
+        None => Vec::new(),
+    };
+    let folder = |controller: &str| controllers.get(controller).cloned().unwrap_or_default();
+    let settings = limits::v1(&here)?.into_iter().map(|setting| Write {
+        file: folder(&setting.controller).join(setting.file),
+        value: setting.value,
+    });
+    writes.extend(settings);
+    let rules = devices::rules(here.devices().as_deref().unwrap_or_default())?;
+    // what a fresh cgroup below one without rules has
+    let changes = devices::changes(&rules, "a *:* rwm\n");
+    writes.extend(changes.into_iter().map(|(name, value)| Write {
+        file: folder("devices").join(name),
+        value,
+    }));
+    Ok(writes)
+}
+
+/// Sets the limits.
 pub(super) fn apply(
     controllers: &Controllers,
     unified: Option<&Path>,
@@ -89,16 +125,48 @@ pub(super) fn apply(
             ));
         }
     }
-    if let Some(memory) = controllers.get("memory") {
-        v2::check_before_update(&here, &memory.join("memory.usage_in_bytes"))?;
-    }
     let folder = |setting: &limits::Setting| {
         controllers
             .get(&setting.controller)
             .map_or(Path::new(""), PathBuf::as_path)
     };
-    v2::write_all(&settings, folder, file::write_io)?;
+    v2::write_all(&settings, folder, file::write_io)
+        .map_err(|error| explain_memory(error, controllers))?;
     apply_devices(controllers, here.devices().as_deref().unwrap_or_default())
+}
+
+/// memory.rst, "limit_in_bytes": below what is in use and cannot be reclaimed is EBUSY.
+fn explain_memory(error: Error, controllers: &Controllers) -> Error {
+    let error = match error {
+        Error::Several(errors) => {
+            let explained = errors.into_iter().map(|e| explain_memory(e, controllers));
+            return Error::Several(explained.collect());
+        }
+        error => error,
+    };
+    match (&error, controllers.get("memory")) {
+        (
+            Error::Write {
+                path,
+                value,
+                source,
+            },
+            Some(folder),
+        ) if path.ends_with("memory.limit_in_bytes")
+            && source.raw_os_error() == Some(libc::EBUSY) =>
+        {
+            let read = |name: &str| file::read(&folder.join(name)).unwrap_or_default();
+            Error::Invalid {
+                field: "memory.limit".to_owned(),
+                why: format!(
+                    "unable to set memory limit to {value} (current usage: {}, peak usage: {})",
+                    read("memory.usage_in_bytes"),
+                    read("memory.max_usage_in_bytes")
+                ),
+            }
+        }
+        _ => error,
+    }
 }
 
 fn unavailable(controller: &str, what: String) -> Error {
@@ -115,7 +183,17 @@ fn apply_unified(
     unified: Option<&Path>,
     resources: &mut LinuxResources,
 ) -> Result<(), Error> {
-    let Some(path) = unified else { return Ok(()) };
+    match unified.and_then(|path| Some((path, take_unified(controllers, resources)?))) {
+        Some((path, there)) => v2::apply(path, &there),
+        None => Ok(()),
+    }
+}
+
+/// That part, if there is any.
+fn take_unified(
+    controllers: &Controllers,
+    resources: &mut LinuxResources,
+) -> Option<LinuxResources> {
     let mut there = LinuxResources::default();
     there.set_devices(None);
     if !controllers.contains_key("hugetlb") {
@@ -130,12 +208,9 @@ fn apply_unified(
         there.set_devices(resources.devices().clone());
         resources.set_devices(None);
     }
-    let nothing =
-        there.hugepage_limits().is_none() && there.rdma().is_none() && there.devices().is_none();
-    if nothing {
-        return Ok(());
-    }
-    v2::apply(path, &there)
+    let something =
+        there.hugepage_limits().is_some() || there.rdma().is_some() || there.devices().is_some();
+    something.then_some(there)
 }
 
 fn apply_devices(

@@ -186,6 +186,10 @@ impl Bridge {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // what goes elsewhere, and perhaps from there to this terminal, has no carriage returns of its own
+            if !rustix::termios::isatty(std::io::stdout()) {
+                raw.output_modes = before.output_modes;
+            }
             rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
         }
         let bridge = Bridge {

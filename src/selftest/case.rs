@@ -87,6 +87,9 @@ impl Said {
 impl Case {
     /// A container that runs the probe with `attack`, in a root that holds nothing else.
     pub fn new(attack: &[&str]) -> Result<Case, Stop> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Stop::NotApplicable("needs root".to_owned()));
+        }
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!(

@@ -60,8 +60,20 @@ fn plans_namespaces() {
             "mnt is there twice",
         ),
         (
-            json!({"namespaces": [{"type": "mount", "path": "/x"}]}),
-            "joining a mount namespace",
+            json!({"namespaces": [{"type": "pid"}]}),
+            "a mount namespace is needed",
+        ),
+        (
+            json!({"namespaces": namespaces, "timeOffsets": {"monotonic": {"secs": 1}}}),
+            "linux.timeOffsets: needs a time namespace without path",
+        ),
+        (
+            json!({"namespaces": [{"type": "mount"}, {"type": "time"}], "timeOffsets": {"realtime": {}}}),
+            "linux.timeOffsets: realtime is not monotonic or boottime",
+        ),
+        (
+            json!({"namespaces": [{"type": "mount"}, {"type": "time"}], "timeOffsets": {"boottime": {"nanosecs": 1000000000}}}),
+            "linux.timeOffsets.boottime.nanosecs: 1000000000 is above",
         ),
         (
             json!({"namespaces": [{"type": "mount"}, {"type": "user"}]}),
@@ -120,6 +132,7 @@ fn plans_mounts_and_devices() {
             {"umask": 0},
             "awaitParent",
             "undumpable",
+            {"processors": {"mask": "all", "must": false}},
             "newSession",
             "newKeyring",
             {"rootfs": {"isolate": {"follow_host": false}}},
@@ -141,6 +154,7 @@ fn plans_mounts_and_devices() {
             {"rootfs": "rootReadonly"},
             {"giveStreams": {"uid": 0}},
             {"tryCwd": "/"},
+            {"findHome": {"uid": 0}},
             {"bounding": none},
             {"groups": none},
             {"user": {"uid": 0, "gid": 0}},
