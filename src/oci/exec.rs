@@ -144,17 +144,8 @@ fn process(call: &Invocation, state: &State) -> Result<Process, Error> {
 
 fn from_file(path: &Path) -> Result<Process, Error> {
     let text = read(path, PROCESS_MAX)?;
-    from_text(&text).map_err(|error| Error::step(format!("--process {}", path.display()), error))
-}
-
-/// The user may be missing, as in runc: it is 0:0 then (the specification's schema asks for `cwd` alone).
-fn from_text(text: &[u8]) -> serde_json::Result<Process> {
-    let mut process: Value = serde_json::from_slice(text)?;
-    if let Some(object) = process.as_object_mut() {
-        let user = json!({"uid": 0, "gid": 0});
-        object.entry("user").or_insert(user);
-    }
-    serde_json::from_value(process)
+    container::parse_process(&text)
+        .map_err(|error| Error::step(format!("--process {}", path.display()), error))
 }
 
 /// What the options say, over the container's own process.
@@ -246,17 +237,6 @@ fn push(list: &mut Value, entry: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn processes() {
-        let process = from_text(br#"{"cwd": "/", "args": ["x"]}"#).unwrap();
-        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
-        let process = from_text(br#"{"cwd": "/", "user": {"uid": 7, "gid": 8}}"#).unwrap();
-        assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
-        for text in [&b"[]"[..], b"{}", b"", br#"{"cwd": "/", "user": 1}"#] {
-            assert!(from_text(text).is_err());
-        }
-    }
 
     #[test]
     fn places_below_the_container() {
