@@ -153,10 +153,15 @@ fn archive(program: &Path, to: &Path) -> Tried {
         }
     };
     put(0, PROBE.trim_start_matches('/'));
-    put(100, "0000755\00000000\00000000\0");
-    put(124, &format!("{size:011o}\000000000000\0"));
+    // fields end with the zero bytes that are there
+    put(100, "0000755");
+    put(108, "0000000");
+    put(116, "0000000");
+    put(124, &format!("{size:011o}"));
+    put(136, "00000000000");
     put(148, "        0");
-    put(257, "ustar\000");
+    put(257, "ustar");
+    put(263, "00");
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     let sum = format!("{sum:06o}\0 ");
     if let Some(place) = header.get_mut(148..156) {
