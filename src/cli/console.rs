@@ -124,6 +124,12 @@ fn reap_others(pid: i32) -> anyhow::Result<()> {
     }
 }
 
+/// Rows and columns of our terminal: the program's has them from the start, not only once it runs and we wait for it.
+pub fn size() -> Option<(u16, u16)> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdin()).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
 struct Ready {
     ended: bool,
     signal: bool,

@@ -56,7 +56,14 @@ pub fn load(dir: &Path) -> Result<Option<State>, Error> {
     let failed =
         |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
     let file = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
         other => other.map_err(|error| failed(&error))?,
     };
     let mut text = Vec::new();

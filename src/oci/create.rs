@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{BoxBuilder, Process, Spec};
 
 use super::args::{Invocation, Values};
 use super::{Error, log, store};
@@ -109,6 +109,17 @@ impl Passed {
     }
 }
 
+/// Gives a terminal the size of ours.
+pub fn fit(process: &mut Process) {
+    if process.terminal() != Some(true) {
+        return;
+    }
+    if let Some((height, width)) = console::size() {
+        let size = BoxBuilder::default().height(height).width(width).build();
+        process.set_console_size(size.ok());
+    }
+}
+
 /// Runs from a copy that no container can write (CVE-2019-5736).
 pub fn protect() -> Result<(), Error> {
     seal::ensure().map_err(|error| Error::step("protect the own program", error))
@@ -162,6 +173,9 @@ impl Making {
         let passed = Passed::new(&call.values)?;
         if let Some(process) = config.spec.process_mut() {
             passed.tell(process);
+            if !detach {
+                fit(process);
+            }
         }
         let cgroup = cgroup(&call.global, &config.spec, &id)?;
         let making = Making {

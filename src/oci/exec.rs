@@ -7,7 +7,7 @@ use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 use super::args::Invocation;
-use super::create::{Passed, Watcher, check_console, protect, read, shown};
+use super::create::{Passed, Watcher, check_console, fit, protect, read, shown};
 use super::{Error, store};
 use crate::cgroup::Cgroup;
 use crate::cli::console;
@@ -26,6 +26,9 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let mut process = process(call, &state)?;
     passed.tell(&mut process);
     let detach = call.values.has("detach");
+    if !detach {
+        fit(&mut process);
+    }
     check_console(process.terminal() == Some(true), detach, &call.values)?;
     let console = call.values.path("console-socket");
     let watcher = Watcher::new(&call.values)?;

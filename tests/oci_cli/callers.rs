@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use super::support::Case;
+use super::support::{Case, until};
 
 const SLEEP: &str = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
 
@@ -141,8 +141,10 @@ fn slurm() {
     case.assert_gone();
     let told = case.oci(&["state", &case.id]).failed(1);
     assert_eq!(told, format!("container {:?} does not exist", case.id));
-    let again = Case::new(SLEEP);
+    let again = Case::new("trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done");
     again.up();
+    // a first process without a handler does not hear of it
+    until("the trap", || again.output() == "up\n");
     again.oci(&["kill", "-a", &again.id]).good();
     again.wait_for("stopped");
     again.oci(&["kill", "-a", &again.id]).good();

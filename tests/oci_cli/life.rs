@@ -129,9 +129,8 @@ fn what_a_status_allows() {
         case.oci(&["pause", id]).failed(1),
         format!("pause container {id}: it is paused")
     );
-    let refused = format!(
-        "cannot exec in container {id}: it is paused (--ignore-paused starts it all the same)"
-    );
+    let refused =
+        format!("cannot exec in a paused container: resume {id} first, or use --ignore-paused");
     assert_eq!(case.oci(&["exec", id, "ls"]).failed(255), refused);
     // a frozen one is killed, too
     case.oci(&["kill", id, "SIGKILL"]).good();
@@ -142,7 +141,7 @@ fn what_a_status_allows() {
     );
     assert_eq!(
         case.oci(&["exec", id, "ls"]).failed(255),
-        format!("cannot exec in container {id}: it is stopped")
+        format!("cannot exec in a stopped container: {id} is not running")
     );
     assert_eq!(
         case.oci(&["start", id]).failed(1),
@@ -222,7 +221,7 @@ fn exec_has_the_process_that_was_asked_for() {
         ),
         (
             &["exec", "-u", "x", id, "ls"],
-            "--user: \"x\" is not a number",
+            "--user: \"x\" is not a number from 0 to 4294967294",
         ),
         (
             &["exec", "-e", "A", id, "ls"],
@@ -304,8 +303,10 @@ fn limits_are_changed() {
     let limits = || -> Value {
         let line: Value =
             serde_json::from_str(&case.oci(&["events", "--stats", id]).good()).unwrap();
+        // no limit is the largest number
+        let memory = line["data"]["memory"]["usage"]["limit"].as_u64();
         json!([
-            line["data"]["memory"]["usage"]["limit"],
+            memory.filter(|limit| *limit < 1 << 60),
             line["data"]["pids"]["limit"]
         ])
     };
@@ -322,10 +323,8 @@ fn limits_are_changed() {
         .good();
     assert_eq!(limits(), json!([null, 9]));
     let told = case.oci(&["update", "--kernel-memory", "5", "--pids-limit", "8", id]);
-    assert_eq!(
-        told.err,
-        "sampan-oci: warning: limits of kernel memory are ignored: the kernel has none any more\n"
-    );
+    let warned = " level=warning msg=\"limits of kernel memory are ignored: the kernel has none any more\"\n";
+    assert!(told.err.ends_with(warned), "{}", told.err);
     assert_eq!((told.code, limits()), (0, json!([null, 8])));
     fs::write(&file, "[1]").unwrap();
     assert!(

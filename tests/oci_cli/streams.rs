@@ -52,10 +52,7 @@ fn pid_file_is_where_the_caller_is() {
     let said = case.create(&["--pid-file", "none/here"]).failed(1);
     assert_eq!(
         said,
-        format!(
-            "write --pid-file none/here: {}",
-            std::io::Error::from_raw_os_error(libc::ENOENT)
-        )
+        "write --pid-file none/here: no such file or directory"
     );
     case.assert_gone();
 }
@@ -162,12 +159,12 @@ fn a_console_socket_that_nobody_reads_is_an_error() {
             &case.id,
         ])
         .failed(1);
-    assert!(
-        said.starts_with(&format!(
-            "connect to console socket {}: Resource temporarily",
+    assert_eq!(
+        said,
+        format!(
+            "connect to console socket {}: nobody took the connection within 10 seconds",
             path.display()
-        )),
-        "{said}"
+        )
     );
     case.assert_gone();
     drop((listener, waiting));

@@ -101,7 +101,8 @@ fn plans_namespaces() {
 fn plans_mounts_and_devices() {
     let linux = json!({
         "namespaces": [{"type": "mount"}],
-        "devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600}],
+        "devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600},
+                    {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}],
         "resources": {"devices": [{"allow": false, "access": "rwm"}]},
     });
     let made = plan(linux, HOST).unwrap();
