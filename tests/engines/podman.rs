@@ -131,7 +131,12 @@ fn exit_codes_are_the_programs_own_or_tell_why_it_did_not_run() {
                 "out\n",
                 "err\n",
             ),
-            (&["sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137, "", "Killed\n"),
+            (
+                &["sh", "-c", "sh -c 'kill -9 $$'; exit $?"],
+                137,
+                "",
+                "Killed\n",
+            ),
             (&["nothing"], 127, "", "executable file not found in $PATH"),
             (&["/nothing"], 127, "", "o such file or directory"),
             (&["/etc"], 126, "", "ermission denied"),
