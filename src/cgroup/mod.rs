@@ -71,6 +71,15 @@ pub enum Cgroup {
     },
 }
 
+/// One value for one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Write {
+    /// The file.
+    pub file: PathBuf,
+    /// What it gets.
+    pub value: String,
+}
+
 impl Cgroup {
     /// The cgroup the calling process is in. On v1 each controller has its own path; hierarchies that
     /// may not be written to are left out. A process that [`Cgroup::create`] moved into the leaf
@@ -296,6 +305,19 @@ impl Cgroup {
             } => v1::apply(controllers, unified.as_deref(), resources),
             Cgroup::Systemd { .. } => Ok(()),
             Cgroup::Unlimited { why } => limits::refuse(resources, why),
+        }
+    }
+
+    /// What [`Cgroup::apply`] writes into a fresh cgroup, without writing it. Rules of devices on version 2 are a program of the kernel's
+    /// and no file: they stand under the folder.
+    pub fn writes(&self, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
+        match self.plain() {
+            Cgroup::V2(path) => v2::writes(path, resources),
+            Cgroup::V1 {
+                controllers,
+                unified,
+            } => v1::writes(controllers, unified.as_deref(), resources),
+            _ => Ok(Vec::new()),
         }
     }
 

@@ -11,7 +11,7 @@ use nix::libc;
 use oci_spec::runtime::LinuxResources;
 
 use super::v2::{self, PATIENCE};
-use super::{Cgroup, Error, devices, file, limits};
+use super::{Cgroup, Error, Write, devices, file, limits};
 
 type Controllers = BTreeMap<String, PathBuf>;
 
@@ -59,21 +59,56 @@ fn create_folder(path: &Path, cpuset: bool) -> Result<bool, Error> {
     };
     // a root has what there is, and nothing above
     if cpuset && (new || parent.join("cpuset.cpus").exists()) {
-        inherit(parent, path)?;
+        inherit(parent, path, new)?;
     }
     Ok(new)
 }
 
-/// Fills an empty cpuset from its parent.
-fn inherit(parent: &Path, folder: &Path) -> Result<(), Error> {
+/// Fills an empty cpuset from its parent, and that first, when somebody made it and left it empty: the root never is.
+fn inherit(parent: &Path, folder: &Path, new: bool) -> Result<(), Error> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if file::read(&folder.join(name))?.is_empty() {
-            file::write(&folder.join(name), &file::read(&parent.join(name))?)?;
+        if !new && !file::read(&folder.join(name))?.is_empty() {
+            continue;
         }
+        let mut value = file::read(&parent.join(name))?;
+        if value.is_empty() {
+            let above = parent.parent().unwrap_or(parent);
+            inherit(above, parent, false)?;
+            value = file::read(&parent.join(name))?;
+        }
+        file::write(&folder.join(name), &value)?;
     }
     Ok(())
 }
 
+pub(super) fn writes(
+    controllers: &Controllers,
+    unified: Option<&Path>,
+    resources: &LinuxResources,
+) -> Result<Vec<Write>, Error> {
+    let mut here = resources.clone();
+    let there = unified.and_then(|path| Some((path, take_unified(controllers, &mut here)?)));
+    let mut writes = match there {
+        Some((path, there)) => v2::writes(path, &there)?,
+        None => Vec::new(),
+    };
+    let folder = |controller: &str| controllers.get(controller).cloned().unwrap_or_default();
+    let settings = limits::v1(&here)?.into_iter().map(|setting| Write {
+        file: folder(&setting.controller).join(setting.file),
+        value: setting.value,
+    });
+    writes.extend(settings);
+    let rules = devices::rules(here.devices().as_deref().unwrap_or_default())?;
+    // what a fresh cgroup below one without rules has
+    let changes = devices::changes(&rules, "a *:* rwm\n");
+    writes.extend(changes.into_iter().map(|(name, value)| Write {
+        file: folder("devices").join(name),
+        value,
+    }));
+    Ok(writes)
+}
+
+/// Sets the limits.
 pub(super) fn apply(
     controllers: &Controllers,
     unified: Option<&Path>,
@@ -148,7 +183,17 @@ fn apply_unified(
     unified: Option<&Path>,
     resources: &mut LinuxResources,
 ) -> Result<(), Error> {
-    let Some(path) = unified else { return Ok(()) };
+    match unified.and_then(|path| Some((path, take_unified(controllers, resources)?))) {
+        Some((path, there)) => v2::apply(path, &there),
+        None => Ok(()),
+    }
+}
+
+/// That part, if there is any.
+fn take_unified(
+    controllers: &Controllers,
+    resources: &mut LinuxResources,
+) -> Option<LinuxResources> {
     let mut there = LinuxResources::default();
     there.set_devices(None);
     if !controllers.contains_key("hugetlb") {
@@ -163,12 +208,9 @@ fn apply_unified(
         there.set_devices(resources.devices().clone());
         resources.set_devices(None);
     }
-    let nothing =
-        there.hugepage_limits().is_none() && there.rdma().is_none() && there.devices().is_none();
-    if nothing {
-        return Ok(());
-    }
-    v2::apply(path, &there)
+    let something =
+        there.hugepage_limits().is_some() || there.rdma().is_some() || there.devices().is_some();
+    something.then_some(there)
 }
 
 fn apply_devices(

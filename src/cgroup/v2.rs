@@ -14,7 +14,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::limits::{self, Absent, Setting};
 use super::own::SELF;
-use super::{Cgroup, Error, collect, devices, file};
+use super::{Cgroup, Error, Write, collect, devices, file};
 use crate::sys::bpf;
 
 /// How long members may take to go, or to freeze.
@@ -147,6 +147,25 @@ fn make_room(folder: &Path) -> Result<bool, Error> {
     Ok(true)
 }
 
+pub(super) fn writes(path: &Path, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
+    let settings = limits::v2(resources, None)?;
+    let mut writes: Vec<Write> = settings
+        .into_iter()
+        .map(|setting| Write {
+            file: path.join(setting.file),
+            value: setting.value,
+        })
+        .collect();
+    let devices = resources.devices().as_deref().unwrap_or_default();
+    devices::rules(devices)?;
+    writes.extend(devices.iter().map(|rule| Write {
+        file: path.to_owned(),
+        value: format!("{} {rule}", if rule.allow() { "allow" } else { "deny" }),
+    }));
+    Ok(writes)
+}
+
+/// Sets the limits.
 pub(super) fn apply(path: &Path, resources: &LinuxResources) -> Result<(), Error> {
     // one half of the file alone keeps the other
     let half = resources

@@ -11,6 +11,7 @@ use super::create::Config;
 use super::{Error, State, Status, chain};
 use crate::cgroup::Cgroup;
 use crate::init::gate::{self, Outcome};
+use crate::init::hooks::Point;
 use crate::sys::{file, pidfd, process};
 
 /// Version of `state.json` that this program writes and reads.
@@ -108,13 +109,24 @@ pub fn status(state: &State) -> Status {
     Status::Running
 }
 
-/// Opens the gate and waits until the program was executed or failed to be.
+/// Opens the gate, waits until the program was executed or failed to be, and runs the hooks that follow. When one of these fails the
+/// container is killed (runtime.md "Lifecycle", 9).
 pub fn start(dir: &Path) -> Result<(), Error> {
     let state = known(dir)?;
     let at =
         |error: &dyn std::fmt::Display| Error::step(format!("start container {}", state.id), error);
     match gate::open(dir).map_err(|error| at(&error))? {
-        Outcome::Executed => gate::remove(dir).map_err(|error| at(&error)),
+        Outcome::Executed => {
+            gate::remove(dir).map_err(|error| at(&error))?;
+            if state.hooks.poststart.is_empty() {
+                return Ok(());
+            }
+            let run = state.hooks(Point::Poststart).run(Some(state.pid));
+            run.map_err(|failure| match kill_first(&state) {
+                Ok(()) => at(&failure.message),
+                Err(error) => at(&format!("{}; {error}", failure.message)),
+            })
+        }
         Outcome::Failed(failure) => Err(failure.into()),
         Outcome::Died => Err(at(
             &"its first process died before it could execute the program",
@@ -213,11 +225,13 @@ fn refused(what: &str, state: &State, status: Status) -> Error {
     Error::Other(format!("{what} container {}: it is {status}", state.id))
 }
 
-/// Kills what is left and removes cgroup, gate and `state.json`; missing is success.
-pub fn delete(dir: &Path) -> Result<(), Error> {
+/// Kills what is left and removes cgroup, gate and `state.json`; missing is success. Hooks that follow and fail are no error
+/// (runtime.md "Lifecycle", 14): what to warn of comes back.
+pub fn delete(dir: &Path) -> Result<Option<String>, Error> {
     let Some(state) = load(dir)? else {
         // a create that died before it wrote the state
         return gate::remove(dir)
+            .map(|()| None)
             .map_err(|error| Error::step(format!("remove the gate in {}", dir.display()), error));
     };
     let at = |error: &dyn std::fmt::Display| {
@@ -226,7 +240,7 @@ pub fn delete(dir: &Path) -> Result<(), Error> {
     let ended = kill_first(&state);
     let removed = remove_traces(dir, &state.cgroup);
     match (ended, removed) {
-        (Ok(()), Ok(())) => Ok(()),
+        (Ok(()), Ok(())) => Ok(state.hooks(Point::Poststop).run_all()),
         (Err(one), Err(two)) => Err(at(&format!("{one}; {two}"))),
         (Err(error), Ok(())) => Err(at(&error)),
         (Ok(()), Err(error)) => Err(at(&error)),

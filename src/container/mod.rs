@@ -15,10 +15,13 @@
 //!
 //! The child's stage is [`crate::init`]; who waits for the first process is the caller's business (a subreaper).
 
+mod config;
 mod create;
 mod exec;
 mod idmap;
 mod life;
+mod listener;
+mod net_devices;
 pub mod plan;
 mod spawn;
 
@@ -30,13 +33,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::init::channel::{Failure, FailureKind};
+use crate::init::hooks::{Hooks, OciState, Point};
 
+pub use config::{parse_process, parse_spec};
 pub use create::{Config, connect, create, create_from};
 pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
     delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status, update,
 };
-pub use plan::REAPER;
+pub use plan::{LaterHooks, REAPER};
 
 /// Why a container operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -195,6 +200,40 @@ pub struct State {
     /// Its processes have the session keyring of whoever starts them.
     #[serde(default)]
     pub keep_keyring: bool,
+    /// Hooks that are still to run.
+    #[serde(default)]
+    pub hooks: LaterHooks,
+    /// What `create` has to say beside that it worked; not in the file.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+impl State {
+    /// The hooks of one of the later points.
+    fn hooks(&self, point: Point) -> Hooks {
+        let (list, status) = match point {
+            Point::Poststart => (&self.hooks.poststart, "running"),
+            _ => (&self.hooks.poststop, "stopped"),
+        };
+        Hooks {
+            point,
+            list: list.clone(),
+            cwd: Some(self.bundle.clone()),
+            state: self.oci(status),
+        }
+    }
+
+    /// As hooks and listeners of filters read it, but for the pid.
+    fn oci(&self, status: &str) -> OciState {
+        OciState {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status: status.to_owned(),
+            pid: None,
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
 }
 
 /// A process started in a running container; a child of the caller.

@@ -3,24 +3,41 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{Linux, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
 use serde::{Serialize, Serializer};
 
 use super::CreateRequest;
+use super::listener::Listener;
 use crate::cgroup::Cgroup;
 use crate::init;
+use crate::init::hooks::Hooks;
+use crate::seccomp;
 
+mod hooks;
+pub mod kernel;
 mod namespaces;
 pub mod process;
 mod rootfs;
 
-pub use namespaces::Join;
+pub use hooks::{LaterHooks, state};
+pub use namespaces::{Join, NetDevice};
 
 /// What the plan depends on beside the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
     /// We are in a user namespace ourselves: no mknod, overlay with `userxattr`.
     pub user_namespace: bool,
+}
+
+impl Host {
+    /// The machine and the user namespace that we are in: the first one maps everything onto itself.
+    pub fn here() -> Host {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let numbers: Vec<&str> = map.split_whitespace().collect();
+        Host {
+            user_namespace: numbers != ["0", "0", "4294967295"],
+        }
+    }
 }
 
 /// One line of an id map: `size` ids from `inside` on are those from `outside` on.
@@ -41,6 +58,10 @@ pub struct Plan {
     pub parent: Vec<Step>,
     /// The child's part.
     pub child: Vec<init::plan::Step>,
+    /// Hooks of the container's later life.
+    pub later: LaterHooks,
+    /// What was asked for and is not done, where the specification wants no error.
+    pub warnings: Vec<String>,
 }
 
 /// One step of the parent.
@@ -60,6 +81,9 @@ pub enum Step {
         new: u64,
         /// Joined before.
         join: Vec<Join>,
+        /// Of the new time namespace: a clock, seconds and nanoseconds, a line each.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        time_offsets: Option<String>,
     },
     /// Give the cgroup to the host's user that the program runs as.
     CgroupOwner(u32),
@@ -77,8 +101,16 @@ pub enum Step {
         /// Groups.
         gids: Vec<IdMap>,
     },
+    /// Move devices of the host into the network namespace.
+    NetDevices(Vec<NetDevice>),
     /// Write `oom_score_adj` of the child.
     OomScore(i32),
+    /// Let the child mount, and wait until it has; only for hooks.
+    Mount,
+    /// Run hooks in the namespaces of the caller.
+    Hooks(Hooks),
+    /// Let the child load its filter, and hand the listener of that to whoever listens.
+    Listen(Listener),
     /// Let the child set itself up, and wait until it is ready.
     SetUp,
     /// Write the record.
@@ -112,6 +144,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     parent.push(Step::Clone {
         new,
         join: namespaces.joins.clone(),
+        time_offsets: namespaces::time_offsets(linux, &namespaces)?,
     });
     if by_systemd {
         parent.push(Step::Unit {
@@ -124,14 +157,39 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         let uid = spec_process.user().uid();
         parent.extend(outside(&uids, uid).map(Step::CgroupOwner));
     }
-    if !uids.is_empty() || !gids.is_empty() {
+    // those of a joined one are written
+    if new & libc::CLONE_NEWUSER as u64 != 0 {
         parent.push(Step::MapIds { uids, gids });
     }
+    let devices = namespaces::net_devices(linux, &namespaces)?;
+    if !devices.is_empty() {
+        parent.push(Step::NetDevices(devices));
+    }
     parent.extend(spec_process.oom_score_adj().map(Step::OomScore));
+    let hooks = hooks::hooks(spec, request)?;
+    if !hooks.parent.is_empty() {
+        parent.push(Step::Mount);
+        parent.extend(hooks.parent.iter().cloned().map(Step::Hooks));
+    }
+    let capabilities = process::capabilities(spec_process.capabilities().as_ref())?;
+    let filter = process::filter(linux.seccomp().as_ref())?;
+    let state = || hooks::state(spec, request, "creating");
+    let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), state);
+    parent.extend(listener.map(Step::Listen));
     parent.extend([Step::SetUp, Step::Record, Step::Release]);
     Ok(Plan {
         parent,
-        child: child(spec, request, host, &namespaces)?,
+        warnings: capabilities.warnings.clone(),
+        child: child(
+            spec,
+            request,
+            host,
+            &namespaces,
+            &hooks,
+            filter,
+            capabilities,
+        )?,
+        later: hooks.later,
     })
 }
 
@@ -162,6 +220,9 @@ fn child(
     request: &CreateRequest,
     host: Host,
     namespaces: &namespaces::Namespaces,
+    hooks: &hooks::All,
+    filter: Option<seccomp::Program>,
+    capabilities: process::Sets,
 ) -> Result<Vec<init::plan::Step>, String> {
     use init::plan::Step;
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
@@ -169,11 +230,13 @@ fn child(
     let user_namespace = namespaces.own(libc::CLONE_NEWUSER);
     let preserved = request.preserve_fds;
     let around = process::Surroundings {
-        capabilities: process::capabilities(process.capabilities().as_ref())?,
-        seccomp: process::filter(linux.seccomp().as_ref())?,
+        capabilities,
+        seccomp: filter,
         no_new_privileges: process.no_new_privileges() == Some(true),
-        personality: personality(linux)?,
+        settings: kernel::settings(process, None, linux)?,
+        umask: process.user().umask(),
         preserved,
+        start: hooks.start.clone(),
     };
     let uts = |key: &str, value: &Option<String>| match value {
         Some(_) if !namespaces.own(libc::CLONE_NEWUTS) => {
@@ -189,6 +252,7 @@ fn child(
     let on_rootfs = |steps: Vec<crate::rootfs::Step>| steps.into_iter().map(Step::Rootfs);
 
     let mut steps = process::begin(preserved);
+    steps.push(kernel::all_processors());
     if reaper {
         // while the host's /proc is still in sight; what it shows is sealed
         steps.push(Step::OpenReaper);
@@ -212,7 +276,13 @@ fn child(
         steps.push(Step::CgroupNamespace);
     }
     steps.extend(on_rootfs(rootfs.inside));
+    if !hooks.parent.is_empty() {
+        steps.push(Step::AwaitHooks);
+    }
+    steps.extend(hooks.create.clone().map(Step::Hooks));
     steps.extend(process::terminal(process, true)?);
+    // after the hooks that are the runtime's, and as long as /proc is the host's
+    steps.extend(kernel::labels(process, None));
     steps.extend(on_rootfs(rootfs.last));
     steps.extend(process::finish(process, around, true)?);
     Ok(steps)
@@ -249,6 +319,9 @@ fn namespace_names<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S:
 
 /// Properties that change what a container is and that we do not do: never ignored.
 fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
+    if spec.version().is_empty() {
+        return Err("ociVersion: is missing".to_owned());
+    }
     if !spec.version().starts_with("1.") {
         return Err(format!(
             "ociVersion: {} is not supported, only 1.x is",
@@ -256,25 +329,11 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
         ));
     }
     let linux = spec.linux().as_ref();
-    let process = spec.process().as_ref();
     let text = |value: Option<&Option<String>>| {
         value
             .and_then(Option::as_ref)
             .is_some_and(|text| !text.is_empty())
     };
-    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
-        [
-            #[allow(deprecated)]
-            hooks.prestart(),
-            hooks.create_runtime(),
-            hooks.create_container(),
-            hooks.start_container(),
-            hooks.poststart(),
-            hooks.poststop(),
-        ]
-        .iter()
-        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
-    });
     let id_mapped = spec.mounts().iter().flatten().find(|mount| {
         mount
             .uid_mappings()
@@ -292,27 +351,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
         ));
     }
     let unsupported = [
-        ("hooks", hooks),
-        (
-            "process.apparmorProfile",
-            text(process.map(|process| process.apparmor_profile())),
-        ),
-        (
-            "process.selinuxLabel",
-            text(process.map(|process| process.selinux_label())),
-        ),
-        (
-            "process.scheduler",
-            process.is_some_and(|process| process.scheduler().is_some()),
-        ),
-        (
-            "process.ioPriority",
-            process.is_some_and(|process| process.io_priority().is_some()),
-        ),
-        (
-            "process.execCPUAffinity",
-            process.is_some_and(|process| process.exec_cpu_affinity().is_some()),
-        ),
         (
             "linux.mountLabel",
             text(linux.map(|linux| linux.mount_label())),
@@ -321,51 +359,11 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
             "linux.intelRdt",
             linux.is_some_and(|linux| linux.intel_rdt().is_some()),
         ),
-        (
-            "linux.memoryPolicy",
-            linux.is_some_and(|linux| linux.memory_policy().is_some()),
-        ),
-        (
-            "linux.netDevices",
-            linux.is_some_and(|linux| {
-                linux
-                    .net_devices()
-                    .as_ref()
-                    .is_some_and(|map| !map.is_empty())
-            }),
-        ),
-        (
-            "linux.timeOffsets",
-            linux.is_some_and(|linux| {
-                linux
-                    .time_offsets()
-                    .as_ref()
-                    .is_some_and(|map| !map.is_empty())
-            }),
-        ),
     ];
     match unsupported.iter().find(|(_, present)| *present) {
         Some((key, _)) => Err(format!("{key}: is not supported")),
         None => Ok(()),
     }
-}
-
-fn personality(linux: &Linux) -> Result<Option<u64>, String> {
-    use oci_spec::runtime::LinuxPersonalityDomain;
-    let Some(personality) = linux.personality() else {
-        return Ok(None);
-    };
-    if personality
-        .flags()
-        .as_ref()
-        .is_some_and(|flags| !flags.is_empty())
-    {
-        return Err("linux.personality.flags: are not supported".to_owned());
-    }
-    Ok(Some(match personality.domain() {
-        LinuxPersonalityDomain::PerLinux => 0,
-        LinuxPersonalityDomain::PerLinux32 => 8,
-    }))
 }
 
 /// The default devices must work (config-linux.md "Default Devices"), so rules that allow them follow the specification's; making any

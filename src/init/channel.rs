@@ -6,6 +6,12 @@
 //!   │◄──────── Pid ────────────────────┤ clone ──────────►│
 //!   │ cgroup, id maps, oom score                          │
 //!   ├──────────────────── Continue ──────────────────────►│ mounts, ids, everything but execve
+//!   │◄─────────────────── Mounted (only for hooks) ───────┤
+//!   │ hooks of the runtime's namespaces                   │
+//!   ├──────────────────── Continue ──────────────────────►│
+//!   │◄─────────────────── Listener (only of a filter) ────┤ from here on held by the filter
+//!   │ to whoever listens                                  │
+//!   ├──────────────────── Continue ──────────────────────►│
 //!   │◄─────────────────── Ready [terminal] ───────────────┤
 //!   │ state.json                                          │
 //!   ├──────────────────── Release ───────────────────────►│ gate (first process only), filter, execve
@@ -30,6 +36,10 @@ pub enum Message {
     Pid(i32),
     /// Go on: the child is in its cgroup and has its ids.
     Continue,
+    /// All is mounted, and the old root is still the root.
+    Mounted,
+    /// The listener of the filter comes along.
+    Listener,
     /// All is set up; the terminal's master comes along when it is wanted.
     Ready,
     /// Go to the gate, or to execve.

@@ -10,6 +10,7 @@
 
 pub mod channel;
 pub mod gate;
+pub mod hooks;
 pub mod plan;
 mod process;
 pub mod reaper;
@@ -21,8 +22,8 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
-use crate::rootfs;
-use crate::sys::{fd, process as calls, procfs, socket};
+use crate::sys::{fd, process as calls, procfs, seccomp as filters, socket};
+use crate::{rootfs, seccomp};
 use channel::{Failure, FailureKind, Message, Step};
 use plan::Step as PlanStep;
 
@@ -138,13 +139,25 @@ impl Child<'_> {
                 nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")
             }
             PlanStep::Rootfs(step) => Ok(self.rootfs.take(step)?),
+            PlanStep::AwaitHooks => {
+                channel::send(&self.inherited.channel, &Message::Mounted, None)
+                    .step("report to the parent")?;
+                self.expect(&Message::Continue)
+            }
+            PlanStep::Hooks(hooks) => hooks.run(Some(std::process::id() as i32)),
             PlanStep::Terminal {
                 rows,
                 columns,
                 uid,
                 console,
             } => self.terminal((*rows, *columns), *uid, *console),
+            PlanStep::Processors { mask, must } => process::processors(mask, *must),
             PlanStep::Personality(persona) => process::personality(*persona),
+            PlanStep::MemoryPolicy { mode, nodes } => process::memory_policy(*mode, nodes),
+            PlanStep::Scheduler { attributes, pinned } => process::scheduler(attributes, *pinned),
+            PlanStep::IoPriority { class, priority } => process::io_priority(*class, *priority),
+            PlanStep::AppArmor(profile) => process::apparmor(profile),
+            PlanStep::SelinuxLabel(label) => process::selinux(label),
             PlanStep::Rlimit {
                 resource,
                 soft,
@@ -167,8 +180,7 @@ impl Child<'_> {
             PlanStep::NoNewPrivileges => {
                 rustix::thread::set_no_new_privs(true).step("set no_new_privs")
             }
-            PlanStep::Seccomp(program) => calls::load_seccomp(&program.instructions, program.flags)
-                .step("load the seccomp filter"),
+            PlanStep::Seccomp(program) => self.load_filter(program),
             PlanStep::FindProgram { name, search } => {
                 self.program = Some(process::find_program(name, search)?);
                 Ok(())
@@ -221,6 +233,27 @@ impl Child<'_> {
                 self.master = Some(master);
                 Ok(())
             }
+        }
+    }
+
+    /// Loads the filter; a listener goes to the parent, which passes it on.
+    fn load_filter(&self, program: &seccomp::Program) -> Result<(), Failure> {
+        const STEP: &str = "load the seccomp filter";
+        let (instructions, flags) = (&program.instructions, program.flags);
+        if !program.notifies {
+            return filters::load(instructions, flags).step(STEP);
+        }
+        let channel = &self.inherited.channel;
+        let hand_over =
+            |listener: &OwnedFd| channel::send(channel, &Message::Listener, Some(listener));
+        let (listener, helper) =
+            filters::load_with_listener(instructions, flags, hand_over).step(STEP)?;
+        // from here on the one who listens may have to answer for any call
+        self.expect(&Message::Continue)?;
+        drop(listener);
+        match helper.ended_well().step(STEP)? {
+            true => Ok(()),
+            false => Err(Failure::new(STEP, "the listener was not handed over")),
         }
     }
 

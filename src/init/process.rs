@@ -14,9 +14,10 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 
 use super::channel::{Failure, FailureKind, Step};
-use super::plan::Capabilities;
+use super::plan::{self, Capabilities};
 use crate::rootfs::devices;
-use crate::sys::process as calls;
+use crate::sys::sched::{self, Attributes};
+use crate::sys::{process as calls, procfs};
 
 /// Takes id 0 of the user namespace, all groups dropped where that is allowed.
 pub fn become_root() -> Result<(), Failure> {
@@ -73,6 +74,83 @@ pub fn personality(persona: u64) -> Result<(), Failure> {
     nix::sys::personality::set(persona)
         .map(drop)
         .step("set the personality")
+}
+
+/// sched_setaffinity(2).
+pub fn processors(mask: &[u64], must: bool) -> Result<(), Failure> {
+    match sched::set_affinity(mask) {
+        Err(error) if must => {
+            Err(error).step("set the processors of process.execCPUAffinity.final")
+        }
+        // the caller's, then
+        _ => Ok(()),
+    }
+}
+
+/// sched_setattr(2).
+pub fn scheduler(attributes: &Attributes, pinned: bool) -> Result<(), Failure> {
+    match sched::set_attributes(attributes) {
+        // sched(7): a deadline needs every processor of its root domain
+        Err(error) if pinned && error.raw_os_error() == Some(libc::EPERM) => Err(error).step(
+            "set process.scheduler: process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)",
+        ),
+        other => other.step("set process.scheduler"),
+    }
+}
+
+/// ioprio_set(2).
+pub fn io_priority(class: u32, priority: u32) -> Result<(), Failure> {
+    sched::set_io_priority(class, priority).step("set process.ioPriority")
+}
+
+/// set_mempolicy(2).
+pub fn memory_policy(mode: u32, nodes: &[u64]) -> Result<(), Failure> {
+    match sched::set_memory_policy(mode, nodes) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Err(Failure::new(
+            "set linux.memoryPolicy",
+            "the kernel has no memory policies (CONFIG_NUMA)",
+        )),
+        other => other.step("set linux.memoryPolicy"),
+    }
+}
+
+/// The profile of the program to be executed (aa_change_onexec(3)).
+pub fn apparmor(profile: &str) -> Result<(), Failure> {
+    let what = format!("set process.apparmorProfile {profile}");
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if !enabled.is_ok_and(|text| text.starts_with('Y')) {
+        return match profile {
+            "unconfined" => Ok(()),
+            _ => Err(Failure::new(
+                &what,
+                "the kernel has no AppArmor, or it is off",
+            )),
+        };
+    }
+    let text = format!("exec {profile}");
+    // the first since Linux 5.8; where several modules are on, the second may be another's
+    procfs::write_own("attr/apparmor/exec", &text)
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => procfs::write_own("attr/exec", &text),
+            _ => Err(error),
+        })
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::new(&what, "there is no such profile"),
+            _ => Failure::new(&what, error),
+        })
+}
+
+/// The label of the program to be executed (setexeccon(3)).
+pub fn selinux(label: &str) -> Result<(), Failure> {
+    let what = format!("set process.selinuxLabel {label}");
+    let known = fs::read_to_string("/proc/filesystems");
+    if !known.is_ok_and(|text| text.contains("\tselinuxfs\n")) {
+        return Err(Failure::new(
+            &what,
+            "the kernel has no SELinux, or it is off",
+        ));
+    }
+    procfs::write_own("attr/exec", label).step(&what)
 }
 
 /// Enters the working directory unless that was possible before, and checks it.
@@ -210,7 +288,18 @@ pub fn set_capabilities(sets: &Capabilities) -> Result<(), Failure> {
         permitted: set(sets.permitted),
         inheritable: set(sets.inheritable),
     };
-    rustix::thread::set_capabilities(None, three).step("set the capabilities")?;
+    rustix::thread::set_capabilities(None, three).map_err(|error| {
+        let held = rustix::thread::capabilities(None).map(|held| held.permitted.bits());
+        let missing = sets.permitted & !held.unwrap_or(u64::MAX);
+        let names = plan::names(missing).join(", ");
+        Failure::new(
+            "set the capabilities",
+            match names.as_str() {
+                "" => error.to_string(),
+                names => format!("{error}: the caller itself has no {names}"),
+            },
+        )
+    })?;
     rustix::thread::clear_ambient_capability_set().step("clear the ambient capabilities")?;
     for number in (0..64).filter(|number| sets.ambient & (1 << number) != 0) {
         rustix::thread::configure_capability_in_ambient_set(set(1 << number), true)

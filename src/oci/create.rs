@@ -32,7 +32,7 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
     if detach {
         let console = making.console(call)?;
         let state = making.make(call, console)?;
-        return started(&state).map(|()| 0);
+        return started(call, &state).map(|()| 0);
     }
     if !call.values.has("no-subreaper") {
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
@@ -48,8 +48,8 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
     };
     let state = making.make(call, console)?;
     let console = near.as_ref().map(receive).transpose();
-    let console = console.map_err(|error| undone(&state, error))?;
-    started(&state)?;
+    let console = console.map_err(|error| undone(call, &state, error))?;
+    started(call, &state)?;
     let running = Exec {
         pid: state.pid,
         console,
@@ -58,7 +58,7 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
     if call.values.has("keep") {
         return ended;
     }
-    match (ended, remove(&state)) {
+    match (ended, remove(call, &state)) {
         (Err(one), Err(two)) => Err(Error::new(format!("{one}; {two}"))),
         (Ok(_), Err(error)) | (Err(error), Ok(())) => Err(error),
         (Ok(code), Ok(())) => Ok(code),
@@ -115,25 +115,29 @@ pub fn protect() -> Result<(), Error> {
 }
 
 /// Opens the gate; a container whose program does not run is removed.
-fn started(state: &State) -> Result<(), Error> {
-    container::start(&state.dir).map_err(|error| undone(state, error.into()))
+fn started(call: &Invocation, state: &State) -> Result<(), Error> {
+    container::start(&state.dir).map_err(|error| undone(call, state, error.into()))
 }
 
 /// An error, after which there is no container any more.
-fn undone(state: &State, error: Error) -> Error {
-    match remove(state) {
+fn undone(call: &Invocation, state: &State, error: Error) -> Error {
+    match remove(call, state) {
         Ok(()) => error,
         Err(left) => Error::new(format!("{error}; {left}")),
     }
 }
 
 /// Deletes a container of ours.
-fn remove(state: &State) -> Result<(), Error> {
+fn remove(call: &Invocation, state: &State) -> Result<(), Error> {
     let Some(_only) = store::hold(&state.dir)? else {
         return Ok(());
     };
-    container::delete(&state.dir)?;
-    store::remove(&state.dir)
+    let warning = container::delete(&state.dir)?;
+    store::remove(&state.dir)?;
+    match warning {
+        Some(text) => log::warning(&call.global, &text),
+        None => Ok(()),
+    }
 }
 
 /// What is to be made.
@@ -202,7 +206,11 @@ impl Making {
             Ok(()) => Ok(state),
             Err(error) => Err(also(error, container::delete(&state.dir).err())),
         });
-        told.map_err(|error| also(error, store::remove(&request.dir).err()))
+        let state = told.map_err(|error| also(error, store::remove(&request.dir).err()))?;
+        for warning in &state.warnings {
+            log::warning(&call.global, warning)?;
+        }
+        Ok(state)
     }
 }
 
@@ -220,14 +228,16 @@ fn cgroup(global: &Values, spec: &Spec, id: &str) -> Result<Cgroup, Error> {
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let found = Cgroup::for_container(path, global.has("systemd-cgroup"), id)
         .map_err(|error| Error::step("linux.cgroupsPath", error))?;
-    if let Cgroup::Unlimited { why } = &found {
-        let text = format!("container {id} has no cgroup of its own: {why}");
-        if global
+    if matches!(found, Cgroup::Unlimited { .. })
+        && global
             .get("rootless")
             .is_some_and(|rootless| rootless == "false")
-        {
-            return Err(Error::new(text));
-        }
+    {
+        let text = found.warnings(None).join("; ");
+        return Err(Error::new(text));
+    }
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    for text in found.warnings(resources) {
         log::warning(global, &text)?;
     }
     Ok(found)

@@ -1,7 +1,7 @@
 //! `exec`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
         preserve_fds: passed.count,
-        cgroup: cgroup(state.cgroup.plain(), &call.values.texts("cgroup")?)?,
+        cgroup: sub_cgroup(state.cgroup.plain(), &call.values.texts("cgroup")?)?,
     };
     let signals = if detach {
         None
@@ -48,11 +48,34 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     }
 }
 
+/// [`cgroup`], which has to be there.
+fn sub_cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
+    let place = cgroup(own, wanted)?;
+    let folders: Vec<&PathBuf> = match &place {
+        Some(Cgroup::V1 { controllers, .. }) => controllers.values().collect(),
+        Some(Cgroup::V2(path)) => vec![path],
+        _ => Vec::new(),
+    };
+    for folder in folders {
+        let members = folder.join("cgroup.procs");
+        rustix::fs::access(&members, rustix::fs::Access::EXISTS).map_err(|error| {
+            let step = format!("--cgroup: adding pid to {}", members.display());
+            Error::step(step, std::io::Error::from(error))
+        })?;
+    }
+    Ok(place)
+}
+
 /// The cgroup that `--cgroup` names below the container's: one for all, or on v1 `CONTROLLER[,CONTROLLER]:PATH`. `None` without any.
 fn cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
     let mut place = own.clone();
     let mut named = BTreeSet::new();
     for option in wanted {
+        let path = option.split_once(':').map_or(*option, |(_, path)| path);
+        if path.split('/').any(|part| part == "..") {
+            let text = format!("--cgroup {option}: {path} is not a sub cgroup path");
+            return Err(Error::new(text));
+        }
         let Some((names, path)) = option.split_once(':') else {
             if wanted.len() > 1 {
                 let text = format!("--cgroup {option}: several need CONTROLLER: before each");
@@ -121,17 +144,8 @@ fn process(call: &Invocation, state: &State) -> Result<Process, Error> {
 
 fn from_file(path: &Path) -> Result<Process, Error> {
     let text = read(path, PROCESS_MAX)?;
-    from_text(&text).map_err(|error| Error::step(format!("--process {}", path.display()), error))
-}
-
-/// The user may be missing, as in runc: it is 0:0 then (the specification's schema asks for `cwd` alone).
-fn from_text(text: &[u8]) -> serde_json::Result<Process> {
-    let mut process: Value = serde_json::from_slice(text)?;
-    if let Some(object) = process.as_object_mut() {
-        let user = json!({"uid": 0, "gid": 0});
-        object.entry("user").or_insert(user);
-    }
-    serde_json::from_value(process)
+    container::parse_process(&text)
+        .map_err(|error| Error::step(format!("--process {}", path.display()), error))
 }
 
 /// What the options say, over the container's own process.
@@ -225,17 +239,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processes() {
-        let process = from_text(br#"{"cwd": "/", "args": ["x"]}"#).unwrap();
-        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
-        let process = from_text(br#"{"cwd": "/", "user": {"uid": 7, "gid": 8}}"#).unwrap();
-        assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
-        for text in [&b"[]"[..], b"{}", b"", br#"{"cwd": "/", "user": 1}"#] {
-            assert!(from_text(text).is_err());
-        }
-    }
-
-    #[test]
     fn places_below_the_container() {
         let own = Cgroup::V1 {
             controllers: [("cpu", "/c/cpu/x"), ("pids", "/c/pids/x")]
@@ -269,6 +272,11 @@ mod tests {
             ),
             (&["frob:a"], "--cgroup frob:a: unknown controller \"frob\""),
             (&[":a"], "--cgroup :a: unknown controller \"\""),
+            (&[".."], "--cgroup ..: .. is not a sub cgroup path"),
+            (
+                &["cpu:a/../.."],
+                "--cgroup cpu:a/../..: a/../.. is not a sub cgroup path",
+            ),
         ] {
             assert_eq!(told(wanted), want, "{wanted:?}");
         }

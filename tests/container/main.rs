@@ -6,8 +6,10 @@
 
 mod common;
 mod exec;
+mod hooks;
 mod hostile;
 mod inside;
+mod kernel;
 mod lifecycle;
 
 use std::process::ExitCode;
@@ -20,7 +22,15 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| first == "internal") {
         return common::internal(&arguments[1..]);
     }
-    let tests: Vec<Test> = [lifecycle::TESTS, inside::TESTS, hostile::TESTS, exec::TESTS].concat();
+    let tests: Vec<Test> = [
+        lifecycle::TESTS,
+        inside::TESTS,
+        hostile::TESTS,
+        exec::TESTS,
+        hooks::TESTS,
+        kernel::TESTS,
+    ]
+    .concat();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     // what cargo-nextest asks of a harness
     if has("--list") {

@@ -1,12 +1,13 @@
 //! podman and conmon.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::machine::Machine;
 use crate::pod_support::{Ended, until};
-use crate::{INSIDE, RUNC};
+use crate::{INSIDE, RUNC, difference};
 
 const IMAGE: &str = "localhost/busybox";
 
@@ -104,14 +105,20 @@ network_config_dir = "{path}/networks"
     #[track_caller]
     fn assert_clean(&self) {
         assert_eq!(self.ok(&["ps", "--all", "--quiet"]), "");
-        until("nothing of a container is left", || {
-            let left = self.machine.shell(
-                "ls -A /run/sampan/oci 2>/dev/null; grep -E 'overlay|shm .*storage' /proc/self/mounts; ps -eo args | grep '[c]onmon'; true",
-            );
+        let left = || {
+            let found = "ls -A /run/sampan/oci 2>/dev/null; ps -eo args | grep '[c]onmon'; \
+                         grep -E '/merged |/userdata/shm ' /proc/self/mounts; true";
+            let mut left = self.machine.shell(found);
             let cgroups = self.machine.cgroups();
-            let of_container = |name: &&String| name.contains("libpod-");
-            (left.is_empty() && cgroups.iter().find(of_container).is_none()).then_some(())
-        });
+            left.extend(cgroups.into_iter().filter(|name| name.contains("libpod-")));
+            left
+        };
+        // conmon calls podman, which calls the runtime, when the one who started it has long gone
+        let end = Instant::now() + Duration::from_secs(10);
+        while !left().is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(left(), "");
     }
 }
 
@@ -160,16 +167,11 @@ fn exit_codes_are_the_programs_own_or_tell_why_it_did_not_run() {
 #[test]
 fn a_container_is_what_it_is_under_runc() {
     let mut podman = Podman::new();
+    let mut differences = Vec::new();
     for options in [
         &[][..],
         &["--privileged"],
-        &[
-            "--read-only",
-            "--user=5:6",
-            "--group-add=7",
-            "--workdir=/tmp",
-            "--env=A=b",
-        ],
+        &["--user=5:6", "--group-add=7", "--workdir=/tmp", "--env=A=b"],
         &[
             "--cap-drop=all",
             "--cap-add=net_raw",
@@ -181,23 +183,16 @@ fn a_container_is_what_it_is_under_runc() {
             "--umask=0077",
         ],
         &["--network=host", "--ipc=host", "--pid=host", "--uts=host"],
-        &[
-            "--tmpfs=/a:size=1m,mode=700",
-            "--volume=/tmp:/b:ro",
-            "--mount=type=tmpfs,destination=/c",
-            "--shm-size=1m",
-        ],
+        &["--volume=/var:/b:ro", "--shm-size=1m"],
         &[
             "--cgroupns=host",
             "--ulimit=core=5:6",
+            "--ulimit=nofile=64:64",
+            "--ulimit=nproc=64:64",
             "--sysctl=net.ipv4.ping_group_range=3 4",
             "--device=/dev/null:/dev/nil:r",
         ],
-        &[
-            "--security-opt=unmask=all",
-            "--security-opt=mask=/etc/group",
-            "--tty",
-        ],
+        &["--security-opt=unmask=all", "--tty"],
         &["--uidmap=0:100000:1000", "--gidmap=0:200000:1000"],
     ] {
         let mut words = vec!["run", "--rm"];
@@ -208,20 +203,9 @@ fn a_container_is_what_it_is_under_runc() {
         let theirs = podman.run(&words);
         let runtime = podman.machine.runtime();
         podman = podman.on(&runtime);
-        let (ours, theirs) = (ours.ok(), theirs.ok());
-        let only = |a: &str, b: &str| -> Vec<String> {
-            let b: Vec<&str> = b.lines().collect();
-            a.lines()
-                .filter(|line| !b.contains(line))
-                .map(str::to_owned)
-                .collect()
-        };
-        assert_eq!(
-            (only(&ours, &theirs), only(&theirs, &ours)),
-            (vec![], vec![]),
-            "{options:?}"
-        );
+        differences.extend(difference(&ours, &theirs).map(|text| format!("{options:?}: {text}")));
     }
+    assert_eq!(differences, [""; 0]);
     podman.assert_clean();
 }
 
@@ -537,7 +521,6 @@ fn what_cannot_be_made_is_an_error_with_its_reason_and_leaves_nothing() {
         (&["--volume=/does/not/exist:/x"][..], "/does/not/exist"),
         (&["--sysctl=net.ipv4.nothing=1"], "net/ipv4/nothing"),
         (&["--ulimit=nofile=100000000:100000000"], "RLIMIT_NOFILE"),
-        (&["--cpuset-cpus=4000"], "cpuset"),
         (&["--workdir=/bin/busybox"], "/bin/busybox"),
     ] {
         let mut words = vec!["run", "--rm"];

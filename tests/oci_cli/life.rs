@@ -42,7 +42,7 @@ fn a_wrong_bundle_leaves_nothing() {
     let cases: [(Change, &str); 6] = [
         (
             |spec| spec["process"]["args"] = json!(["/none"]),
-            "exec \"/none\": No such file or directory",
+            "exec \"/none\": no such file or directory",
         ),
         (
             |spec| spec["process"]["args"] = json!(["frob"]),
@@ -76,7 +76,7 @@ fn a_wrong_bundle_leaves_nothing() {
     fs::remove_file(case.bundle().join("config.json")).unwrap();
     let said = case.oci(&["create", &case.id]).failed(1);
     assert!(
-        said.contains("config.json: No such file or directory"),
+        said.contains("config.json: no such file or directory"),
         "{said}"
     );
     case.assert_gone();
@@ -129,9 +129,8 @@ fn what_a_status_allows() {
         case.oci(&["pause", id]).failed(1),
         format!("pause container {id}: it is paused")
     );
-    let refused = format!(
-        "cannot exec in container {id}: it is paused (--ignore-paused starts it all the same)"
-    );
+    let refused =
+        format!("cannot exec in a paused container: resume {id} first, or use --ignore-paused");
     assert_eq!(case.oci(&["exec", id, "ls"]).failed(255), refused);
     // a frozen one is killed, too
     case.oci(&["kill", id, "SIGKILL"]).good();
@@ -142,7 +141,7 @@ fn what_a_status_allows() {
     );
     assert_eq!(
         case.oci(&["exec", id, "ls"]).failed(255),
-        format!("cannot exec in container {id}: it is stopped")
+        format!("cannot exec in a stopped container: {id} is not running")
     );
     assert_eq!(
         case.oci(&["start", id]).failed(1),
@@ -216,10 +215,13 @@ fn exec_has_the_process_that_was_asked_for() {
             &["exec", id, "frob"],
             "exec \"frob\": executable file not found in $PATH",
         ),
-        (&["exec", id, "/proc"], "exec \"/proc\": is a directory"),
+        (
+            &["exec", id, "/proc"],
+            "exec \"/proc\": permission denied: is a directory",
+        ),
         (
             &["exec", "-u", "x", id, "ls"],
-            "--user: \"x\" is not a number",
+            "--user: \"x\" is not a number from 0 to 4294967294",
         ),
         (
             &["exec", "-e", "A", id, "ls"],
@@ -231,7 +233,7 @@ fn exec_has_the_process_that_was_asked_for() {
         ),
         (
             &["exec", "--process", "/none", id],
-            "read /none: No such file or directory (os error 2)",
+            "read /none: no such file or directory",
         ),
         (
             &["exec", "--process", "/none", id, "ls"],
@@ -301,8 +303,10 @@ fn limits_are_changed() {
     let limits = || -> Value {
         let line: Value =
             serde_json::from_str(&case.oci(&["events", "--stats", id]).good()).unwrap();
+        // no limit is the largest number
+        let memory = line["data"]["memory"]["usage"]["limit"].as_u64();
         json!([
-            line["data"]["memory"]["usage"]["limit"],
+            memory.filter(|limit| *limit < 1 << 60),
             line["data"]["pids"]["limit"]
         ])
     };
@@ -319,10 +323,8 @@ fn limits_are_changed() {
         .good();
     assert_eq!(limits(), json!([null, 9]));
     let told = case.oci(&["update", "--kernel-memory", "5", "--pids-limit", "8", id]);
-    assert_eq!(
-        told.err,
-        "sampan-oci: warning: limits of kernel memory are ignored: the kernel has none any more\n"
-    );
+    let warned = " level=warning msg=\"limits of kernel memory are ignored: the kernel has none any more\"\n";
+    assert!(told.err.ends_with(warned), "{}", told.err);
     assert_eq!((told.code, limits()), (0, json!([null, 8])));
     fs::write(&file, "[1]").unwrap();
     assert!(

@@ -84,7 +84,7 @@ fn pidfd_socket() {
         .oci(&["exec", "--pidfd-socket", "/none", &case.id, "ls"])
         .failed(255);
     assert!(
-        said.starts_with("connect to pidfd socket /none: No such file"),
+        said.starts_with("connect to pidfd socket /none: no such file"),
         "{said}"
     );
 }

@@ -42,7 +42,7 @@ pub(in super::super) fn v1(resources: &LinuxResources) -> Result<Vec<Setting>, E
     {
         return Err(invalid(
             "unified",
-            "this host has cgroup v1; use the fields for it",
+            "invalid configuration, this host has cgroup v1: use the fields for it",
         ));
     }
     Ok(settings)

@@ -232,11 +232,15 @@ fn mount(entry: &oci_spec::runtime::Mount, request: &CreateRequest) -> Result<En
     })
 }
 
-/// The default devices and the specification's, which replace defaults of the same path.
+/// The default devices and the specification's, which replace defaults of the same path. `/dev/ptmx`, which callers list when they
+/// give all devices of the host, stays the link to the container's own devpts (config-linux.md "Default Devices").
 fn device_nodes(linux: &Linux) -> Result<Vec<Device>, String> {
     let mut nodes = devices::defaults();
     for device in linux.devices().iter().flatten() {
         let node = device_node(device)?;
+        if node.path == Path::new("/dev/ptmx") {
+            continue;
+        }
         nodes.retain(|other| other.path != node.path);
         nodes.push(node);
     }
