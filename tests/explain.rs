@@ -112,6 +112,7 @@ fn child_call(step: &Value) -> Vec<String> {
         "capabilities" => "capset(".into(),
         "noNewPrivileges" => "prctl(PR_SET_NO_NEW_PRIVS, 1".into(),
         "seccomp" => "seccomp(SECCOMP_SET_MODE_FILTER".into(),
+        "findHome" => "\"/etc/passwd\"".into(),
         "findProgram" => format!("faccessat2(AT_FDCWD, \"{}\"", of("name")),
         "ready" => "sendmsg(".into(),
         "outliveParent" => "prctl(PR_SET_PDEATHSIG, 0".into(),
@@ -269,7 +270,7 @@ fn what_is_wrong_is_told() {
     let temp = tempfile::tempdir().unwrap();
     let config = temp.path().join("config.json");
     for (text, want) in [
-        (json!({}), "read CONFIG: missing field `ociVersion`"),
+        (json!({}), "CONFIG: ociVersion: is missing"),
         (
             json!({"ociVersion": "1.2.0", "process": {"args": ["x"], "cwd": 5}}),
             "read CONFIG: process.cwd: invalid type: integer `5`, expected path string",

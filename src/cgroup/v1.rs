@@ -59,21 +59,21 @@ fn create_folder(path: &Path, cpuset: bool) -> Result<bool, Error> {
     };
     // a root has what there is, and nothing above
     if cpuset && (new || parent.join("cpuset.cpus").exists()) {
-        inherit(parent, path)?;
+        inherit(parent, path, new)?;
     }
     Ok(new)
 }
 
 /// Fills an empty cpuset from its parent, and that first, when somebody made it and left it empty: the root never is.
-fn inherit(parent: &Path, folder: &Path) -> Result<(), Error> {
+fn inherit(parent: &Path, folder: &Path, new: bool) -> Result<(), Error> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if !file::read(&folder.join(name))?.is_empty() {
+        if !new && !file::read(&folder.join(name))?.is_empty() {
             continue;
         }
         let mut value = file::read(&parent.join(name))?;
         if value.is_empty() {
             let above = parent.parent().unwrap_or(parent);
-            inherit(above, parent)?;
+            inherit(above, parent, false)?;
             value = file::read(&parent.join(name))?;
         }
         file::write(&folder.join(name), &value)?;

@@ -201,7 +201,6 @@ mod tests {
             ("{", "EOF while parsing an object at line 1 column 1"),
             ("", "EOF while parsing a value at line 1 column 0"),
             ("[]", "invalid length 0, expected struct Spec with "),
-            ("{}", "missing field `ociVersion`"),
         ] {
             let why = parse_spec(text.as_bytes()).unwrap_err();
             assert!(why.starts_with(want), "{why}");
@@ -211,8 +210,21 @@ mod tests {
             why,
             "process.args[0]: invalid type: integer `1`, expected a string"
         );
-        let why = parse_process(b"{}").unwrap_err();
-        assert_eq!(why, "process: missing field `cwd`");
+        for (text, want) in [
+            ("{}", "process: missing field `cwd`"),
+            (
+                "[]",
+                "process: invalid length 0, expected struct Process with ",
+            ),
+            ("", "EOF while parsing a value at line 1 column 0"),
+            (
+                r#"{"cwd": "/", "user": 1}"#,
+                "process.user: invalid type: integer `1`, expected struct User",
+            ),
+        ] {
+            let why = parse_process(text.as_bytes()).unwrap_err();
+            assert!(why.starts_with(want), "{why}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use super::plan::{self, Host, LaterHooks, Step};
+use super::plan::{self, Host, Plan, Step};
 use super::spawn::{Child, Join, Place, spawn};
 use super::{CreateRequest, Error, State, chain, config, idmap, life, net_devices};
 use crate::cgroup::{self, Cgroup, Entry};
@@ -58,7 +58,7 @@ pub fn create_from(
     let mut creation = Creation {
         request,
         config,
-        later: &plan.later,
+        plan: &plan,
         console,
         gate: None,
         child: None,
@@ -121,7 +121,7 @@ pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
 struct Creation<'a> {
     request: &'a CreateRequest,
     config: &'a Config,
-    later: &'a LaterHooks,
+    plan: &'a Plan,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
     child: Option<Child>,
@@ -226,7 +226,8 @@ impl Creation<'_> {
             annotations: spec.annotations().iter().flatten().map(pair).collect(),
             own_pids: plan::has_own_pids(spec),
             keep_keyring: request.keep_keyring,
-            hooks: self.later.clone(),
+            hooks: self.plan.later.clone(),
+            warnings: self.plan.warnings.clone(),
         })
     }
 
@@ -247,7 +248,7 @@ impl Creation<'_> {
         // once there was a container, its end has hooks as well (runtime.md "Lifecycle", 14)
         let poststop = self.child.is_some().then(|| Hooks {
             point: Point::Poststop,
-            list: self.later.poststop.clone(),
+            list: self.plan.later.poststop.clone(),
             cwd: Some(self.request.bundle.clone()),
             state: plan::state(&self.config.spec, self.request, "stopped"),
         });

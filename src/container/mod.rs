@@ -203,6 +203,9 @@ pub struct State {
     /// Hooks that are still to run.
     #[serde(default)]
     pub hooks: LaterHooks,
+    /// What `create` has to say beside that it worked; not in the file.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 impl State {

@@ -60,6 +60,8 @@ pub struct Plan {
     pub child: Vec<init::plan::Step>,
     /// Hooks of the container's later life.
     pub later: LaterHooks,
+    /// What was asked for and is not done, where the specification wants no error.
+    pub warnings: Vec<String>,
 }
 
 /// One step of the parent.
@@ -169,6 +171,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         parent.push(Step::Mount);
         parent.extend(hooks.parent.iter().cloned().map(Step::Hooks));
     }
+    let capabilities = process::capabilities(spec_process.capabilities().as_ref())?;
     let filter = process::filter(linux.seccomp().as_ref())?;
     let state = || hooks::state(spec, request, "creating");
     let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), state);
@@ -176,7 +179,16 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     parent.extend([Step::SetUp, Step::Record, Step::Release]);
     Ok(Plan {
         parent,
-        child: child(spec, request, host, &namespaces, &hooks, filter)?,
+        warnings: capabilities.warnings.clone(),
+        child: child(
+            spec,
+            request,
+            host,
+            &namespaces,
+            &hooks,
+            filter,
+            capabilities,
+        )?,
         later: hooks.later,
     })
 }
@@ -210,6 +222,7 @@ fn child(
     namespaces: &namespaces::Namespaces,
     hooks: &hooks::All,
     filter: Option<seccomp::Program>,
+    capabilities: process::Sets,
 ) -> Result<Vec<init::plan::Step>, String> {
     use init::plan::Step;
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
@@ -217,7 +230,7 @@ fn child(
     let user_namespace = namespaces.own(libc::CLONE_NEWUSER);
     let preserved = request.preserve_fds;
     let around = process::Surroundings {
-        capabilities: process::capabilities(process.capabilities().as_ref())?,
+        capabilities,
         seccomp: filter,
         no_new_privileges: process.no_new_privileges() == Some(true),
         settings: kernel::settings(process, None, linux)?,
@@ -306,6 +319,9 @@ fn namespace_names<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S:
 
 /// Properties that change what a container is and that we do not do: never ignored.
 fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
+    if spec.version().is_empty() {
+        return Err("ociVersion: is missing".to_owned());
+    }
     if !spec.version().starts_with("1.") {
         return Err(format!(
             "ociVersion: {} is not supported, only 1.x is",

@@ -199,12 +199,15 @@ pub struct Capabilities {
 }
 
 fn capability_names<S: Serializer>(set: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names(*set))
+}
+
+/// The names of capabilities, by their numbers.
+pub fn names(set: u64) -> Vec<String> {
     let mut all: Vec<caps::Capability> = caps::all().into_iter().collect();
     all.sort_by_key(|capability| capability.index());
-    let named = all
-        .iter()
-        .filter(|capability| set & capability.bitmask() != 0);
-    serializer.collect_seq(named.map(ToString::to_string))
+    let named = all.iter().filter(|one| set & one.bitmask() != 0);
+    named.map(ToString::to_string).collect()
 }
 
 /// As in `Cpus_allowed_list`; all of a full mask in one word.

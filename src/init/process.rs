@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 
 use super::channel::{Failure, FailureKind, Step};
-use super::plan::Capabilities;
+use super::plan::{self, Capabilities};
 use crate::rootfs::devices;
 use crate::sys::sched::{self, Attributes};
 use crate::sys::{process as calls, procfs};
@@ -288,7 +288,18 @@ pub fn set_capabilities(sets: &Capabilities) -> Result<(), Failure> {
         permitted: set(sets.permitted),
         inheritable: set(sets.inheritable),
     };
-    rustix::thread::set_capabilities(None, three).step("set the capabilities")?;
+    rustix::thread::set_capabilities(None, three).map_err(|error| {
+        let held = rustix::thread::capabilities(None).map(|held| held.permitted.bits());
+        let missing = sets.permitted & !held.unwrap_or(u64::MAX);
+        let names = plan::names(missing).join(", ");
+        Failure::new(
+            "set the capabilities",
+            match names.as_str() {
+                "" => error.to_string(),
+                names => format!("{error}: the caller itself has no {names}"),
+            },
+        )
+    })?;
     rustix::thread::clear_ambient_capability_set().step("clear the ambient capabilities")?;
     for number in (0..64).filter(|number| sets.ambient & (1 << number) != 0) {
         rustix::thread::configure_capability_in_ambient_set(set(1 << number), true)

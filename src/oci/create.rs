@@ -206,7 +206,11 @@ impl Making {
             Ok(()) => Ok(state),
             Err(error) => Err(also(error, container::delete(&state.dir).err())),
         });
-        told.map_err(|error| also(error, store::remove(&request.dir).err()))
+        let state = told.map_err(|error| also(error, store::remove(&request.dir).err()))?;
+        for warning in &state.warnings {
+            log::warning(&call.global, warning)?;
+        }
+        Ok(state)
     }
 }
 

@@ -239,17 +239,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processes() {
-        let process = from_text(br#"{"cwd": "/", "args": ["x"]}"#).unwrap();
-        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
-        let process = from_text(br#"{"cwd": "/", "user": {"uid": 7, "gid": 8}}"#).unwrap();
-        assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
-        for text in [&b"[]"[..], b"{}", b"", br#"{"cwd": "/", "user": 1}"#] {
-            assert!(from_text(text).is_err());
-        }
-    }
-
-    #[test]
     fn places_below_the_container() {
         let own = Cgroup::V1 {
             controllers: [("cpu", "/c/cpu/x"), ("pids", "/c/pids/x")]

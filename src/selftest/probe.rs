@@ -83,6 +83,7 @@ fn attack(words: &[&str]) -> io::Result<Value> {
             rustix::process::umask(Mode::empty());
             Err(execute(command, |command| command))
         }
+        ["in-turn", commands @ ..] => in_turn(commands),
         ["alone", command @ ..] => Err(alone(command)),
         ["disguised", place, with, command @ ..] => Err(disguised(place, with, command)),
         ["user", id, command @ ..] => Err(as_user(id, command)),
@@ -403,6 +404,20 @@ fn leak(folder: &str, command: &[&str]) -> io::Error {
         Ok(()) => execute(command, |command| command),
         Err(error) => error,
     }
+}
+
+/// Runs commands with `--` between them, one after another; the first that fails ends it.
+fn in_turn(commands: &[&str]) -> io::Result<Value> {
+    for words in commands.split(|word| *word == "--") {
+        let Some((program, arguments)) = words.split_first() else {
+            return Err(io::Error::other("needs a command"));
+        };
+        let status = Command::new(program).args(arguments).status()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("{words:?}: {status}")));
+        }
+    }
+    Ok(Value::Null)
 }
 
 /// Runs a command in a network namespace of its own.

@@ -198,7 +198,8 @@ fn a_limit_below_what_is_in_use_is_refused() {
         _ => "unable to set memory limit to 4194304 (current usage: ",
     };
     assert!(text.contains(wanted), "{text}");
-    assert_eq!(cgroup.0.processes().unwrap().len(), 4);
+    // head may be done
+    assert!(cgroup.0.processes().unwrap().len() >= 3);
     cgroup.0.kill().unwrap();
     child.wait().unwrap();
 }

@@ -31,6 +31,7 @@ pub const TESTS: &[Test] = &[
     ("kernel::listener", listener),
     ("kernel::listener_missing", listener_missing),
     ("kernel::net_devices", net_devices),
+    ("kernel::ambient_that_cannot_be", ambient_that_cannot_be),
 ];
 
 fn process(args: &[&str]) -> Value {
@@ -508,4 +509,16 @@ fn net_devices() {
     );
     nix::sched::setns(host, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     std::io::stdout().flush().unwrap();
+}
+
+fn ambient_that_cannot_be() {
+    let mut case = Case::new(&["caps"]);
+    case.spec["process"]["capabilities"] = json!({"bounding": ["CAP_KILL", "CAP_CHOWN"], "effective": ["CAP_KILL"],
+        "permitted": ["CAP_KILL", "CAP_CHOWN"], "inheritable": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN", "CAP_KILL"]});
+    assert!(
+        case.good()
+            .ends_with("CapAmb:\t0000000000000001\nNoNewPrivs:\t1\nSeccomp:\t0\n"),
+        "{}",
+        case.output()
+    );
 }

@@ -231,12 +231,14 @@ fn rlimits(process: &Process) -> Result<Vec<Step>, String> {
 }
 
 /// The five sets of capabilities(7).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sets {
     /// What execve may give.
     pub bounding: u64,
     /// The others.
     pub others: Capabilities,
+    /// What was asked for and cannot be (config.md "Linux Process": a warning and no error).
+    pub warnings: Vec<String>,
 }
 
 /// The five sets; all empty when there is no section.
@@ -253,34 +255,38 @@ pub fn capabilities(sets: Option<&LinuxCapabilities>) -> Result<Sets, String> {
             Ok(mask | capability.bitmask())
         })
     };
-    let others = Capabilities {
+    let mut others = Capabilities {
         effective: one(sets.effective())?,
         permitted: one(sets.permitted())?,
         inheritable: one(sets.inheritable())?,
         ambient: one(sets.ambient())?,
     };
     // the kernel would answer a bare EPERM (capabilities(7))
-    if let Some(name) = first(others.effective & !others.permitted) {
+    if let Some(name) = named(others.effective & !others.permitted).next() {
         return Err(format!(
             "process.capabilities: {name} is effective but not permitted"
         ));
     }
-    if let Some(name) = first(others.ambient & !(others.permitted & others.inheritable)) {
-        return Err(format!(
-            "process.capabilities: {name} is ambient but not both permitted and inheritable"
-        ));
-    }
+    let raised = others.permitted & others.inheritable;
+    let warnings = named(others.ambient & !raised).map(|name| {
+        format!(
+            "process.capabilities.ambient: can't raise ambient capability {name}: it is not both permitted and inheritable"
+        )
+    });
+    let warnings = warnings.collect();
+    others.ambient &= raised;
     Ok(Sets {
         bounding: one(sets.bounding())?,
         others,
+        warnings,
     })
 }
 
-/// The name of one member of a set.
-fn first(set: u64) -> Option<Capability> {
-    let all = caps::all();
-    let members = all.into_iter().filter(|one| set & one.bitmask() != 0);
-    members.min_by_key(Capability::index)
+/// The members of a set by their numbers.
+fn named(set: u64) -> impl Iterator<Item = Capability> {
+    let mut all: Vec<Capability> = caps::all().into_iter().collect();
+    all.sort_by_key(Capability::index);
+    all.into_iter().filter(move |one| set & one.bitmask() != 0)
 }
 
 /// The compiled filter.
