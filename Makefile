@@ -16,10 +16,10 @@ TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-stati
                   umoci
 
 # the peers that `make bench` compares with
-BENCH_PACKAGES := $(BUILD_PACKAGES) bubblewrap busybox-static crun runc strace util-linux
+BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static crun runc strace util-linux
 VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios systemd util-linux
 
-.PHONY: help build release lint test test-vm bench bench-strace demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
+.PHONY: help build release lint test test-vm bench bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,10 @@ bench: packages-bench release ## sampan-oci against crun, runc, bubblewrap and u
 
 bench-strace: packages-bench release ## the system calls of one `run` of each, to target/strace
 	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --strace target/strace
+
+hot: packages-bench ## hot.ld anew: which functions a start needs (minutes; after larger changes of the container core)
+	cargo rustc --release --locked --bin sampan -- -C strip=none
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --hot hot.ld
 
 demo: packages-demo release $(IMAGES:%=target/images/%) ## nginx, an application and redis as one pod with two networks
 	@$(foreach i,$(IMAGES),$(RELEASE)/sampan --root $(ROOT) image import target/images/$i &&) true

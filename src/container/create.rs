@@ -249,6 +249,7 @@ impl Creation<'_> {
         let poststop = self.child.is_some().then(|| Hooks {
             point: Point::Poststop,
             list: self.plan.later.poststop.clone(),
+            env: Vec::new(),
             cwd: Some(self.request.bundle.clone()),
             state: plan::state(&self.config.spec, self.request, "stopped"),
         });

@@ -218,6 +218,7 @@ impl State {
         Hooks {
             point,
             list: list.clone(),
+            env: Vec::new(),
             cwd: Some(self.bundle.clone()),
             state: self.oci(status),
         }

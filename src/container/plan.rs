@@ -322,6 +322,11 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
     if spec.version().is_empty() {
         return Err("ociVersion: is missing".to_owned());
     }
+    // it would be the bundle itself
+    let root = spec.root().as_ref();
+    if root.is_some_and(|root| root.path().as_os_str().is_empty()) {
+        return Err("root.path: is missing".to_owned());
+    }
     if !spec.version().starts_with("1.") {
         return Err(format!(
             "ociVersion: {} is not supported, only 1.x is",

@@ -64,7 +64,7 @@ pub struct Hook {
     /// `argv`, the name first; the path alone when empty.
     #[serde(default)]
     pub args: Vec<String>,
-    /// `KEY=value`; the caller's environment when empty.
+    /// `KEY=value`; that of [`Hooks`] when empty.
     #[serde(default)]
     pub env: Vec<String>,
     /// Seconds.
@@ -79,6 +79,8 @@ pub struct Hooks {
     pub point: Point,
     /// What.
     pub list: Vec<Hook>,
+    /// Environment of those that have none; the caller's when this is empty, too.
+    pub env: Vec<String>,
     /// Where they start; the caller's working directory when `None`.
     pub cwd: Option<PathBuf>,
     /// What they read.
@@ -161,9 +163,14 @@ fn execute(hook: &Hook, hooks: &Hooks, state: &[u8]) -> io::Result<Option<String
     if let Some((name, arguments)) = hook.args.split_first() {
         command.arg0(name).args(arguments);
     }
-    if !hook.env.is_empty() {
+    let env = if hook.env.is_empty() {
+        &hooks.env
+    } else {
+        &hook.env
+    };
+    if !env.is_empty() {
         command.env_clear();
-        for entry in &hook.env {
+        for entry in env {
             let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
             command.env(OsStr::new(key), OsStr::new(value));
         }
@@ -305,6 +312,7 @@ mod tests {
         Hooks {
             point: Point::CreateRuntime,
             list,
+            env: Vec::new(),
             cwd: Some("/".into()),
             state: OciState {
                 oci_version: "1.2.0".into(),

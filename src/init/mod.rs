@@ -144,7 +144,13 @@ impl Child<'_> {
                     .step("report to the parent")?;
                 self.expect(&Message::Continue)
             }
-            PlanStep::Hooks(hooks) => hooks.run(Some(std::process::id() as i32)),
+            PlanStep::Hooks(hooks) => {
+                let mut hooks = hooks.clone();
+                // theirs is the program's environment, once it is known
+                let home = self.home.as_ref().map(|home| home.to_string_lossy());
+                hooks.env.extend(home.map(|home| home.into_owned()));
+                hooks.run(Some(std::process::id() as i32))
+            }
             PlanStep::Terminal {
                 rows,
                 columns,

@@ -138,13 +138,13 @@ fn failures() {
     assert!(text.starts_with(want), "{text}");
     for want in [
         "\"status\":\"created\",\"pid\":1,",
-        "}FOO=bar\n",
+        "}FOO=bar\nHOME=/\n",
         "\n0022, stderr:",
     ] {
         assert!(text.contains(want), "{want}: {text}");
     }
     // standard streams and nothing else
-    assert_eq!(text.lines().count(), 5, "{text}");
+    assert_eq!(text.lines().count(), 6, "{text}");
     assert_eq!(case.wait(&state), 1);
     assert_eq!(container::status(&state), Status::Stopped);
     assert_eq!(case.output(), "");

@@ -41,6 +41,13 @@ fn runs() {
     assert_eq!(case.good(), "hello\n");
     case.assert_gone();
     assert_eq!(Case::new(&["exit", "42"]).run().0, 42);
+    // a later version, what it may have brought, and names that are empty
+    let mut case = Case::new(&["echo", "later"]);
+    case.spec["ociVersion"] = json!("1.9.0");
+    case.spec["process"]["invented"] = json!({"later": [1]});
+    case.spec["annotations"] = json!({"com.example.unknown": ""});
+    case.spec["hostname"] = json!("");
+    assert_eq!(case.good(), "later\n");
 }
 
 fn walks_through_the_states() {
@@ -169,6 +176,8 @@ fn failure_leaves_nothing() {
             "open /no/such/thing to bind it: No such file or directory",
         ),
         ("/root/path", json!("nowhere"), "nowhere"),
+        ("/root", json!({}), "root.path: is missing"),
+        ("/ociVersion", json!(""), "ociVersion: is missing"),
         (
             "/process/cwd",
             json!("/testinit"),

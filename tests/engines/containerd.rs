@@ -394,7 +394,7 @@ fn tasks_outlive_the_daemon() {
     containerd.daemon = start(&containerd.machine);
     assert_eq!(containerd.task("a"), before);
     let inside = containerd.ok(&["task", "exec", "--exec-id=e", "a", "cat", "/proc/1/cmdline"]);
-    assert_eq!(inside, "sleep\01000\0");
+    assert_eq!(inside, "sleep\x001000\0");
     containerd.remove("a");
     containerd.assert_clean();
 }

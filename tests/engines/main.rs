@@ -34,7 +34,7 @@ const INSIDE: &str = r#"
         awk '{ print "propagation", $5, ($7 == "-" ? "private" : $7) }' | sed 's/:[0-9]*$//' | sort
     # /dev/mqueue belongs to who made the namespace
     ls -lnR /dev | awk '/^[bcdl]/ && $NF != "mqueue" { print "dev", $1, $3, $4, ($1 ~ /^[bc]/ ? $5 $6 : ""), $NF }' | sort
-    env | grep -Ev '^(HOSTNAME|HOME)=' | sort | sed 's/^/env /'
+    env | grep -v '^HOSTNAME=' | sort | sed 's/^/env /'
     for file in /proc/kcore /proc/keys /proc/timer_list /proc/acpi /proc/scsi /sys/firmware; do
         [ ! -e $file ] || stat -c 'masked %n %F %t %T' $file
     done

@@ -43,7 +43,7 @@ pub fn hooks(spec: &Spec, request: &CreateRequest) -> Result<All, String> {
         .collect::<Result<Vec<Hook>, String>>()
     };
     let process = spec.process().as_ref();
-    let at = |point: Point, mut list: Vec<Hook>| {
+    let at = |point: Point, list: Vec<Hook>| {
         if list.is_empty() {
             return None;
         }
@@ -56,14 +56,11 @@ pub fn hooks(spec: &Spec, request: &CreateRequest) -> Result<All, String> {
                 .map(|root| request.bundle.join(root.path())),
             _ => Some(request.bundle.clone()),
         };
-        if point == Point::StartContainer {
+        let env = match point {
             // the specification is silent; runtimes have always given the process's environment here
-            let env = process
-                .and_then(|process| process.env().clone())
-                .unwrap_or_default();
-            let silent = list.iter_mut().filter(|hook| hook.env.is_empty());
-            silent.for_each(|hook| hook.env.clone_from(&env));
-        }
+            Point::StartContainer => process.and_then(|process| process.env().clone()),
+            _ => None,
+        };
         let status = match point {
             Point::StartContainer => "created",
             _ => "creating",
@@ -71,6 +68,7 @@ pub fn hooks(spec: &Spec, request: &CreateRequest) -> Result<All, String> {
         Some(Hooks {
             point,
             list,
+            env: env.unwrap_or_default(),
             cwd,
             state: state(spec, request, status),
         })
