@@ -45,7 +45,7 @@ pub fn create_from(
     }
     let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(spec, request, host()).map_err(at)?;
+    let plan = plan::container(spec, request, host(&config.spec)).map_err(at)?;
     let process = spec.process().as_ref();
     let terminal = process.and_then(|process| process.terminal()) == Some(true);
     let refused = |text: &str| Err(Error::Other(text.to_owned()));
@@ -70,11 +70,15 @@ pub fn create_from(
 }
 
 /// Whether we are in a user namespace ourselves: the first one maps everything onto itself.
-fn host() -> Host {
+fn host(spec: &Spec) -> Host {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let numbers: Vec<&str> = map.split_whitespace().collect();
+    let linux = spec.linux().as_ref();
+    let label = linux.and_then(|linux| linux.mount_label().as_deref());
+    let has_label = label.is_some_and(|label| !label.is_empty());
     Host {
         user_namespace: numbers != ["0", "0", "4294967295"],
+        selinux: has_label && Path::new("/sys/fs/selinux/enforce").exists(),
     }
 }
 

@@ -10,6 +10,7 @@ use super::CreateRequest;
 use crate::cgroup::Cgroup;
 use crate::init;
 
+mod mounts;
 mod namespaces;
 pub mod process;
 mod rootfs;
@@ -21,6 +22,8 @@ pub use namespaces::Join;
 pub struct Host {
     /// We are in a user namespace ourselves: no mknod, overlay with `userxattr`.
     pub user_namespace: bool,
+    /// SELinux is active; asked only where it matters.
+    pub selinux: bool,
 }
 
 /// One line of an id map: `size` ids from `inside` on are those from `outside` on.
@@ -156,8 +159,15 @@ fn child(
     let annotations = spec.annotations().as_ref();
     let reaper =
         annotations.is_some_and(|all| all.get(REAPER).is_some_and(|value| value == "true"));
-    let no_mknod = user_namespace || host.user_namespace;
-    let rootfs = rootfs::rootfs(spec, linux, request, no_mknod)?;
+    let root = spec.root().as_ref().ok_or("root: is missing")?;
+    let around_mounts = mounts::Around {
+        linux,
+        request,
+        namespaces,
+        host,
+        root: &request.bundle.join(root.path()),
+    };
+    let rootfs = rootfs::rootfs(spec, around_mounts)?;
     let on_rootfs = |steps: Vec<crate::rootfs::Step>| steps.into_iter().map(Step::Rootfs);
 
     let mut steps = process::begin(preserved);
@@ -247,22 +257,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
         .iter()
         .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
     });
-    let id_mapped = spec.mounts().iter().flatten().find(|mount| {
-        mount
-            .uid_mappings()
-            .as_ref()
-            .is_some_and(|maps| !maps.is_empty())
-            || mount
-                .gid_mappings()
-                .as_ref()
-                .is_some_and(|maps| !maps.is_empty())
-    });
-    if let Some(mount) = id_mapped {
-        return Err(format!(
-            "mounts: {}: id-mapped mounts are not supported",
-            mount.destination().display()
-        ));
-    }
     let unsupported = [
         ("hooks", hooks),
         (
@@ -284,10 +278,6 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
         (
             "process.execCPUAffinity",
             process.is_some_and(|process| process.exec_cpu_affinity().is_some()),
-        ),
-        (
-            "linux.mountLabel",
-            text(linux.map(|linux| linux.mount_label())),
         ),
         (
             "linux.intelRdt",

@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, setns};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::plan::namespace_words;
-use super::{Error, chain};
+use super::{Error, chain, idmap};
 use crate::cgroup::Entry;
 use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
@@ -200,10 +200,15 @@ fn describe(status: WaitStatus) -> String {
 impl Child {
     /// Lets it set itself up; gives the terminal when it sends one.
     pub fn set_up(&self) -> Result<Option<OwnedFd>, Error> {
-        self.tell(&Message::Continue)?;
-        match self.hear()? {
-            Some((Message::Ready, fd)) => Ok(fd),
-            other => Err(unexpected(other)),
+        loop {
+            self.tell(&Message::Continue)?;
+            match self.hear()? {
+                Some((Message::Ready, fd)) => return Ok(fd),
+                Some((Message::MapSource(map), Some(tree))) => {
+                    idmap::map_source(self.pid, &tree, &map)?;
+                }
+                other => return Err(unexpected(other)),
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //!   │◄──────── Pid ────────────────────┤ clone ──────────►│
 //!   │ cgroup, id maps, oom score                          │
 //!   ├──────────────────── Continue ──────────────────────►│ mounts, ids, everything but execve
+//!   │◄──────── MapSource (mount), Continue ──────────────►│ for each mount with an id map
 //!   │◄─────────────────── Ready [terminal] ───────────────┤
 //!   │ state.json                                          │
 //!   ├──────────────────── Release ───────────────────────►│ gate (first process only), filter, execve
@@ -30,6 +31,8 @@ pub enum Message {
     Pid(i32),
     /// Go on: the child is in its cgroup and has its ids.
     Continue,
+    /// The descriptor is a detached mount that is to get an id map; `Continue` answers.
+    MapSource(rootfs::SourceMap),
     /// All is set up; the terminal's master comes along when it is wanted.
     Ready,
     /// Go to the gate, or to execve.

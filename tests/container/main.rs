@@ -9,6 +9,7 @@ mod exec;
 mod hostile;
 mod inside;
 mod lifecycle;
+mod mounts;
 
 use std::process::ExitCode;
 
@@ -20,7 +21,14 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| first == "internal") {
         return common::internal(&arguments[1..]);
     }
-    let tests: Vec<Test> = [lifecycle::TESTS, inside::TESTS, hostile::TESTS, exec::TESTS].concat();
+    let tests: Vec<Test> = [
+        lifecycle::TESTS,
+        inside::TESTS,
+        mounts::TESTS,
+        hostile::TESTS,
+        exec::TESTS,
+    ]
+    .concat();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     // what cargo-nextest asks of a harness
     if has("--list") {
