@@ -114,11 +114,11 @@ mod tests {
         fs::set_permissions(from.join("a"), fs::Permissions::from_mode(0o1777)).unwrap();
         symlink("/etc/shadow", from.join("link")).unwrap();
         nix::unistd::mkfifo(&from.join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        let fd = |path| open(&rustix::fs::CWD, path, OFlags::PATH).unwrap();
-        let path = |path: &std::path::Path| {
-            std::ffi::CString::new(path.to_string_lossy().as_bytes()).unwrap()
+        let fd = |path: &std::path::Path| {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).unwrap()
         };
-        copy(&fd(&path(&from)), &fd(&path(&to))).unwrap();
+        copy(&fd(&from), &fd(&to)).unwrap();
         for name in ["a", "a/b", "a/b/file", "link", "pipe"] {
             let (old, new) = (from.join(name), to.join(name));
             let facts = |path| {
@@ -140,7 +140,7 @@ mod tests {
         fs::create_dir_all(&deep).unwrap();
         let other = temp.path().join("other");
         fs::create_dir(&other).unwrap();
-        let error = copy(&fd(&path(&from)), &fd(&path(&other))).unwrap_err();
+        let error = copy(&fd(&from), &fd(&other)).unwrap_err();
         assert!(
             error.to_string().contains("nested deeper than 128"),
             "{error}"
