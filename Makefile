@@ -11,12 +11,15 @@ ROOT    ?= /var/lib/sampan
 # what building and the demo need; what the tests need besides (the peers they compare with)
 BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
-TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static containernetworking-plugins docker-compose docker-registry \
-                  iptables jq nftables openssl procps python3 python3-seccomp skopeo systemd umoci
+TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static catatonit conmon containerd containernetworking-plugins \
+                  docker-compose docker-registry iptables jq nftables openssl podman procps python3 python3-seccomp runc skopeo strace systemd \
+                  umoci
 
-VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios
+# the peers that `make bench` compares with
+BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static crun runc strace util-linux
+VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios systemd util-linux
 
-.PHONY: help build release lint test test-vm demo install clean packages-build packages-demo packages-test packages-vm nextest
+.PHONY: help build release lint test test-vm bench bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +42,16 @@ test: packages-test nextest lint ## every test, those that need root included
 
 test-vm: packages-vm ## cgroup, container and pod tests on Debian's kernel with cgroup v2, in QEMU
 	tests/vm/run
+
+bench: packages-bench release ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --rounds $(or $(ROUNDS),200) --json target/bench.json
+
+bench-strace: packages-bench release ## the system calls of one `run` of each, to target/strace
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --strace target/strace
+
+hot: packages-bench ## hot.ld anew: which functions a start needs (minutes; after larger changes of the container core)
+	cargo rustc --release --locked --bin sampan -- -C strip=none
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --hot hot.ld
 
 demo: packages-demo release $(IMAGES:%=target/images/%) ## nginx, an application and redis as one pod with two networks
 	@$(foreach i,$(IMAGES),$(RELEASE)/sampan --root $(ROOT) image import target/images/$i &&) true
@@ -80,6 +93,9 @@ packages-build:
 
 packages-demo:
 	$(call install-packages,$(DEMO_PACKAGES))
+
+packages-bench:
+	$(call install-packages,$(BENCH_PACKAGES))
 
 packages-vm:
 	$(call install-packages,$(VM_PACKAGES))

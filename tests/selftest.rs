@@ -37,6 +37,7 @@ checks! {
     control "control"
     inherited_run "inherited-run"
     inherited_exec "inherited-exec"
+    pod_modes "pod-modes"
     state_modes "state-modes"
     link_dev "link-dev"
     cve_2016_9962 "2016-9962"

@@ -7,6 +7,8 @@
 //!   taken away there, for all.
 //! * A runtime that fails ends the comparison: no figure is made of errors.
 
+#[cfg(target_arch = "x86_64")]
+mod hot;
 mod measure;
 mod place;
 mod report;
@@ -26,6 +28,7 @@ struct Options {
     json: Option<std::path::PathBuf>,
     cases: Vec<String>,
     strace: Option<std::path::PathBuf>,
+    hot: Option<std::path::PathBuf>,
     unified: bool,
 }
 
@@ -38,6 +41,7 @@ cases: run, run-seccomp, steps, storm (all when none is named)
   --sampan FILE   the program to compare
   --json FILE     write the figures as JSON too
   --strace DIR    instead of timing: a table of system calls of one `run` per runtime, to DIR
+  --hot FILE      instead of timing: the linker script that puts the functions of a start side by side, to FILE
   --unified       leave the v2 mount of a hybrid host (crun then fails and is left out)
 ";
 
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         json: None,
         cases: Vec::new(),
         strace: None,
+        hot: None,
         unified: false,
     };
     while let Some(word) = arguments.next() {
@@ -65,6 +70,11 @@ fn main() -> ExitCode {
             "--sampan" => value().map(|text| options.sampan = text.into()),
             "--json" => value().map(|text| options.json = Some(text.into())),
             "--strace" => value().map(|text| options.strace = Some(text.into())),
+            "--hot" => value().map(|text| options.hot = Some(text.into())),
+            "--help" => {
+                print!("{USAGE}");
+                return ExitCode::SUCCESS;
+            }
             "--unified" => {
                 options.unified = true;
                 Ok(())
@@ -96,6 +106,10 @@ fn compare(options: &Options) -> Result<()> {
     let runtimes = runtime::installed(&place, options.unified)?;
     if let Some(dir) = &options.strace {
         return runtime::strace(&place, &runtimes, dir);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let (Some(script), Some(sampan)) = (&options.hot, runtimes.first()) {
+        return hot::write(&place, sampan, &options.sampan, script);
     }
     let wanted =
         |case: &str| options.cases.is_empty() || options.cases.iter().any(|name| name == case);

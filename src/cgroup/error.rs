@@ -117,7 +117,7 @@ pub enum Error {
         count: usize,
     },
     /// A process put there would not run.
-    #[error("container's cgroup {} unexpectedly frozen; thaw it or name another cgroupsPath", path.display())]
+    #[error("container's cgroup unexpectedly frozen: {}; thaw it or name another cgroupsPath", path.display())]
     Frozen {
         /// The cgroup.
         path: PathBuf,

@@ -27,6 +27,8 @@ mod entry;
 mod error;
 mod file;
 mod limits;
+pub mod metrics;
+mod oom;
 mod own;
 mod place;
 mod stat;
@@ -37,6 +39,8 @@ mod v2;
 pub use entry::Entry;
 pub use error::Error;
 use error::collect;
+pub use metrics::Metrics;
+pub use oom::{OomEvent, OomWatch};
 pub use place::Unit;
 pub use stat::{Stats, Tree};
 
@@ -65,6 +69,15 @@ pub enum Cgroup {
         /// What stands in the way.
         why: String,
     },
+}
+
+/// One value for one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Write {
+    /// The file.
+    pub file: PathBuf,
+    /// What it gets.
+    pub value: String,
 }
 
 impl Cgroup {
@@ -214,6 +227,7 @@ impl Cgroup {
         });
         made.map_err(|error| match error {
             Error::InUse { .. } => error,
+            Error::Frozen { .. } if !new => error,
             error if new => both(error, self.remove()),
             // part of it is somebody's, perhaps: only what nobody is in is taken away
             error => {
@@ -294,6 +308,19 @@ impl Cgroup {
         }
     }
 
+    /// What [`Cgroup::apply`] writes into a fresh cgroup, without writing it. Rules of devices on version 2 are a program of the kernel's
+    /// and no file: they stand under the folder.
+    pub fn writes(&self, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
+        match self.plain() {
+            Cgroup::V2(path) => v2::writes(path, resources),
+            Cgroup::V1 {
+                controllers,
+                unified,
+            } => v1::writes(controllers, unified.as_deref(), resources),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Changes limits of a container that runs, and tells systemd, which would set its own again.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         if let Cgroup::Systemd { unit, cgroup } = self {
@@ -301,6 +328,15 @@ impl Cgroup {
             systemd::update(unit, cgroup, resources)?;
         }
         self.apply(resources)
+    }
+
+    /// Gives it to the host's user `uid`, for a container with a cgroup namespace and a writable mount of it: the folder and what
+    /// the kernel says is for delegation (config-linux.md, "Cgroup ownership"). Version 2 only; on v1 that is not safe.
+    pub fn give_to(&self, uid: u32) -> Result<(), Error> {
+        match self.checked()? {
+            Cgroup::V2(path) => v2::give_to(path, uid),
+            _ => Ok(()),
+        }
     }
 
     /// Moves a process in, with all its threads. A new process of our own enters more cheaply by [`Cgroup::entry`].
@@ -447,6 +483,32 @@ impl Cgroup {
         stat::stats(self.checked()?)
     }
 
+    /// Everything the kernel counted, as `events --stats` prints it.
+    pub fn metrics(&self) -> Result<Metrics, Error> {
+        metrics::metrics(self.checked()?)
+    }
+
+    /// Begins to watch for the out-of-memory killer.
+    pub fn watch_oom(&self) -> Result<OomWatch, Error> {
+        OomWatch::open(self.checked()?)
+    }
+
+    /// What of `resources` is left out, and worth a warning: no kernel limits its own memory for a container any more
+    /// (config-linux.md, "Memory": NOT RECOMMENDED), and without a cgroup there is nothing that holds.
+    pub fn warnings(&self, resources: Option<&LinuxResources>) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Cgroup::Unlimited { why } = self {
+            found.push(format!(
+                "the container is without a cgroup of its own: {why}"
+            ));
+        }
+        let memory = resources.and_then(|resources| resources.memory().as_ref());
+        if memory.is_some_and(limits::is_kernel_memory) {
+            found.push("linux.resources.memory: kernel and kernelTCP are ignored".to_owned());
+        }
+        found
+    }
+
     /// The cgroup with all below: limits and use of each, for people.
     pub fn tree(&self) -> Result<Tree, Error> {
         stat::tree(self.checked()?)
@@ -456,11 +518,8 @@ impl Cgroup {
     fn check_before_update(&self, resources: &LinuxResources) -> Result<(), Error> {
         let current = match self.plain() {
             Cgroup::V2(path) => path.join("memory.current"),
-            Cgroup::V1 { controllers, .. } => match controllers.get("memory") {
-                Some(path) => path.join("memory.usage_in_bytes"),
-                None => return Ok(()),
-            },
-            Cgroup::Systemd { .. } | Cgroup::Unlimited { .. } => return Ok(()),
+            // the kernel itself refuses
+            _ => return Ok(()),
         };
         v2::check_before_update(resources, &current)
     }

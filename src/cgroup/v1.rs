@@ -1,5 +1,15 @@
 //! Operations on version 1 hierarchies, and on the unified one beside them on hybrid hosts.
 //!
+//! Values go through cgroups-rs where its `fs::*Controller` does one write and reports the error:
+//! memory limit, memsw, soft limit and swappiness; shares, quota and period; cpuset lists; pids.max.
+//! They are written directly where it does not: `apply` of every controller drops errors,
+//! `set_kmem_limit` takes EOPNOTSUPP for success, `HugeTlbController` has no −1, `BlkIoController`
+//! chooses between weight files by itself, `CpuController` has no burst or idle, `FreezerController`
+//! asks for the state by a discriminant, and `cgroup.procs` would need one controller type for each
+//! hierarchy. It opens with O_CREAT, which cgroupfs answers with EACCES for a file that isn't there,
+//! so existence is asked first. Its units of systemd need threads, which a process that clones may not
+//! have: those are in systemd.
+//!
 //! *Invariants:* controllers mounted together are one folder and are touched once. A new cpuset has
 //! processors and nodes before a process can come (cpusets.rst: without them attach is ENOSPC).
 
@@ -7,10 +17,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::cpuset::CpuSetController;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{MaxValue, error::Error as CgroupsError};
+use nix::libc;
 use oci_spec::runtime::LinuxResources;
 
 use super::v2::{self, PATIENCE};
-use super::{Cgroup, Error, devices, file, limits};
+use super::{Cgroup, Error, Write, devices, file, limits};
 
 type Controllers = BTreeMap<String, PathBuf>;
 
@@ -58,21 +74,56 @@ fn create_folder(path: &Path, cpuset: bool) -> Result<bool, Error> {
     };
     // a root has what there is, and nothing above
     if cpuset && (new || parent.join("cpuset.cpus").exists()) {
-        inherit(parent, path)?;
+        inherit(parent, path, new)?;
     }
     Ok(new)
 }
 
-/// Fills an empty cpuset from its parent.
-fn inherit(parent: &Path, folder: &Path) -> Result<(), Error> {
+/// Fills an empty cpuset from its parent, and that first, when somebody made it and left it empty: the root never is.
+fn inherit(parent: &Path, folder: &Path, new: bool) -> Result<(), Error> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if file::read(&folder.join(name))?.is_empty() {
-            file::write(&folder.join(name), &file::read(&parent.join(name))?)?;
+        if !new && !file::read(&folder.join(name))?.is_empty() {
+            continue;
         }
+        let mut value = file::read(&parent.join(name))?;
+        if value.is_empty() {
+            let above = parent.parent().unwrap_or(parent);
+            inherit(above, parent, false)?;
+            value = file::read(&parent.join(name))?;
+        }
+        file::write(&folder.join(name), &value)?;
     }
     Ok(())
 }
 
+pub(super) fn writes(
+    controllers: &Controllers,
+    unified: Option<&Path>,
+    resources: &LinuxResources,
+) -> Result<Vec<Write>, Error> {
+    let mut here = resources.clone();
+    let there = unified.and_then(|path| Some((path, take_unified(controllers, &mut here)?)));
+    let mut writes = match there {
+        Some((path, there)) => v2::writes(path, &there)?,
+        None => Vec::new(),
+    };
+    let folder = |controller: &str| controllers.get(controller).cloned().unwrap_or_default();
+    let settings = limits::v1(&here)?.into_iter().map(|setting| Write {
+        file: folder(&setting.controller).join(setting.file),
+        value: setting.value,
+    });
+    writes.extend(settings);
+    let rules = devices::rules(here.devices().as_deref().unwrap_or_default())?;
+    // what a fresh cgroup below one without rules has
+    let changes = devices::changes(&rules, "a *:* rwm\n");
+    writes.extend(changes.into_iter().map(|(name, value)| Write {
+        file: folder("devices").join(name),
+        value,
+    }));
+    Ok(writes)
+}
+
+/// Sets the limits.
 pub(super) fn apply(
     controllers: &Controllers,
     unified: Option<&Path>,
@@ -89,16 +140,47 @@ pub(super) fn apply(
             ));
         }
     }
-    if let Some(memory) = controllers.get("memory") {
-        v2::check_before_update(&here, &memory.join("memory.usage_in_bytes"))?;
-    }
     let folder = |setting: &limits::Setting| {
         controllers
             .get(&setting.controller)
             .map_or(Path::new(""), PathBuf::as_path)
     };
-    v2::write_all(&settings, folder, file::write_io)?;
+    v2::write_all(&settings, folder, write).map_err(|error| explain_memory(error, controllers))?;
     apply_devices(controllers, here.devices().as_deref().unwrap_or_default())
+}
+
+/// memory.rst, "limit_in_bytes": below what is in use and cannot be reclaimed is EBUSY.
+fn explain_memory(error: Error, controllers: &Controllers) -> Error {
+    let error = match error {
+        Error::Several(errors) => {
+            let explained = errors.into_iter().map(|e| explain_memory(e, controllers));
+            return Error::Several(explained.collect());
+        }
+        error => error,
+    };
+    match (&error, controllers.get("memory")) {
+        (
+            Error::Write {
+                path,
+                value,
+                source,
+            },
+            Some(folder),
+        ) if path.ends_with("memory.limit_in_bytes")
+            && source.raw_os_error() == Some(libc::EBUSY) =>
+        {
+            let read = |name: &str| file::read(&folder.join(name)).unwrap_or_default();
+            Error::Invalid {
+                field: "memory.limit".to_owned(),
+                why: format!(
+                    "unable to set memory limit to {value} (current usage: {}, peak usage: {})",
+                    read("memory.usage_in_bytes"),
+                    read("memory.max_usage_in_bytes")
+                ),
+            }
+        }
+        _ => error,
+    }
 }
 
 fn unavailable(controller: &str, what: String) -> Error {
@@ -115,7 +197,17 @@ fn apply_unified(
     unified: Option<&Path>,
     resources: &mut LinuxResources,
 ) -> Result<(), Error> {
-    let Some(path) = unified else { return Ok(()) };
+    match unified.and_then(|path| Some((path, take_unified(controllers, resources)?))) {
+        Some((path, there)) => v2::apply(path, &there),
+        None => Ok(()),
+    }
+}
+
+/// That part, if there is any.
+fn take_unified(
+    controllers: &Controllers,
+    resources: &mut LinuxResources,
+) -> Option<LinuxResources> {
     let mut there = LinuxResources::default();
     there.set_devices(None);
     if !controllers.contains_key("hugetlb") {
@@ -130,12 +222,9 @@ fn apply_unified(
         there.set_devices(resources.devices().clone());
         resources.set_devices(None);
     }
-    let nothing =
-        there.hugepage_limits().is_none() && there.rdma().is_none() && there.devices().is_none();
-    if nothing {
-        return Ok(());
-    }
-    v2::apply(path, &there)
+    let something =
+        there.hugepage_limits().is_some() || there.rdma().is_some() || there.devices().is_some();
+    something.then_some(there)
 }
 
 fn apply_devices(
@@ -157,6 +246,44 @@ fn apply_devices(
         file::write(&folder.join(name), &line)?;
     }
     Ok(())
+}
+
+/// One value, through cgroups-rs where the header says so.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    if !path.exists() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let file_name = path.file_name().and_then(|name| name.to_str());
+    let memory = || MemController::new(folder.clone(), folder.clone(), false);
+    let cpu = || CpuController::new(folder.clone(), folder.clone(), false);
+    let cpuset = || CpuSetController::new(folder.clone(), folder.clone(), false);
+    let result = match (file_name.unwrap_or_default(), value.parse::<i64>()) {
+        ("memory.limit_in_bytes", Ok(limit)) => memory().set_limit(limit),
+        ("memory.memsw.limit_in_bytes", Ok(limit)) => memory().set_memswap_limit(limit),
+        ("memory.soft_limit_in_bytes", Ok(limit)) => memory().set_soft_limit(limit),
+        ("memory.swappiness", Ok(value)) => memory().set_swappiness(value.unsigned_abs()),
+        ("cpu.shares", Ok(shares)) => cpu().set_shares(shares.unsigned_abs()),
+        ("cpu.cfs_quota_us", Ok(quota)) => cpu().set_cfs_quota(quota),
+        ("cpu.cfs_period_us", Ok(period)) => cpu().set_cfs_period(period.unsigned_abs()),
+        ("cpuset.cpus", _) => cpuset().set_cpus(value),
+        ("cpuset.mems", _) => cpuset().set_mems(value),
+        ("pids.max", Ok(limit)) => PidController::new(folder.clone(), folder.clone(), false)
+            .set_pid_max(MaxValue::Value(limit)),
+        _ => return file::write_io(path, value),
+    };
+    result.map_err(|error| io_error(&error))
+}
+
+/// The system's answer that cgroups-rs wrapped.
+fn io_error(error: &CgroupsError) -> io::Error {
+    let source = std::error::Error::source(error);
+    match source.and_then(|cause| cause.downcast_ref::<io::Error>()) {
+        Some(cause) => cause
+            .raw_os_error()
+            .map_or_else(|| cause.kind().into(), io::Error::from_raw_os_error),
+        None => io::Error::other(error.to_string()),
+    }
 }
 
 /// One change of `freezer.state`; a missing cgroup is success.
@@ -268,5 +395,21 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn errors_of_the_system_come_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pids.max");
+        assert_eq!(
+            write(&path, "5").unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        assert!(!path.exists());
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(
+            write(&path, "5").unwrap_err().raw_os_error(),
+            Some(libc::EISDIR)
+        );
     }
 }

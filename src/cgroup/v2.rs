@@ -14,7 +14,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::limits::{self, Absent, Setting};
 use super::own::SELF;
-use super::{Cgroup, Error, collect, devices, file};
+use super::{Cgroup, Error, Write, collect, devices, file};
 use crate::sys::bpf;
 
 /// How long members may take to go, or to freeze.
@@ -147,6 +147,25 @@ fn make_room(folder: &Path) -> Result<bool, Error> {
     Ok(true)
 }
 
+pub(super) fn writes(path: &Path, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
+    let settings = limits::v2(resources, None)?;
+    let mut writes: Vec<Write> = settings
+        .into_iter()
+        .map(|setting| Write {
+            file: path.join(setting.file),
+            value: setting.value,
+        })
+        .collect();
+    let devices = resources.devices().as_deref().unwrap_or_default();
+    devices::rules(devices)?;
+    writes.extend(devices.iter().map(|rule| Write {
+        file: path.to_owned(),
+        value: format!("{} {rule}", if rule.allow() { "allow" } else { "deny" }),
+    }));
+    Ok(writes)
+}
+
+/// Sets the limits.
 pub(super) fn apply(path: &Path, resources: &LinuxResources) -> Result<(), Error> {
     // one half of the file alone keeps the other
     let half = resources
@@ -233,20 +252,33 @@ pub(super) fn check_before_update(resources: &LinuxResources, current: &Path) ->
     let Some(memory) = resources.memory() else {
         return Ok(());
     };
-    let Some(limit) = memory.limit().and_then(|limit| u64::try_from(limit).ok()) else {
+    if memory.check_before_update() != Some(true) {
+        return Ok(());
+    }
+    let positive = |value: Option<i64>| {
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|value| *value > 0)
+    };
+    let limits = [
+        ("memory+swap", "memory.swap", positive(memory.swap())),
+        ("memory", "memory.limit", positive(memory.limit())),
+    ];
+    if limits.iter().all(|(.., limit)| limit.is_none()) {
+        return Ok(());
+    }
+    let Some(used) = file::read_optional(current)?.and_then(|text| text.parse::<u64>().ok()) else {
         return Ok(());
     };
-    if memory.check_before_update() != Some(true) || limit == 0 {
-        return Ok(());
+    for (name, field, limit) in limits {
+        if let Some(limit) = limit.filter(|limit| *limit <= used) {
+            return Err(Error::Invalid {
+                field: field.to_owned(),
+                why: format!("rejecting {name} limit {limit} <= usage {used}"),
+            });
+        }
     }
-    let used = file::read_optional(current)?.and_then(|text| text.parse::<u64>().ok());
-    match used {
-        Some(used) if used > limit => Err(Error::Invalid {
-            field: "memory.limit".to_owned(),
-            why: format!("{limit} is below the {used} bytes in use"),
-        }),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Writes every setting. Some values bound each other (limit and memsw, quota and burst), so the right
@@ -302,6 +334,32 @@ pub(super) fn apply_devices(path: &Path, rules: &[devices::Rule]) -> Result<(), 
         }
         result => result.map_err(failed),
     }
+}
+
+/// cgroups(7), "/sys/kernel/cgroup/delegate"; the list before that file was there.
+const DELEGATE: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads";
+
+pub(super) fn give_to(path: &Path, uid: u32) -> Result<(), Error> {
+    if rustix::process::geteuid().as_raw() == uid {
+        return Ok(());
+    }
+    let names = file::read_optional(Path::new("/sys/kernel/cgroup/delegate"))?;
+    let names = names.unwrap_or_else(|| DELEGATE.to_owned());
+    let files = names.lines().map(|name| path.join(name));
+    for path in std::iter::once(path.to_path_buf()).chain(files) {
+        match std::os::unix::fs::lchown(&path, Some(uid), None) {
+            // not every cgroup has every file
+            Err(error) if !file::gone(&error) => {
+                return Err(Error::Write {
+                    path,
+                    value: format!("owner {uid}"),
+                    source: error,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// cgroup-v2.rst, "cgroup.events": it has stopped, by itself or with a cgroup above.

@@ -124,6 +124,12 @@ fn reap_others(pid: i32) -> anyhow::Result<()> {
     }
 }
 
+/// Rows and columns of our terminal: the program's has them from the start, not only once it runs and we wait for it.
+pub fn size() -> Option<(u16, u16)> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdin()).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
 struct Ready {
     ended: bool,
     signal: bool,
@@ -186,6 +192,10 @@ impl Bridge {
         if let Some(before) = &before {
             let mut raw = before.clone();
             raw.make_raw();
+            // what goes elsewhere, and perhaps from there to this terminal, has no carriage returns of its own
+            if !rustix::termios::isatty(std::io::stdout()) {
+                raw.output_modes = before.output_modes;
+            }
             rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
         }
         let bridge = Bridge {

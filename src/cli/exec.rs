@@ -99,6 +99,9 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
     if request.tty {
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
         add_env(&mut process, &format!("TERM={terminal}"));
+        if let Some((height, width)) = console::size() {
+            process["consoleSize"] = json!({"height": height, "width": width});
+        }
     }
     for entry in &request.env {
         match (entry.contains('='), std::env::var(entry)) {

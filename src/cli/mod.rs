@@ -5,6 +5,7 @@ pub(crate) mod console;
 mod context;
 mod down;
 mod exec;
+mod explain;
 mod image;
 mod internal;
 mod lifecycle;
@@ -156,6 +157,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,
     },
+    /// Show what the creation of a container from an OCI bundle does, step by step, as JSON
+    Explain(explain::Args),
     /// Try on this machine what containers did to their runtimes in the past
     Selftest(selftest::Args),
     /// Print a completion script for a shell
@@ -200,6 +203,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
+        Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Network(command) => network::run(&cli.global, command),
         // without options before it, it does not come here

@@ -1,16 +1,17 @@
 //! `create`: from a bundle to a process that waits at the gate.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use super::plan::{self, Host, Step};
-use super::spawn::{Child, Join, spawn};
-use super::{CreateRequest, Error, State, chain, idmap, life};
+use super::plan::{self, Host, Plan, Step};
+use super::spawn::{Child, Join, Place, spawn};
+use super::{CreateRequest, Error, State, chain, config, idmap, life, net_devices};
 use crate::cgroup::{self, Cgroup, Entry};
+use crate::init::hooks::{Hooks, Point};
 use crate::init::{self, gate};
 use crate::sys::{process, procfs, socket};
 
@@ -45,7 +46,7 @@ pub fn create_from(
     }
     let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(spec, request, host(&config.spec)).map_err(at)?;
+    let plan = plan::container(spec, request, Host::here(spec)).map_err(at)?;
     let process = spec.process().as_ref();
     let terminal = process.and_then(|process| process.terminal()) == Some(true);
     let refused = |text: &str| Err(Error::Other(text.to_owned()));
@@ -57,6 +58,7 @@ pub fn create_from(
     let mut creation = Creation {
         request,
         config,
+        plan: &plan,
         console,
         gate: None,
         child: None,
@@ -67,19 +69,6 @@ pub fn create_from(
         .iter()
         .try_for_each(|step| creation.take(step, &plan.child));
     creation.end(made)
-}
-
-/// Whether we are in a user namespace ourselves: the first one maps everything onto itself.
-fn host(spec: &Spec) -> Host {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let numbers: Vec<&str> = map.split_whitespace().collect();
-    let linux = spec.linux().as_ref();
-    let label = linux.and_then(|linux| linux.mount_label().as_deref());
-    let has_label = label.is_some_and(|label| !label.is_empty());
-    Host {
-        user_namespace: numbers != ["0", "0", "4294967295"],
-        selinux: has_label && Path::new("/sys/fs/selinux/enforce").exists(),
-    }
 }
 
 /// A `config.json`.
@@ -110,7 +99,7 @@ impl Config {
         if size as u64 == CONFIG_MAX {
             return Err(failed(&"it is longer than 16 MiB"));
         }
-        let spec = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+        let spec = config::parse_spec(&text).map_err(|error| failed(&error))?;
         Ok(Config { spec, text })
     }
 }
@@ -132,6 +121,7 @@ pub fn connect(path: &Path) -> Result<OwnedFd, Error> {
 struct Creation<'a> {
     request: &'a CreateRequest,
     config: &'a Config,
+    plan: &'a Plan,
     console: Option<OwnedFd>,
     gate: Option<gate::Child>,
     child: Option<Child>,
@@ -156,7 +146,11 @@ impl Creation<'_> {
                 self.gate = Some(made.map_err(|error| in_dir("make the start gate", &error))?);
                 Ok(())
             }
-            Step::Clone { new, join } => {
+            Step::Clone {
+                new,
+                join,
+                time_offsets,
+            } => {
                 let entry = match request.cgroup {
                     Cgroup::Systemd { .. } => Ok(Entry::default()),
                     _ => request.cgroup.entry(),
@@ -164,10 +158,20 @@ impl Creation<'_> {
                 let entry = entry.map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
-                let child = spawn(child_steps, *new, join.as_ref(), &entry, console, gate)?;
+                let place = Place {
+                    new: *new,
+                    join: join.as_ref(),
+                    time_offsets: time_offsets.as_deref(),
+                    entry: &entry,
+                };
+                let child = spawn(child_steps, &place, console, gate)?;
                 self.child = Some(child);
                 Ok(())
             }
+            Step::CgroupOwner(uid) => request
+                .cgroup
+                .give_to(*uid)
+                .map_err(|error| Error::step("give the cgroup away", chain(&error))),
             Step::Unit {
                 limits,
                 annotations,
@@ -176,7 +180,14 @@ impl Creation<'_> {
                 .begin(self.child()?.pid, limits, annotations)
                 .map_err(|error| Error::step("make a unit", chain(&error))),
             Step::MapIds { uids, gids } => idmap::write(self.child()?.pid, uids, gids),
+            Step::NetDevices(devices) => net_devices::move_all(devices, self.child()?.pid),
             Step::OomScore(score) => set_oom_score(self.child()?.pid, *score),
+            Step::Mount => self.child()?.mount(),
+            Step::Hooks(hooks) => Ok(hooks.run(Some(self.child()?.pid))?),
+            Step::Listen(listener) => {
+                let child = self.child()?;
+                listener.send(child.pid, child.pid, &child.load_filter()?)
+            }
             Step::SetUp => self.child()?.set_up().map(drop),
             Step::Record => {
                 life::keep_spec(&request.dir, &self.config.text)?;
@@ -215,6 +226,8 @@ impl Creation<'_> {
             annotations: spec.annotations().iter().flatten().map(pair).collect(),
             own_pids: plan::has_own_pids(spec),
             keep_keyring: request.keep_keyring,
+            hooks: self.plan.later.clone(),
+            warnings: self.plan.warnings.clone(),
         })
     }
 
@@ -232,6 +245,14 @@ impl Creation<'_> {
             (Ok(()), None) => Error::Other("the plan makes no record".to_owned()),
             (Err(error), _) => error,
         };
+        // once there was a container, its end has hooks as well (runtime.md "Lifecycle", 14)
+        let poststop = self.child.is_some().then(|| Hooks {
+            point: Point::Poststop,
+            list: self.plan.later.poststop.clone(),
+            env: Vec::new(),
+            cwd: Some(self.request.bundle.clone()),
+            state: plan::state(&self.config.spec, self.request, "stopped"),
+        });
         let ended = self.child.map(|child| child.undo());
         let error = match (error, ended) {
             // how it ended is all that there is to tell
@@ -242,7 +263,11 @@ impl Creation<'_> {
         if matches!(error, Error::InUse(_)) {
             return Err(error);
         }
-        Err(undo(self.request, error))
+        let error = undo(self.request, error);
+        Err(match poststop.and_then(|hooks| hooks.run_all()) {
+            Some(failed) => and_then(error, &failed),
+            None => error,
+        })
     }
 }
 
@@ -283,10 +308,17 @@ fn pair((key, value): (&String, &String)) -> (String, String) {
 
 /// Removes what a failed create left; what could not be removed is added to the error.
 fn undo(request: &CreateRequest, error: Error) -> Error {
-    match (life::remove_traces(&request.dir, &request.cgroup), error) {
-        (Ok(()), error) => error,
-        (Err(left), Error::Other(text)) => Error::Other(format!("{text}; cleaning up: {left}")),
+    match life::remove_traces(&request.dir, &request.cgroup) {
+        Ok(()) => error,
+        Err(left) => and_then(error, &format!("cleaning up: {left}")),
+    }
+}
+
+/// Adds what went wrong afterwards.
+fn and_then(error: Error, text: &str) -> Error {
+    match error {
+        Error::Other(first) => Error::Other(format!("{first}; {text}")),
         // the class of the error is what the caller acts on
-        (Err(_), error) => error,
+        error => error,
     }
 }

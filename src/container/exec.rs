@@ -7,11 +7,14 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 
 use super::create::set_oom_score;
+use super::listener::Listener;
+use super::plan::kernel;
 use super::plan::process::{self, Surroundings};
-use super::spawn::{Join, spawn};
+use super::spawn::{Child, Join, Place, spawn};
 use super::{Error, Exec, State, chain, life};
 use crate::cgroup::Cgroup;
 use crate::init::plan::Step;
+use crate::sys::sched;
 
 /// Runs `process` in the container. Must be called in a single-threaded process; without terminal the caller's standard streams are
 /// used. Capabilities and `noNewPrivileges` that `process` leaves out are the container's; the filter is always the container's.
@@ -50,18 +53,30 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     }
     let namespaces = other_namespaces(state.pid)?;
     let user_namespace = namespaces & Ns::User as u64 != 0;
-    let steps = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
+    let plan = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
     let place = options.cgroup.as_ref().unwrap_or(&state.cgroup);
     let entry = place
         .entry()
         .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let child = spawn(&steps, 0, Some(&join), &entry, options.console, None)?;
+    let place = Place {
+        new: 0,
+        join: Some(&join),
+        time_offsets: None,
+        entry: &entry,
+    };
+    let child = spawn_on(&plan, &place, options.console)?;
     let done = || {
         if let Some(score) = process.oom_score_adj() {
             set_oom_score(child.pid, score)?;
         }
+        if let Some(listener) = &plan.listener {
+            listener.send(child.pid, state.pid, &child.load_filter()?)?;
+        }
         let console = child.set_up()?;
+        if let Some(master) = &console {
+            exact_output(master)?;
+        }
         child.release()?;
         child.let_go()?;
         Ok(Exec {
@@ -72,6 +87,21 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     done().inspect_err(|_| {
         child.undo();
     })
+}
+
+/// What a program prints on the terminal `master` reaches a file or a pipe as it is, without carriage returns, when that is where our
+/// standard output goes; a terminal there sees what a terminal sends. To be called before the program runs.
+pub fn exact_output(master: &OwnedFd) -> Result<(), Error> {
+    use rustix::termios::{OptionalActions, OutputModes, isatty, tcgetattr, tcsetattr};
+    if isatty(std::io::stdout()) {
+        return Ok(());
+    }
+    tcgetattr(master)
+        .and_then(|mut modes| {
+            modes.output_modes.remove(OutputModes::ONLCR);
+            tcsetattr(master, OptionalActions::Now, &modes)
+        })
+        .map_err(|error| Error::step("set up the terminal", error))
 }
 
 /// `CLONE_NEW*` bits of the namespaces that the process does not share with us: joining one's own user namespace is an error
@@ -105,52 +135,50 @@ fn other_namespaces(pid: i32) -> Result<u64, Error> {
     Ok(bits)
 }
 
-/// The steps of the process.
+/// What a further process takes.
+struct Plan {
+    steps: Vec<Step>,
+    /// Processors of whoever makes it, as a mask.
+    initial: Option<Vec<u64>>,
+    /// Who listens to its filter.
+    listener: Option<Listener>,
+}
+
+/// The plan of the process; what it leaves out is as in the container's first one.
 fn plan(
     state: &State,
     wanted: &Process,
     user_namespace: bool,
     preserved: u32,
-) -> Result<Vec<Step>, String> {
+) -> Result<Plan, String> {
     let spec = life::spec(state).map_err(|error| error.to_string())?;
     let own = spec.process().as_ref();
-    for (key, present) in [
-        (
-            "apparmorProfile",
-            wanted
-                .apparmor_profile()
-                .as_deref()
-                .is_some_and(|text| !text.is_empty()),
-        ),
-        (
-            "selinuxLabel",
-            wanted
-                .selinux_label()
-                .as_deref()
-                .is_some_and(|text| !text.is_empty()),
-        ),
-        ("scheduler", wanted.scheduler().is_some()),
-        ("ioPriority", wanted.io_priority().is_some()),
-        ("execCPUAffinity", wanted.exec_cpu_affinity().is_some()),
-    ] {
-        if present {
-            return Err(format!("process.{key}: is not supported"));
-        }
-    }
     let sets = wanted
         .capabilities()
         .as_ref()
         .or(own.and_then(|own| own.capabilities().as_ref()));
     let inherited = own.and_then(Process::no_new_privileges);
-    let linux = spec.linux().as_ref();
+    let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
+    let umask = wanted.user().umask();
+    let [initial, last] = kernel::affinity(wanted, own)?;
+    let filter = process::filter(linux.seccomp().as_ref())?;
+    let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), || {
+        state.oci("running")
+    });
     let around = Surroundings {
         capabilities: process::capabilities(sets)?,
-        seccomp: process::filter(linux.and_then(|linux| linux.seccomp().as_ref()))?,
+        seccomp: filter,
         no_new_privileges: wanted.no_new_privileges().or(inherited) == Some(true),
-        personality: None,
+        settings: kernel::settings(wanted, own, linux)?,
+        umask: umask.or(own.and_then(|own| own.user().umask())),
         preserved,
+        start: None,
     };
     let mut steps = process::begin(preserved);
+    steps.push(match last {
+        Some(mask) => Step::Processors { mask, must: true },
+        None => kernel::all_processors(),
+    });
     steps.push(Step::NewSession);
     if !state.keep_keyring {
         steps.push(Step::NewKeyring);
@@ -159,6 +187,24 @@ fn plan(
         steps.push(Step::BecomeRoot);
     }
     steps.extend(process::terminal(wanted, false)?);
+    steps.extend(kernel::labels(wanted, own));
     steps.extend(process::finish(wanted, around, false)?);
-    Ok(steps)
+    Ok(Plan {
+        steps,
+        initial,
+        listener,
+    })
+}
+
+/// Makes the process, bound to the processors it is to begin on.
+fn spawn_on(plan: &Plan, place: &Place<'_>, console: Option<OwnedFd>) -> Result<Child, Error> {
+    let Some(initial) = &plan.initial else {
+        return spawn(&plan.steps, place, console, None);
+    };
+    let at = |error| Error::step("process.execCPUAffinity.initial", error);
+    let before = sched::affinity().map_err(at)?;
+    sched::set_affinity(initial).map_err(at)?;
+    let child = spawn(&plan.steps, place, console, None);
+    sched::set_affinity(&before).map_err(at)?;
+    child
 }

@@ -11,6 +11,7 @@ use super::create::Config;
 use super::{Error, State, Status, chain};
 use crate::cgroup::Cgroup;
 use crate::init::gate::{self, Outcome};
+use crate::init::hooks::Point;
 use crate::sys::{file, pidfd, process};
 
 /// Version of `state.json` that this program writes and reads.
@@ -24,13 +25,13 @@ fn state_path(dir: &Path) -> PathBuf {
     dir.join("state.json")
 }
 
-/// Writes `state.json`.
+/// Writes `state.json`. Not synced: no container outlives the machine's end.
 pub fn store(dir: &Path, state: &State) -> Result<(), Error> {
     let path = state_path(dir);
     let failed =
         |error: &dyn std::fmt::Display| Error::step(format!("write {}", path.display()), error);
     let text = serde_json::to_vec_pretty(state).map_err(|error| failed(&error))?;
-    file::write_atomic(&path, &text, 0o600).map_err(|error| failed(&error))
+    file::replace(&path, &text, 0o600).map_err(|error| failed(&error))
 }
 
 fn spec_path(dir: &Path) -> PathBuf {
@@ -55,7 +56,14 @@ pub fn load(dir: &Path) -> Result<Option<State>, Error> {
     let failed =
         |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
     let file = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
         other => other.map_err(|error| failed(&error))?,
     };
     let mut text = Vec::new();
@@ -108,13 +116,24 @@ pub fn status(state: &State) -> Status {
     Status::Running
 }
 
-/// Opens the gate and waits until the program was executed or failed to be.
+/// Opens the gate, waits until the program was executed or failed to be, and runs the hooks that follow. When one of these fails the
+/// container is killed (runtime.md "Lifecycle", 9).
 pub fn start(dir: &Path) -> Result<(), Error> {
     let state = known(dir)?;
     let at =
         |error: &dyn std::fmt::Display| Error::step(format!("start container {}", state.id), error);
     match gate::open(dir).map_err(|error| at(&error))? {
-        Outcome::Executed => gate::remove(dir).map_err(|error| at(&error)),
+        Outcome::Executed => {
+            gate::remove(dir).map_err(|error| at(&error))?;
+            if state.hooks.poststart.is_empty() {
+                return Ok(());
+            }
+            let run = state.hooks(Point::Poststart).run(Some(state.pid));
+            run.map_err(|failure| match kill_first(&state) {
+                Ok(()) => at(&failure.message),
+                Err(error) => at(&format!("{}; {error}", failure.message)),
+            })
+        }
         Outcome::Failed(failure) => Err(failure.into()),
         Outcome::Died => Err(at(
             &"its first process died before it could execute the program",
@@ -137,8 +156,13 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     if signal == libc::SIGKILL && (all || !state.own_pids) {
         state.cgroup.kill().map_err(|error| at(&chain(&error)))?;
         return match first {
+            // where there is no cgroup, it is all that we know of
+            Some(first) => match pidfd::send_signal(&first, signal) {
+                Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(at(&error)),
+                _ => Ok(()),
+            },
             None if !all => Err(at(&NOT_RUNNING)),
-            _ => Ok(()),
+            None => Ok(()),
         };
     }
     if all {
@@ -174,7 +198,7 @@ fn kill_members(cgroup: &Cgroup, signal: i32) -> Result<(), String> {
 pub fn update(state: &State, resources: &LinuxResources) -> Result<(), Error> {
     state
         .cgroup
-        .apply(resources)
+        .update(resources)
         .map_err(|error| Error::step(format!("update container {}", state.id), chain(&error)))
 }
 
@@ -208,11 +232,13 @@ fn refused(what: &str, state: &State, status: Status) -> Error {
     Error::Other(format!("{what} container {}: it is {status}", state.id))
 }
 
-/// Kills what is left and removes cgroup, gate and `state.json`; missing is success.
-pub fn delete(dir: &Path) -> Result<(), Error> {
+/// Kills what is left and removes cgroup, gate and `state.json`; missing is success. Hooks that follow and fail are no error
+/// (runtime.md "Lifecycle", 14): what to warn of comes back.
+pub fn delete(dir: &Path) -> Result<Option<String>, Error> {
     let Some(state) = load(dir)? else {
         // a create that died before it wrote the state
         return gate::remove(dir)
+            .map(|()| None)
             .map_err(|error| Error::step(format!("remove the gate in {}", dir.display()), error));
     };
     let at = |error: &dyn std::fmt::Display| {
@@ -221,7 +247,7 @@ pub fn delete(dir: &Path) -> Result<(), Error> {
     let ended = kill_first(&state);
     let removed = remove_traces(dir, &state.cgroup);
     match (ended, removed) {
-        (Ok(()), Ok(())) => Ok(()),
+        (Ok(()), Ok(())) => Ok(state.hooks(Point::Poststop).run_all()),
         (Err(one), Err(two)) => Err(at(&format!("{one}; {two}"))),
         (Err(error), Ok(())) => Err(at(&error)),
         (Ok(()), Err(error)) => Err(at(&error)),

@@ -7,17 +7,21 @@
 //! ```
 //!
 //! *Invariants:*
-//! * `state.json` is durable before the container's process can go on without us; before that it dies with us.
+//! * `state.json` is there before the container's process can go on without us; before that it dies with us. It is not synced: what it
+//!   tells of ends with the machine.
 //! * What fails leaves nothing: cgroup, processes, gate and state are undone, and the undo goes on after errors.
 //! * A pid is used only with its start time, through a pidfd.
 //! * What a specification asks for and we do not do is an error, never ignored ([`plan`]).
 //!
 //! The child's stage is [`crate::init`]; who waits for the first process is the caller's business (a subreaper).
 
+mod config;
 mod create;
 mod exec;
 mod idmap;
 mod life;
+mod listener;
+mod net_devices;
 pub mod plan;
 mod spawn;
 
@@ -29,13 +33,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::init::channel::{Failure, FailureKind};
+use crate::init::hooks::{Hooks, OciState, Point};
 
+pub use config::{parse_process, parse_spec};
 pub use create::{Config, connect, create, create_from};
-pub use exec::{ExecOptions, exec, exec_with};
+pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
     delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status, update,
 };
-pub use plan::REAPER;
+pub use plan::{LaterHooks, REAPER};
 
 /// Why a container operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +200,41 @@ pub struct State {
     /// Its processes have the session keyring of whoever starts them.
     #[serde(default)]
     pub keep_keyring: bool,
+    /// Hooks that are still to run.
+    #[serde(default)]
+    pub hooks: LaterHooks,
+    /// What `create` has to say beside that it worked; not in the file.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+impl State {
+    /// The hooks of one of the later points.
+    fn hooks(&self, point: Point) -> Hooks {
+        let (list, status) = match point {
+            Point::Poststart => (&self.hooks.poststart, "running"),
+            _ => (&self.hooks.poststop, "stopped"),
+        };
+        Hooks {
+            point,
+            list: list.clone(),
+            env: Vec::new(),
+            cwd: Some(self.bundle.clone()),
+            state: self.oci(status),
+        }
+    }
+
+    /// As hooks and listeners of filters read it, but for the pid.
+    fn oci(&self, status: &str) -> OciState {
+        OciState {
+            oci_version: self.oci_version.clone(),
+            id: self.id.clone(),
+            status: status.to_owned(),
+            pid: None,
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
 }
 
 /// A process started in a running container; a child of the caller.

@@ -3,19 +3,25 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{Linux, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
 use serde::{Serialize, Serializer};
 
 use super::CreateRequest;
+use super::listener::Listener;
 use crate::cgroup::Cgroup;
 use crate::init;
+use crate::init::hooks::Hooks;
+use crate::seccomp;
 
+mod hooks;
+pub mod kernel;
 mod mounts;
 mod namespaces;
 pub mod process;
 mod rootfs;
 
-pub use namespaces::Join;
+pub use hooks::{LaterHooks, state};
+pub use namespaces::{Join, NetDevice};
 
 /// What the plan depends on beside the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +30,21 @@ pub struct Host {
     pub user_namespace: bool,
     /// SELinux is active; asked only where it matters.
     pub selinux: bool,
+}
+
+impl Host {
+    /// The machine and the user namespace that we are in, as far as `spec` asks: the first one maps everything onto itself.
+    pub fn here(spec: &Spec) -> Host {
+        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let numbers: Vec<&str> = map.split_whitespace().collect();
+        let linux = spec.linux().as_ref();
+        let label = linux.and_then(|linux| linux.mount_label().as_deref());
+        Host {
+            user_namespace: numbers != ["0", "0", "4294967295"],
+            selinux: label.is_some_and(|label| !label.is_empty())
+                && std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+        }
+    }
 }
 
 /// One line of an id map: `size` ids from `inside` on are those from `outside` on.
@@ -44,6 +65,10 @@ pub struct Plan {
     pub parent: Vec<Step>,
     /// The child's part.
     pub child: Vec<init::plan::Step>,
+    /// Hooks of the container's later life.
+    pub later: LaterHooks,
+    /// What was asked for and is not done, where the specification wants no error.
+    pub warnings: Vec<String>,
 }
 
 /// One step of the parent.
@@ -63,7 +88,12 @@ pub enum Step {
         new: u64,
         /// Joined before.
         join: Vec<Join>,
+        /// Of the new time namespace: a clock, seconds and nanoseconds, a line each.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        time_offsets: Option<String>,
     },
+    /// Give the cgroup to the host's user that the program runs as.
+    CgroupOwner(u32),
     /// Have systemd make a unit of the child, with these limits and annotations.
     Unit {
         /// Its limits.
@@ -78,8 +108,16 @@ pub enum Step {
         /// Groups.
         gids: Vec<IdMap>,
     },
+    /// Move devices of the host into the network namespace.
+    NetDevices(Vec<NetDevice>),
     /// Write `oom_score_adj` of the child.
     OomScore(i32),
+    /// Let the child mount, and wait until it has; only for hooks.
+    Mount,
+    /// Run hooks in the namespaces of the caller.
+    Hooks(Hooks),
+    /// Let the child load its filter, and hand the listener of that to whoever listens.
+    Listen(Listener),
     /// Let the child set itself up, and wait until it is ready.
     SetUp,
     /// Write the record.
@@ -113,6 +151,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     parent.push(Step::Clone {
         new,
         join: namespaces.joins.clone(),
+        time_offsets: namespaces::time_offsets(linux, &namespaces)?,
     });
     if by_systemd {
         parent.push(Step::Unit {
@@ -120,14 +159,65 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
             annotations: spec.annotations().clone().unwrap_or_default(),
         });
     }
-    if !uids.is_empty() || !gids.is_empty() {
+    let in_cgroup = namespaces.new & libc::CLONE_NEWCGROUP as u64 != 0;
+    if in_cgroup && has_writable_cgroups(spec) {
+        let uid = spec_process.user().uid();
+        parent.extend(outside(&uids, uid).map(Step::CgroupOwner));
+    }
+    // those of a joined one are written
+    if new & libc::CLONE_NEWUSER as u64 != 0 {
         parent.push(Step::MapIds { uids, gids });
     }
+    let devices = namespaces::net_devices(linux, &namespaces)?;
+    if !devices.is_empty() {
+        parent.push(Step::NetDevices(devices));
+    }
     parent.extend(spec_process.oom_score_adj().map(Step::OomScore));
+    let hooks = hooks::hooks(spec, request)?;
+    if !hooks.parent.is_empty() {
+        parent.push(Step::Mount);
+        parent.extend(hooks.parent.iter().cloned().map(Step::Hooks));
+    }
+    let capabilities = process::capabilities(spec_process.capabilities().as_ref())?;
+    let filter = process::filter(linux.seccomp().as_ref())?;
+    let state = || hooks::state(spec, request, "creating");
+    let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), state);
+    parent.extend(listener.map(Step::Listen));
     parent.extend([Step::SetUp, Step::Record, Step::Release]);
     Ok(Plan {
         parent,
-        child: child(spec, request, host, &namespaces)?,
+        warnings: capabilities.warnings.clone(),
+        child: child(
+            spec,
+            request,
+            host,
+            &namespaces,
+            &hooks,
+            filter,
+            capabilities,
+        )?,
+        later: hooks.later,
+    })
+}
+
+/// config-linux.md, "Cgroup ownership".
+fn has_writable_cgroups(spec: &Spec) -> bool {
+    spec.mounts().iter().flatten().any(|mount| {
+        let ro = |options: &Vec<String>| options.iter().any(|option| option == "ro");
+        mount.destination() == std::path::Path::new("/sys/fs/cgroup")
+            && mount.source().as_deref() == Some(std::path::Path::new("cgroup"))
+            && !mount.options().as_ref().is_some_and(ro)
+    })
+}
+
+/// The host's id of a container's; `None` for one that is not mapped.
+fn outside(map: &[IdMap], inside: u32) -> Option<u32> {
+    if map.is_empty() {
+        return Some(inside);
+    }
+    map.iter().find_map(|line| {
+        let offset = inside.checked_sub(line.inside)?;
+        (offset < line.size).then(|| line.outside.checked_add(offset))?
     })
 }
 
@@ -137,6 +227,9 @@ fn child(
     request: &CreateRequest,
     host: Host,
     namespaces: &namespaces::Namespaces,
+    hooks: &hooks::All,
+    filter: Option<seccomp::Program>,
+    capabilities: process::Sets,
 ) -> Result<Vec<init::plan::Step>, String> {
     use init::plan::Step;
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
@@ -144,11 +237,13 @@ fn child(
     let user_namespace = namespaces.own(libc::CLONE_NEWUSER);
     let preserved = request.preserve_fds;
     let around = process::Surroundings {
-        capabilities: process::capabilities(process.capabilities().as_ref())?,
-        seccomp: process::filter(linux.seccomp().as_ref())?,
+        capabilities,
+        seccomp: filter,
         no_new_privileges: process.no_new_privileges() == Some(true),
-        personality: personality(linux)?,
+        settings: kernel::settings(process, None, linux)?,
+        umask: process.user().umask(),
         preserved,
+        start: hooks.start.clone(),
     };
     let uts = |key: &str, value: &Option<String>| match value {
         Some(_) if !namespaces.own(libc::CLONE_NEWUTS) => {
@@ -171,6 +266,7 @@ fn child(
     let on_rootfs = |steps: Vec<crate::rootfs::Step>| steps.into_iter().map(Step::Rootfs);
 
     let mut steps = process::begin(preserved);
+    steps.push(kernel::all_processors());
     if reaper {
         // while the host's /proc is still in sight; what it shows is sealed
         steps.push(Step::OpenReaper);
@@ -194,7 +290,13 @@ fn child(
         steps.push(Step::CgroupNamespace);
     }
     steps.extend(on_rootfs(rootfs.inside));
+    if !hooks.parent.is_empty() {
+        steps.push(Step::AwaitHooks);
+    }
+    steps.extend(hooks.create.clone().map(Step::Hooks));
     steps.extend(process::terminal(process, true)?);
+    // after the hooks that are the runtime's, and as long as /proc is the host's
+    steps.extend(kernel::labels(process, None));
     steps.extend(on_rootfs(rootfs.last));
     steps.extend(process::finish(process, around, true)?);
     Ok(steps)
@@ -231,6 +333,14 @@ fn namespace_names<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S:
 
 /// Properties that change what a container is and that we do not do: never ignored.
 fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
+    if spec.version().is_empty() {
+        return Err("ociVersion: is missing".to_owned());
+    }
+    // it would be the bundle itself
+    let root = spec.root().as_ref();
+    if root.is_some_and(|root| root.path().as_os_str().is_empty()) {
+        return Err("root.path: is missing".to_owned());
+    }
     if !spec.version().starts_with("1.") {
         return Err(format!(
             "ociVersion: {} is not supported, only 1.x is",
@@ -238,96 +348,10 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
         ));
     }
     let linux = spec.linux().as_ref();
-    let process = spec.process().as_ref();
-    let text = |value: Option<&Option<String>>| {
-        value
-            .and_then(Option::as_ref)
-            .is_some_and(|text| !text.is_empty())
-    };
-    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
-        [
-            #[allow(deprecated)]
-            hooks.prestart(),
-            hooks.create_runtime(),
-            hooks.create_container(),
-            hooks.start_container(),
-            hooks.poststart(),
-            hooks.poststop(),
-        ]
-        .iter()
-        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
-    });
-    let unsupported = [
-        ("hooks", hooks),
-        (
-            "process.apparmorProfile",
-            text(process.map(|process| process.apparmor_profile())),
-        ),
-        (
-            "process.selinuxLabel",
-            text(process.map(|process| process.selinux_label())),
-        ),
-        (
-            "process.scheduler",
-            process.is_some_and(|process| process.scheduler().is_some()),
-        ),
-        (
-            "process.ioPriority",
-            process.is_some_and(|process| process.io_priority().is_some()),
-        ),
-        (
-            "process.execCPUAffinity",
-            process.is_some_and(|process| process.exec_cpu_affinity().is_some()),
-        ),
-        (
-            "linux.intelRdt",
-            linux.is_some_and(|linux| linux.intel_rdt().is_some()),
-        ),
-        (
-            "linux.memoryPolicy",
-            linux.is_some_and(|linux| linux.memory_policy().is_some()),
-        ),
-        (
-            "linux.netDevices",
-            linux.is_some_and(|linux| {
-                linux
-                    .net_devices()
-                    .as_ref()
-                    .is_some_and(|map| !map.is_empty())
-            }),
-        ),
-        (
-            "linux.timeOffsets",
-            linux.is_some_and(|linux| {
-                linux
-                    .time_offsets()
-                    .as_ref()
-                    .is_some_and(|map| !map.is_empty())
-            }),
-        ),
-    ];
-    match unsupported.iter().find(|(_, present)| *present) {
-        Some((key, _)) => Err(format!("{key}: is not supported")),
-        None => Ok(()),
+    if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
+        return Err("linux.intelRdt: is not supported".to_owned());
     }
-}
-
-fn personality(linux: &Linux) -> Result<Option<u64>, String> {
-    use oci_spec::runtime::LinuxPersonalityDomain;
-    let Some(personality) = linux.personality() else {
-        return Ok(None);
-    };
-    if personality
-        .flags()
-        .as_ref()
-        .is_some_and(|flags| !flags.is_empty())
-    {
-        return Err("linux.personality.flags: are not supported".to_owned());
-    }
-    Ok(Some(match personality.domain() {
-        LinuxPersonalityDomain::PerLinux => 0,
-        LinuxPersonalityDomain::PerLinux32 => 8,
-    }))
+    Ok(())
 }
 
 /// The default devices must work (config-linux.md "Default Devices"), so rules that allow them follow the specification's; making any

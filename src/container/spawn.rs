@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::plan::namespace_words;
@@ -12,7 +12,7 @@ use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
 use crate::init::{self, Inherited};
 use crate::sys::clone::{Cloned, clone3};
-use crate::sys::{pidfd, process};
+use crate::sys::{pidfd, process, procfs};
 
 /// What to join before the clone.
 #[derive(Debug)]
@@ -21,6 +21,19 @@ pub enum Join {
     Files(Vec<(u64, String, OwnedFd)>),
     /// Those of a process.
     Process(OwnedFd, u64),
+}
+
+/// Where the child is to be.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// `CLONE_NEW*` bits to make.
+    pub new: u64,
+    /// What to join before.
+    pub join: Option<&'a Join>,
+    /// For `timens_offsets` of the new time namespace.
+    pub time_offsets: Option<&'a str>,
+    /// How it gets into its cgroup.
+    pub entry: &'a Entry,
 }
 
 /// A child that waits for `Continue`. It is a child of the caller, wherever it was cloned.
@@ -33,14 +46,13 @@ pub struct Child {
     channel: OwnedFd,
 }
 
-/// Clones with `CLONE_NEW*` bits `new` by `entry` into a cgroup, after joining what there is to join: that needs a process in between, since setns
-/// to a pid namespace counts for children only, and the caller itself stays where it is. The one in between is there already: from
+/// Clones into new namespaces and a cgroup, after joining what there is to join: that needs a process in between, since setns
+/// to a pid namespace counts for children only, and the caller itself stays where it is. So do the offsets of a time namespace, which are
+/// fixed once a process is in it. The one in between is in the cgroup already: from
 /// within a cgroup namespace nothing outside of it can be moved (cgroup-v2.rst, "Delegation Containment": ENOENT with `nsdelegate`).
 pub fn spawn(
     steps: &[Step],
-    new: u64,
-    join: Option<&Join>,
-    entry: &Entry,
+    place: &Place<'_>,
     console_socket: Option<OwnedFd>,
     gate: Option<init::gate::Child>,
 ) -> Result<Child, Error> {
@@ -51,6 +63,7 @@ pub fn spawn(
         gate,
         console_socket,
     };
+    let (new, entry) = (place.new, place.entry);
     let cgroup = entry.folder();
     let failed = |error| {
         Error::step(
@@ -58,7 +71,7 @@ pub fn spawn(
             explain(error),
         )
     };
-    let Some(join) = join else {
+    if place.join.is_none() && place.time_offsets.is_none() {
         return match clone3(new, cgroup).map_err(failed)? {
             Cloned::Child => begin(steps, &inherited, entry),
             Cloned::Parent(pid, pidfd) => Ok(Child {
@@ -67,13 +80,13 @@ pub fn spawn(
                 channel,
             }),
         };
-    };
+    }
     let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
             let cloned = enter_cgroup(entry)
-                .and_then(|()| enter(join))
-                .and_then(|()| init::close_first(steps, &inherited))
-                .and_then(|others| {
+                .and_then(|()| prepare(place))
+                .and_then(|new| Ok((new, init::close_first(steps, &inherited)?)))
+                .and_then(|(new, others)| {
                     let cloned = clone3(new | libc::CLONE_PARENT as u64, None);
                     let step = "clone in the joined namespaces";
                     Ok((cloned.map_err(explain).step(step)?, others))
@@ -123,6 +136,21 @@ fn begin(steps: &[Step], inherited: &Inherited, entry: &Entry) -> ! {
 fn enter_cgroup(entry: &Entry) -> Result<(), Failure> {
     let entered = entry.enter().map_err(|error| chain(&error));
     entered.step("enter the cgroup")
+}
+
+/// Joins, and makes the time namespace when it has offsets; what is left to make comes back.
+fn prepare(place: &Place<'_>) -> Result<u64, Failure> {
+    let Some(offsets) = place.time_offsets else {
+        place.join.map_or(Ok(()), enter)?;
+        return Ok(place.new);
+    };
+    // before another mount namespace brings another /proc
+    let file = procfs::open_own("timens_offsets")
+        .step("open timens_offsets (a kernel without time namespaces?)")?;
+    place.join.map_or(Ok(()), enter)?;
+    unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).step("make a time namespace")?;
+    procfs::write_to(&file, offsets).step(&format!("write {offsets:?} to timens_offsets"))?;
+    Ok(place.new & !(libc::CLONE_NEWTIME as u64))
 }
 
 /// Joins. A namespace that belongs to a user namespace can be joined only after that, others only before it.
@@ -198,16 +226,39 @@ fn describe(status: WaitStatus) -> String {
 }
 
 impl Child {
+    /// Lets it set itself up to the point where hooks run.
+    pub fn mount(&self) -> Result<(), Error> {
+        match self.go_on()? {
+            Some((Message::Mounted, _)) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Lets it set itself up to the point where its filter is loaded, and gives the listener of that.
+    pub fn load_filter(&self) -> Result<OwnedFd, Error> {
+        match self.go_on()? {
+            Some((Message::Listener, Some(listener))) => Ok(listener),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Lets it set itself up; gives the terminal when it sends one.
     pub fn set_up(&self) -> Result<Option<OwnedFd>, Error> {
+        match self.go_on()? {
+            Some((Message::Ready, fd)) => Ok(fd),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Lets it go on; maps the mounts on the way, which takes rights that it does not have.
+    fn go_on(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
         loop {
             self.tell(&Message::Continue)?;
             match self.hear()? {
-                Some((Message::Ready, fd)) => return Ok(fd),
                 Some((Message::MapSource(map), Some(tree))) => {
                     idmap::map_source(self.pid, &tree, &map)?;
                 }
-                other => return Err(unexpected(other)),
+                other => return Ok(other),
             }
         }
     }

@@ -17,6 +17,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -85,7 +86,7 @@ impl Store {
             fs::create_dir_all(&path).at("make", &path)?;
         }
         // layers hold setuid programs and other people's secrets: for this user's eyes only
-        for folder in ["blobs", "layers", "chains", "tmp"] {
+        for folder in ["blobs", "layers", "chains", "holds", "tmp"] {
             let path = root.join(folder);
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
             fs::set_permissions(&path, mode).at("restrict", &path)?;
@@ -235,6 +236,8 @@ impl Store {
             .create(true)
             .truncate(false)
             .write(true)
+            // whoever can open it can keep it locked (flock(2))
+            .mode(0o600)
             .open(&path)
             .at("open", &path)?;
         loop {

@@ -7,6 +7,12 @@
 //!   │ cgroup, id maps, oom score                          │
 //!   ├──────────────────── Continue ──────────────────────►│ mounts, ids, everything but execve
 //!   │◄──────── MapSource (mount), Continue ──────────────►│ for each mount with an id map
+//!   │◄─────────────────── Mounted (only for hooks) ───────┤
+//!   │ hooks of the runtime's namespaces                   │
+//!   ├──────────────────── Continue ──────────────────────►│
+//!   │◄─────────────────── Listener (only of a filter) ────┤ from here on held by the filter
+//!   │ to whoever listens                                  │
+//!   ├──────────────────── Continue ──────────────────────►│
 //!   │◄─────────────────── Ready [terminal] ───────────────┤
 //!   │ state.json                                          │
 //!   ├──────────────────── Release ───────────────────────►│ gate (first process only), filter, execve
@@ -31,6 +37,10 @@ pub enum Message {
     Pid(i32),
     /// Go on: the child is in its cgroup and has its ids.
     Continue,
+    /// All is mounted, and the old root is still the root.
+    Mounted,
+    /// The listener of the filter comes along.
+    Listener,
     /// The descriptor is a detached mount that is to get an id map; `Continue` answers.
     MapSource(rootfs::SourceMap),
     /// All is set up; the terminal's master comes along when it is wanted.

@@ -10,6 +10,7 @@
 
 pub mod channel;
 pub mod gate;
+pub mod hooks;
 pub mod plan;
 mod process;
 pub mod reaper;
@@ -21,8 +22,8 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
-use crate::rootfs;
-use crate::sys::{fd, process as calls, procfs, socket};
+use crate::sys::{fd, process as calls, procfs, seccomp as filters, socket};
+use crate::{rootfs, seccomp};
 use channel::{Failure, FailureKind, Message, Step};
 use plan::Step as PlanStep;
 
@@ -46,6 +47,7 @@ pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
         reaper: None,
         entered: false,
         program: None,
+        home: None,
         started: false,
     };
     let done = steps.iter().try_for_each(|step| child.take(step));
@@ -89,6 +91,8 @@ struct Child<'a> {
     /// In the working directory.
     entered: bool,
     program: Option<CString>,
+    /// `HOME=…`, when the environment has none.
+    home: Option<CString>,
     /// The gate was opened.
     started: bool,
 }
@@ -138,13 +142,31 @@ impl Child<'_> {
                 self.map_source(*source, map)
             }
             PlanStep::Rootfs(step) => Ok(self.rootfs.take(step)?),
+            PlanStep::AwaitHooks => {
+                channel::send(&self.inherited.channel, &Message::Mounted, None)
+                    .step("report to the parent")?;
+                self.expect(&Message::Continue)
+            }
+            PlanStep::Hooks(hooks) => {
+                let mut hooks = hooks.clone();
+                // theirs is the program's environment, once it is known
+                let home = self.home.as_ref().map(|home| home.to_string_lossy());
+                hooks.env.extend(home.map(|home| home.into_owned()));
+                hooks.run(Some(std::process::id() as i32))
+            }
             PlanStep::Terminal {
                 rows,
                 columns,
                 uid,
                 console,
             } => self.terminal((*rows, *columns), *uid, *console),
+            PlanStep::Processors { mask, must } => process::processors(mask, *must),
             PlanStep::Personality(persona) => process::personality(*persona),
+            PlanStep::MemoryPolicy { mode, nodes } => process::memory_policy(*mode, nodes),
+            PlanStep::Scheduler { attributes, pinned } => process::scheduler(attributes, *pinned),
+            PlanStep::IoPriority { class, priority } => process::io_priority(*class, *priority),
+            PlanStep::AppArmor(profile) => process::apparmor(profile),
+            PlanStep::SelinuxLabel(label) => process::selinux(label),
             PlanStep::Rlimit {
                 resource,
                 soft,
@@ -156,6 +178,10 @@ impl Child<'_> {
                 Ok(())
             }
             PlanStep::Cwd(path) => process::enter_cwd(path, self.entered),
+            PlanStep::FindHome { uid } => {
+                self.home = Some(process::home(*uid));
+                Ok(())
+            }
             PlanStep::Bounding(set) => process::drop_bounding(*set),
             PlanStep::Groups(groups) => process::set_groups(groups),
             PlanStep::User { uid, gid } => process::become_user(*uid, *gid),
@@ -163,8 +189,7 @@ impl Child<'_> {
             PlanStep::NoNewPrivileges => {
                 rustix::thread::set_no_new_privs(true).step("set no_new_privs")
             }
-            PlanStep::Seccomp(program) => calls::load_seccomp(&program.instructions, program.flags)
-                .step("load the seccomp filter"),
+            PlanStep::Seccomp(program) => self.load_filter(program),
             PlanStep::FindProgram { name, search } => {
                 self.program = Some(process::find_program(name, search)?);
                 Ok(())
@@ -185,10 +210,7 @@ impl Child<'_> {
             PlanStep::CloseOnExec { preserved } => {
                 fd::close_on_exec(*preserved).step("mark descriptors")
             }
-            PlanStep::Execute { argv, env } => Err(match &self.program {
-                Some(program) => process::execute(program, argv, env, self.reaper.as_ref()),
-                None => Failure::new("execute", "no program was looked for"),
-            }),
+            PlanStep::Execute { argv, env } => Err(self.execute(argv, env)),
         }
     }
 
@@ -232,6 +254,27 @@ impl Child<'_> {
         }
     }
 
+    /// Loads the filter; a listener goes to the parent, which passes it on.
+    fn load_filter(&self, program: &seccomp::Program) -> Result<(), Failure> {
+        const STEP: &str = "load the seccomp filter";
+        let (instructions, flags) = (&program.instructions, program.flags);
+        if !program.notifies {
+            return filters::load(instructions, flags).step(STEP);
+        }
+        let channel = &self.inherited.channel;
+        let hand_over =
+            |listener: &OwnedFd| channel::send(channel, &Message::Listener, Some(listener));
+        let (listener, helper) =
+            filters::load_with_listener(instructions, flags, hand_over).step(STEP)?;
+        // from here on the one who listens may have to answer for any call
+        self.expect(&Message::Continue)?;
+        drop(listener);
+        match helper.ended_well().step(STEP)? {
+            true => Ok(()),
+            false => Err(Failure::new(STEP, "the listener was not handed over")),
+        }
+    }
+
     /// Only the gate stays open: whoever started us must see the end of what it gave us.
     fn wait_at_gate(&mut self, preserved: u32) -> Result<(), Failure> {
         let gate = self
@@ -242,11 +285,23 @@ impl Child<'_> {
         let mut keep = gate.raw().to_vec();
         keep.extend(self.reaper.iter().map(AsRawFd::as_raw_fd));
         fd::close_others(preserved, &keep).step("close descriptors")?;
+        // who is to go before it began goes
+        calls::end_on_signals().step("handle signals")?;
         if gate.wait().is_err() {
             calls::exit_now(1);
         }
         self.started = true;
         Ok(())
+    }
+
+    /// Comes back only when it failed.
+    fn execute(&self, argv: &[CString], env: &[CString]) -> Failure {
+        let Some(program) = &self.program else {
+            return Failure::new("execute", "no program was looked for");
+        };
+        let mut env = env.to_vec();
+        env.extend(self.home.clone());
+        process::execute(program, argv, &env, self.reaper.as_ref())
     }
 
     /// Reports the failure and ends. There is no other way out of the child.

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
+use super::hooks::Hooks;
+use crate::sys::sched::Attributes;
 use crate::{rootfs, seccomp};
 
 /// One step of the child.
@@ -52,6 +54,10 @@ pub enum Step {
     CgroupNamespace,
     /// On the file system.
     Rootfs(rootfs::Step),
+    /// All is mounted: tell the parent, and wait until it has run its hooks.
+    AwaitHooks,
+    /// Run hooks in the container's namespaces.
+    Hooks(Hooks),
     /// Open a terminal, make it the controlling one and the standard streams.
     Terminal {
         /// Height, 0 for unset.
@@ -63,8 +69,41 @@ pub enum Step {
         /// It also stands at `/dev/console`.
         console: bool,
     },
+    /// sched_setaffinity(2), now that the process is in its cgroup.
+    Processors {
+        /// Bit mask.
+        #[serde(serialize_with = "processor_list")]
+        mask: Vec<u64>,
+        /// A failure is one; otherwise what the kernel allows is fine.
+        must: bool,
+    },
     /// personality(2).
     Personality(u64),
+    /// set_mempolicy(2).
+    MemoryPolicy {
+        /// `MPOL_*` with its flags.
+        mode: u32,
+        /// Bit mask.
+        nodes: Vec<u64>,
+    },
+    /// sched_setattr(2).
+    Scheduler {
+        /// What it gets.
+        attributes: Attributes,
+        /// The cgroup pins the container to some processors.
+        pinned: bool,
+    },
+    /// ioprio_set(2).
+    IoPriority {
+        /// `IOPRIO_CLASS_*`.
+        class: u32,
+        /// 0 to 7, the lower the more.
+        priority: u32,
+    },
+    /// The AppArmor profile that the program gets.
+    AppArmor(String),
+    /// The SELinux label that the program gets.
+    SelinuxLabel(String),
     /// setrlimit(2).
     Rlimit {
         /// `RLIMIT_*`, by number.
@@ -83,6 +122,11 @@ pub enum Step {
     TryCwd(PathBuf),
     /// Enter the working directory unless that is done, and check that it is inside the root.
     Cwd(PathBuf),
+    /// Look up the user's home folder in the container's `/etc/passwd`: the environment says none.
+    FindHome {
+        /// The user.
+        uid: u32,
+    },
     /// Drop the rest from the bounding set.
     Bounding(#[serde(serialize_with = "capability_names")] u64),
     /// Additional groups.
@@ -131,7 +175,7 @@ pub enum Step {
         /// Arguments.
         #[serde(serialize_with = "texts")]
         argv: Vec<CString>,
-        /// Environment, `KEY=value`.
+        /// Environment, `KEY=value`; `HOME` from [`Step::FindHome`] comes to it.
         #[serde(serialize_with = "texts")]
         env: Vec<CString>,
     },
@@ -155,12 +199,25 @@ pub struct Capabilities {
 }
 
 fn capability_names<S: Serializer>(set: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names(*set))
+}
+
+/// The names of capabilities, by their numbers.
+pub fn names(set: u64) -> Vec<String> {
     let mut all: Vec<caps::Capability> = caps::all().into_iter().collect();
     all.sort_by_key(|capability| capability.index());
-    let named = all
-        .iter()
-        .filter(|capability| set & capability.bitmask() != 0);
-    serializer.collect_seq(named.map(ToString::to_string))
+    let named = all.iter().filter(|one| set & one.bitmask() != 0);
+    named.map(ToString::to_string).collect()
+}
+
+/// As in `Cpus_allowed_list`; all of a full mask in one word.
+fn processor_list<S: Serializer>(mask: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+    if mask.iter().all(|word| *word == u64::MAX) {
+        return serializer.serialize_str("all");
+    }
+    let bits = (0..mask.len() * 64).filter(|bit| mask[bit / 64] & (1 << (bit % 64)) != 0);
+    let list: Vec<String> = bits.map(|bit| bit.to_string()).collect();
+    serializer.serialize_str(&list.join(","))
 }
 
 fn filter_length<S: Serializer>(

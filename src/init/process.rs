@@ -4,19 +4,20 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Rlimit, Uid};
 
 use super::channel::{Failure, FailureKind, Step};
-use super::plan::Capabilities;
+use super::plan::{self, Capabilities};
 use crate::rootfs::devices;
-use crate::sys::process as calls;
+use crate::sys::sched::{self, Attributes};
+use crate::sys::{process as calls, procfs};
 
 /// Takes id 0 of the user namespace, all groups dropped where that is allowed.
 pub fn become_root() -> Result<(), Failure> {
@@ -75,6 +76,83 @@ pub fn personality(persona: u64) -> Result<(), Failure> {
         .step("set the personality")
 }
 
+/// sched_setaffinity(2).
+pub fn processors(mask: &[u64], must: bool) -> Result<(), Failure> {
+    match sched::set_affinity(mask) {
+        Err(error) if must => {
+            Err(error).step("set the processors of process.execCPUAffinity.final")
+        }
+        // the caller's, then
+        _ => Ok(()),
+    }
+}
+
+/// sched_setattr(2).
+pub fn scheduler(attributes: &Attributes, pinned: bool) -> Result<(), Failure> {
+    match sched::set_attributes(attributes) {
+        // sched(7): a deadline needs every processor of its root domain
+        Err(error) if pinned && error.raw_os_error() == Some(libc::EPERM) => Err(error).step(
+            "set process.scheduler: process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)",
+        ),
+        other => other.step("set process.scheduler"),
+    }
+}
+
+/// ioprio_set(2).
+pub fn io_priority(class: u32, priority: u32) -> Result<(), Failure> {
+    sched::set_io_priority(class, priority).step("set process.ioPriority")
+}
+
+/// set_mempolicy(2).
+pub fn memory_policy(mode: u32, nodes: &[u64]) -> Result<(), Failure> {
+    match sched::set_memory_policy(mode, nodes) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Err(Failure::new(
+            "set linux.memoryPolicy",
+            "the kernel has no memory policies (CONFIG_NUMA)",
+        )),
+        other => other.step("set linux.memoryPolicy"),
+    }
+}
+
+/// The profile of the program to be executed (aa_change_onexec(3)).
+pub fn apparmor(profile: &str) -> Result<(), Failure> {
+    let what = format!("set process.apparmorProfile {profile}");
+    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if !enabled.is_ok_and(|text| text.starts_with('Y')) {
+        return match profile {
+            "unconfined" => Ok(()),
+            _ => Err(Failure::new(
+                &what,
+                "the kernel has no AppArmor, or it is off",
+            )),
+        };
+    }
+    let text = format!("exec {profile}");
+    // the first since Linux 5.8; where several modules are on, the second may be another's
+    procfs::write_own("attr/apparmor/exec", &text)
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => procfs::write_own("attr/exec", &text),
+            _ => Err(error),
+        })
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::new(&what, "there is no such profile"),
+            _ => Failure::new(&what, error),
+        })
+}
+
+/// The label of the program to be executed (setexeccon(3)).
+pub fn selinux(label: &str) -> Result<(), Failure> {
+    let what = format!("set process.selinuxLabel {label}");
+    let known = fs::read_to_string("/proc/filesystems");
+    if !known.is_ok_and(|text| text.contains("\tselinuxfs\n")) {
+        return Err(Failure::new(
+            &what,
+            "the kernel has no SELinux, or it is off",
+        ));
+    }
+    procfs::write_own("attr/exec", label).step(&what)
+}
+
 /// Enters the working directory unless that was possible before, and checks it.
 pub fn enter_cwd(path: &Path, entered: bool) -> Result<(), Failure> {
     if !entered {
@@ -107,11 +185,17 @@ pub fn set_limit(resource: i32, soft: u64, hard: u64) -> Result<(), Failure> {
         (libc::RLIMIT_RTPRIO, rustix::process::Resource::Rtprio),
         (libc::RLIMIT_RTTIME, rustix::process::Resource::Rttime),
     ];
-    let what = format!("set resource limit {resource} to {soft}:{hard}");
     let found = all
         .into_iter()
         .find(|(number, _)| *number as i32 == resource);
-    let (_, resource) = found.ok_or_else(|| Failure::new(&what, "no such resource"))?;
+    let (_, resource) = found.ok_or_else(|| {
+        Failure::new(
+            &format!("set resource limit {resource}"),
+            "no such resource",
+        )
+    })?;
+    let name = format!("{resource:?}").to_uppercase();
+    let what = format!("set RLIMIT_{name} to {soft}:{hard}");
     // u64::MAX is RLIM_INFINITY, for rustix None
     let limit = |value: u64| (value != u64::MAX).then_some(value);
     let limits = Rlimit {
@@ -148,6 +232,44 @@ pub fn give_streams(uid: u32) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Longest `/etc/passwd` that is read, in bytes.
+const PASSWD_MAX: u64 = 1 << 20;
+
+/// `HOME=…` for the user as the container's `/etc/passwd` has it, `/` when that says nothing. What stands there is the image's: only a
+/// regular file is read, and no link of procfs followed on the way.
+pub fn home(uid: u32) -> CString {
+    let folder = passwd().and_then(|text| home_in(&text, uid).map(<[u8]>::to_vec));
+    let mut entry = b"HOME=".to_vec();
+    entry.extend(folder.unwrap_or_else(|| b"/".to_vec()));
+    // a line of the file with a zero byte names no folder
+    CString::new(entry).unwrap_or_else(|_| c"HOME=/".to_owned())
+}
+
+fn passwd() -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::NO_MAGICLINKS;
+    let file = rustix::fs::openat2(CWD, "/etc/passwd", flags, Mode::empty(), resolve).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let mut text = Vec::new();
+    let file = fs::File::from(file);
+    file.take(PASSWD_MAX).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// passwd(5): the sixth field of the line whose third is `uid`.
+fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    let uid = uid.to_string();
+    passwd.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let found = fields.nth(2)? == uid.as_bytes();
+        let home = fields.nth(2)?;
+        (found && !home.is_empty()).then_some(home)
+    })
+}
+
 /// Changes user and group; the permitted capabilities stay, which leaving user 0 would clear.
 pub fn become_user(uid: u32, gid: u32) -> Result<(), Failure> {
     rustix::thread::set_keep_capabilities(true)
@@ -166,7 +288,18 @@ pub fn set_capabilities(sets: &Capabilities) -> Result<(), Failure> {
         permitted: set(sets.permitted),
         inheritable: set(sets.inheritable),
     };
-    rustix::thread::set_capabilities(None, three).step("set the capabilities")?;
+    rustix::thread::set_capabilities(None, three).map_err(|error| {
+        let held = rustix::thread::capabilities(None).map(|held| held.permitted.bits());
+        let missing = sets.permitted & !held.unwrap_or(u64::MAX);
+        let names = plan::names(missing).join(", ");
+        Failure::new(
+            "set the capabilities",
+            match names.as_str() {
+                "" => error.to_string(),
+                names => format!("{error}: the caller itself has no {names}"),
+            },
+        )
+    })?;
     rustix::thread::clear_ambient_capability_set().step("clear the ambient capabilities")?;
     for number in (0..64).filter(|number| sets.ambient & (1 << number) != 0) {
         rustix::thread::configure_capability_in_ambient_set(set(1 << number), true)
@@ -278,5 +411,24 @@ pub fn execute(
     Failure {
         kind: kind_of(&error),
         message: format!("exec {program:?}: {error}{hint}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes() {
+        let text = b"\n:::\nroot:x:0:0:root:/root:/bin/sh\nshort:x:7:7\nnone:x:8:8:::\nu:x:1000:1000:a b:/home/u\nu2:x:1000:1:::/2:";
+        for (uid, want) in [
+            (0, Some(&b"/root"[..])),
+            (7, None),
+            (8, None),
+            (1000, Some(b"/home/u")),
+            (100, None),
+        ] {
+            assert_eq!(home_in(text, uid), want, "{uid}");
+        }
     }
 }

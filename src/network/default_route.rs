@@ -9,8 +9,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::generate::GENERATED;
-use super::netlink::{DefaultRoute, Socket};
 use super::{Attachment, Error, NetworkList, netns};
+use crate::sys::netlink::{DefaultRoute, Socket};
 
 /// What decides about an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,7 +28,6 @@ mod error;
 mod generate;
 pub mod hosts;
 mod invoke;
-mod netlink;
 pub mod netns;
 mod result;
 pub mod subnets;

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::Error;
 use super::error::doing;
-use super::netlink::Socket;
+use crate::sys::netlink::Socket;
 
 /// The calling thread's own: `/proc/self` would be the main thread's.
 const OWN: &str = "/proc/thread-self/ns/net";

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{BoxBuilder, Process, Spec};
 
 use super::args::{Invocation, Values};
-use super::{Error, store};
+use super::{Error, log, store};
 use crate::cgroup::Cgroup;
 use crate::cli::console;
 use crate::container::{self, Config, CreateRequest, Exec, Rootfs, State};
@@ -32,7 +32,7 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
     if detach {
         let console = making.console(call)?;
         let state = making.make(call, console)?;
-        return started(&state).map(|()| 0);
+        return started(call, &state).map(|()| 0);
     }
     if !call.values.has("no-subreaper") {
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
@@ -47,26 +47,22 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
         (None, None)
     };
     let state = making.make(call, console)?;
-    started(&state)?;
-    let ended = attend(&state, near, signals);
-    if call.values.has("keep") {
-        return ended;
-    }
-    match (ended, remove(&state)) {
-        (Err(one), Err(two)) => Err(Error::new(format!("{one}; {two}"))),
-        (Ok(_), Err(error)) | (Err(error), Ok(())) => Err(error),
-        (Ok(code), Ok(())) => Ok(code),
-    }
-}
-
-/// Waits for a container's first process.
-fn attend(state: &State, console: Option<OwnedFd>, signals: console::Signals) -> Result<u8, Error> {
-    let console = console.as_ref().map(receive).transpose()?;
+    let console = near.as_ref().map(receive).transpose();
+    let console = console.map_err(|error| undone(call, &state, error))?;
+    started(call, &state)?;
     let running = Exec {
         pid: state.pid,
         console,
     };
-    console::wait(running, signals, None).map_err(shown)
+    let ended = console::wait(running, signals, None).map_err(shown);
+    if call.values.has("keep") {
+        return ended;
+    }
+    match (ended, remove(call, &state)) {
+        (Err(one), Err(two)) => Err(Error::new(format!("{one}; {two}"))),
+        (Ok(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+        (Ok(code), Ok(())) => Ok(code),
+    }
 }
 
 /// The descriptors that are passed on: those of `$LISTEN_FDS`, when they are meant for us (sd_listen_fds(3)), then `--preserve-fds`.
@@ -113,26 +109,46 @@ impl Passed {
     }
 }
 
+/// Gives a terminal the size of ours.
+pub fn fit(process: &mut Process) {
+    if process.terminal() != Some(true) {
+        return;
+    }
+    if let Some((height, width)) = console::size() {
+        let size = BoxBuilder::default().height(height).width(width).build();
+        process.set_console_size(size.ok());
+    }
+}
+
 /// Runs from a copy that no container can write (CVE-2019-5736).
 pub fn protect() -> Result<(), Error> {
     seal::ensure().map_err(|error| Error::step("protect the own program", error))
 }
 
 /// Opens the gate; a container whose program does not run is removed.
-fn started(state: &State) -> Result<(), Error> {
-    container::start(&state.dir).map_err(|error| match remove(state) {
-        Ok(()) => error.into(),
+fn started(call: &Invocation, state: &State) -> Result<(), Error> {
+    container::start(&state.dir).map_err(|error| undone(call, state, error.into()))
+}
+
+/// An error, after which there is no container any more.
+fn undone(call: &Invocation, state: &State, error: Error) -> Error {
+    match remove(call, state) {
+        Ok(()) => error,
         Err(left) => Error::new(format!("{error}; {left}")),
-    })
+    }
 }
 
 /// Deletes a container of ours.
-fn remove(state: &State) -> Result<(), Error> {
+fn remove(call: &Invocation, state: &State) -> Result<(), Error> {
     let Some(_only) = store::hold(&state.dir)? else {
         return Ok(());
     };
-    container::delete(&state.dir)?;
-    store::remove(&state.dir)
+    let warning = container::delete(&state.dir)?;
+    store::remove(&state.dir)?;
+    match warning {
+        Some(text) => log::warning(&call.global, &text),
+        None => Ok(()),
+    }
 }
 
 /// What is to be made.
@@ -157,8 +173,11 @@ impl Making {
         let passed = Passed::new(&call.values)?;
         if let Some(process) = config.spec.process_mut() {
             passed.tell(process);
+            if !detach {
+                fit(process);
+            }
         }
-        let cgroup = cgroup(&config.spec, &id)?;
+        let cgroup = cgroup(&call.global, &config.spec, &id)?;
         let making = Making {
             id,
             bundle,
@@ -201,7 +220,11 @@ impl Making {
             Ok(()) => Ok(state),
             Err(error) => Err(also(error, container::delete(&state.dir).err())),
         });
-        told.map_err(|error| also(error, store::remove(&request.dir).err()))
+        let state = told.map_err(|error| also(error, store::remove(&request.dir).err()))?;
+        for warning in &state.warnings {
+            log::warning(&call.global, warning)?;
+        }
+        Ok(state)
     }
 }
 
@@ -213,15 +236,25 @@ fn also(error: Error, left: Option<impl std::fmt::Display>) -> Error {
     }
 }
 
-/// The container's cgroup: `cgroupsPath`, or one of its name below ours.
-fn cgroup(spec: &Spec, id: &str) -> Result<Cgroup, Error> {
+/// The container's cgroup. Where an ordinary user may write none, the caller is told, or refused with `--rootless false`.
+fn cgroup(global: &Values, spec: &Spec, id: &str) -> Result<Cgroup, Error> {
     let linux = spec.linux().as_ref();
-    let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
-    let found = match path.map(|path| path.to_string_lossy()) {
-        Some(path) if !path.is_empty() => Cgroup::at(&path),
-        _ => Cgroup::own().map(|own| own.child(id)),
-    };
-    found.map_err(|error| Error::step("linux.cgroupsPath", error))
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let found = Cgroup::for_container(path, global.has("systemd-cgroup"), id)
+        .map_err(|error| Error::step("linux.cgroupsPath", error))?;
+    if matches!(found, Cgroup::Unlimited { .. })
+        && global
+            .get("rootless")
+            .is_some_and(|rootless| rootless == "false")
+    {
+        let text = found.warnings(None).join("; ");
+        return Err(Error::new(text));
+    }
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    for text in found.warnings(resources) {
+        log::warning(global, &text)?;
+    }
+    Ok(found)
 }
 
 /// A terminal needs somebody who reads it, a socket for one a terminal.
@@ -289,7 +322,9 @@ fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
 fn receive(socket: &OwnedFd) -> Result<OwnedFd, Error> {
     let (_, master) =
         socket::receive(socket).map_err(|error| Error::step("receive the terminal", error))?;
-    master.ok_or_else(|| Error::new("receive the terminal: there is none"))
+    let master = master.ok_or_else(|| Error::new("receive the terminal: there is none"))?;
+    container::exact_output(&master)?;
+    Ok(master)
 }
 
 /// What is not ours, with its causes.

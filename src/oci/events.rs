@@ -1,17 +1,16 @@
 //! `events`: what a container uses, and when it ran out of memory, one JSON line each.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::{Value, json};
 
 use super::args::Invocation;
 use super::{Error, put, store};
-use crate::cgroup::Stats;
+use crate::cgroup::{self, OomEvent, OomWatch};
 use crate::container::{self, State};
-use crate::sys::pidfd;
 
-/// How often is looked whether memory ran out.
-const LOOK: Duration = Duration::from_millis(250);
 /// Between two lines of counters, unless told otherwise.
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -32,41 +31,64 @@ pub fn events(call: &Invocation) -> Result<u8, Error> {
         return Err(Error::new(format!("container {} is not running", state.id)));
     };
     if call.values.has("stats") {
-        return tell(&state.id, "stats", Some(counters(&stats(&state)?))).map(|()| 0);
+        return tell(&state.id, "stats", Some(counters(&state)?)).map(|()| 0);
     }
-    let mut killed = stats(&state)?.oom_kills.unwrap_or(0);
+    let mut watch = match state.cgroup.watch_oom() {
+        Ok(watch) => Some(watch),
+        // without a limit of memory there is nothing to watch
+        Err(cgroup::Error::Controller { .. }) => None,
+        Err(error) => return Err(failed(&state, error)),
+    };
     let mut next = Instant::now() + interval;
     loop {
-        let wait = next.saturating_duration_since(Instant::now()).min(LOOK);
-        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-        let ended = pidfd::wait(&first, Some(wait))
-            .map_err(|error| Error::step(format!("wait for process {}", state.pid), error))?;
-        // the last look counts, too, while the cgroup is there
-        let now = match stats(&state) {
-            Ok(now) => now,
-            Err(_) if ended => return Ok(0),
-            Err(error) => return Err(error),
-        };
-        let kills = now.oom_kills.unwrap_or(killed);
-        for _ in killed..kills {
-            tell(&state.id, "oom", None)?;
+        let left = next.saturating_duration_since(Instant::now());
+        let (ended, news) = wait(&first, watch.as_ref(), left)?;
+        if let Some(watch) = watch.as_mut().filter(|_| news || ended)
+            && is_over(watch, &state)?
+        {
+            return Ok(0);
         }
-        killed = kills.max(killed);
         if ended {
             return Ok(0);
         }
         if Instant::now() >= next {
-            tell(&state.id, "stats", Some(counters(&now)))?;
+            tell(&state.id, "stats", Some(counters(&state)?))?;
             next += interval;
         }
     }
 }
 
-fn stats(state: &State) -> Result<Stats, Error> {
-    state
-        .cgroup
-        .stats()
-        .map_err(|error| Error::step(format!("count what container {} uses", state.id), error))
+fn failed(state: &State, error: cgroup::Error) -> Error {
+    let error = anyhow::Error::from(error);
+    Error::new(format!("events of container {}: {error:#}", state.id))
+}
+
+/// Waits for the end of the first process, for news of memory, or for the time to be over.
+fn wait(first: &OwnedFd, watch: Option<&OomWatch>, left: Duration) -> Result<(bool, bool), Error> {
+    let limit = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    let mut fds = vec![PollFd::new(first, PollFlags::IN)];
+    fds.extend(watch.map(|watch| PollFd::new(watch, PollFlags::IN)));
+    match rustix::event::poll(&mut fds, Some(&limit)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(Error::step("wait for events", error)),
+    }
+    let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+    Ok((ready(0), ready(1)))
+}
+
+/// Tells each time that memory ran out; `true` when there is no cgroup any more.
+fn is_over(watch: &mut OomWatch, state: &State) -> Result<bool, Error> {
+    loop {
+        let event = watch.next(Some(Duration::ZERO));
+        match event.map_err(|error| failed(state, error))? {
+            Some(OomEvent::Oom) => tell(&state.id, "oom", None)?,
+            Some(OomEvent::End) => return Ok(true),
+            None => return Ok(false),
+        }
+    }
 }
 
 /// One line, `type` first.
@@ -81,33 +103,16 @@ fn tell(id: &str, kind: &str, data: Option<Value>) -> Result<(), Error> {
     ))
 }
 
-/// In runc's form; what the kernel does not count is left out.
-fn counters(stats: &Stats) -> Value {
-    let mut all = json!({
-        "cpu": {"usage": {}},
-        "memory": {"usage": {}},
-        "pids": {},
-        "blkio": {},
-        "hugetlb": {},
-        "intel_rdt": {},
-        "network_interfaces": null,
-    });
-    // microseconds here, nanoseconds there
-    let cpu = stats.cpu_usage_usec.map(|usec| usec.saturating_mul(1000));
-    for (pointer, value) in [
-        ("/cpu/usage/total", cpu),
-        ("/memory/usage/usage", stats.memory_current),
-        ("/memory/usage/limit", stats.memory_limit),
-        ("/memory/usage/max", stats.memory_peak),
-        ("/pids/current", stats.pids_current),
-        ("/pids/limit", stats.pids_limit),
-    ] {
-        let (above, key) = pointer.rsplit_once('/').unwrap_or_default();
-        if let (Some(value), Some(place)) = (value, all.pointer_mut(above)) {
-            place[key] = json!(value);
-        }
-    }
-    all
+/// In runc's form, with what it has and we do not.
+fn counters(state: &State) -> Result<Value, Error> {
+    let metrics = state
+        .cgroup
+        .metrics()
+        .map_err(|error| failed(state, error))?;
+    let mut all = serde_json::to_value(metrics).map_err(|error| Error::step("JSON", error))?;
+    all["intel_rdt"] = json!({});
+    all["network_interfaces"] = Value::Null;
+    Ok(all)
 }
 
 /// A duration of Go's form with one unit, or seconds.

@@ -1,13 +1,13 @@
 //! `exec`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 use super::args::Invocation;
-use super::create::{Passed, Watcher, check_console, protect, read, shown};
+use super::create::{Passed, Watcher, check_console, fit, protect, read, shown};
 use super::{Error, store};
 use crate::cgroup::Cgroup;
 use crate::cli::console;
@@ -26,6 +26,9 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let mut process = process(call, &state)?;
     passed.tell(&mut process);
     let detach = call.values.has("detach");
+    if !detach {
+        fit(&mut process);
+    }
     check_console(process.terminal() == Some(true), detach, &call.values)?;
     let console = call.values.path("console-socket");
     let watcher = Watcher::new(&call.values)?;
@@ -33,7 +36,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
         console: console.as_deref().map(container::connect).transpose()?,
         ignore_paused,
         preserve_fds: passed.count,
-        cgroup: cgroup(&state.cgroup, &call.values.texts("cgroup")?)?,
+        cgroup: sub_cgroup(state.cgroup.plain(), &call.values.texts("cgroup")?)?,
     };
     let signals = if detach {
         None
@@ -48,11 +51,34 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     }
 }
 
+/// [`cgroup`], which has to be there.
+fn sub_cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
+    let place = cgroup(own, wanted)?;
+    let folders: Vec<&PathBuf> = match &place {
+        Some(Cgroup::V1 { controllers, .. }) => controllers.values().collect(),
+        Some(Cgroup::V2(path)) => vec![path],
+        _ => Vec::new(),
+    };
+    for folder in folders {
+        let members = folder.join("cgroup.procs");
+        rustix::fs::access(&members, rustix::fs::Access::EXISTS).map_err(|error| {
+            let step = format!("--cgroup: adding pid to {}", members.display());
+            Error::step(step, std::io::Error::from(error))
+        })?;
+    }
+    Ok(place)
+}
+
 /// The cgroup that `--cgroup` names below the container's: one for all, or on v1 `CONTROLLER[,CONTROLLER]:PATH`. `None` without any.
 fn cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
     let mut place = own.clone();
     let mut named = BTreeSet::new();
     for option in wanted {
+        let path = option.split_once(':').map_or(*option, |(_, path)| path);
+        if path.split('/').any(|part| part == "..") {
+            let text = format!("--cgroup {option}: {path} is not a sub cgroup path");
+            return Err(Error::new(text));
+        }
         let Some((names, path)) = option.split_once(':') else {
             if wanted.len() > 1 {
                 let text = format!("--cgroup {option}: several need CONTROLLER: before each");
@@ -89,15 +115,16 @@ fn cgroup(own: &Cgroup, wanted: &[&str]) -> Result<Option<Cgroup>, Error> {
 }
 
 fn runs(state: &State, ignore_paused: bool) -> Result<(), Error> {
-    let why = match container::status(state) {
-        Status::Paused if !ignore_paused => "paused (--ignore-paused starts it all the same)",
-        Status::Stopped => "stopped",
-        _ => return Ok(()),
-    };
-    Err(Error::new(format!(
-        "cannot exec in container {}: it is {why}",
-        state.id
-    )))
+    let id = &state.id;
+    match container::status(state) {
+        Status::Paused if !ignore_paused => Err(Error::new(format!(
+            "cannot exec in a paused container: resume {id} first, or use --ignore-paused"
+        ))),
+        Status::Stopped => Err(Error::new(format!(
+            "cannot exec in a stopped container: {id} is not running"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The process: from a file, or the container's own with what the options change.
@@ -120,7 +147,7 @@ fn process(call: &Invocation, state: &State) -> Result<Process, Error> {
 
 fn from_file(path: &Path) -> Result<Process, Error> {
     let text = read(path, PROCESS_MAX)?;
-    serde_json::from_slice(&text)
+    container::parse_process(&text)
         .map_err(|error| Error::step(format!("--process {}", path.display()), error))
 }
 
@@ -248,6 +275,11 @@ mod tests {
             ),
             (&["frob:a"], "--cgroup frob:a: unknown controller \"frob\""),
             (&[":a"], "--cgroup :a: unknown controller \"\""),
+            (&[".."], "--cgroup ..: .. is not a sub cgroup path"),
+            (
+                &["cpu:a/../.."],
+                "--cgroup cpu:a/../..: a/../.. is not a sub cgroup path",
+            ),
         ] {
             assert_eq!(told(wanted), want, "{wanted:?}");
         }

@@ -72,7 +72,7 @@ fn all() -> Value {
         "linux": {
             "namespaces": kept(&NAMESPACES, namespace),
             "capabilities": capabilities(),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": rdma()},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": rdma()},
             "seccomp": {
                 "enabled": true,
                 "actions": kept(&ACTIONS, |action| rule(json!({"names": ["getpid"], "action": action}), json!([]))),

@@ -1,7 +1,7 @@
 //! `start`, `kill`, `delete`, `pause`, `resume`.
 
 use super::args::Invocation;
-use super::{Error, signal, store};
+use super::{Error, log, signal, store};
 use crate::container::{self, Status};
 
 /// `start ID`.
@@ -49,8 +49,11 @@ pub fn delete(call: &Invocation) -> Result<u8, Error> {
                 was_there = true;
             }
         }
-        container::delete(&dir)?;
+        let warning = container::delete(&dir)?;
         store::remove(&dir)?;
+        if let Some(text) = warning {
+            log::warning(&call.global, &text)?;
+        }
     }
     if was_there || force {
         return Ok(0);

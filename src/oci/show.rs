@@ -70,6 +70,12 @@ pub fn json(value: &impl Serialize) -> Result<u8, Error> {
     put(&format!("{text}\n")).map(|()| 0)
 }
 
+/// The same in one line, for those who read line by line.
+fn json_line(value: &impl Serialize) -> Result<u8, Error> {
+    let text = serde_json::to_string(value).map_err(|error| Error::step("JSON", error))?;
+    put(&format!("{text}\n")).map(|()| 0)
+}
+
 /// Whether `--format json` was given, and not `table`.
 fn wants_json(values: &Values) -> Result<bool, Error> {
     match values.text("format")? {
@@ -91,7 +97,7 @@ pub fn list(call: &Invocation) -> Result<u8, Error> {
     }
     let all: Vec<Shown> = all.map(Shown::new).collect();
     if as_json {
-        return json(&all);
+        return json_line(&all);
     }
     let rows = all.into_iter().map(|shown| {
         [
@@ -136,7 +142,7 @@ pub fn ps(call: &Invocation) -> Result<u8, Error> {
         .processes()
         .map_err(|error| Error::step(format!("ps {}", state.id), error))?;
     if as_json {
-        return json(&pids);
+        return json_line(&pids);
     }
     let mut command = Command::new("ps");
     match call.words.get(1..) {

@@ -8,12 +8,19 @@ use serde_json::{Value, json};
 
 use super::args::Invocation;
 use super::{Error, help};
+use crate::cgroup::Cgroup;
 
 /// `spec`. A file that is there stays.
 pub fn spec(call: &Invocation) -> Result<u8, Error> {
     let dir = call.values.path("bundle").unwrap_or_else(|| ".".into());
     let path = dir.join("config.json");
     let mut spec = template();
+    if matches!(Cgroup::own(), Ok(Cgroup::V1 { .. })) {
+        // as in runc: what runs beside a container of version 1 counts on the paths of the host
+        if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+            namespaces.retain(|namespace| namespace["type"] != "cgroup");
+        }
+    }
     if call.values.has("rootless") {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         make_rootless(&mut spec, uid.as_raw(), gid.as_raw());

@@ -137,7 +137,8 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
     let notifies = rules
         .iter()
         .any(|rule| rule.action == RET_USER_NOTIF && rule.is_known(&architectures));
-    if notifies && profile.listener_path().is_none() {
+    let listener = profile.listener_path().as_ref();
+    if notifies && listener.is_none_or(|path| path.as_os_str().is_empty()) {
         return Err(invalid(
             "listenerPath",
             "a rule has SCMP_ACT_NOTIFY, so somebody must listen; name the socket",

@@ -73,8 +73,8 @@ pub(super) fn read(profile: &LinuxSeccomp, default: u32) -> Result<Vec<Rule>, Er
         if entry.action() == LinuxSeccompAction::ScmpActNotify
             && entry.names().iter().any(|name| name == "write")
         {
-            // the descriptor of the listener is sent with it
-            let why = "SCMP_ACT_NOTIFY for write would stop the container before it starts";
+            // the descriptor of the listener is told with it
+            let why = "SCMP_ACT_NOTIFY cannot be used for the write syscall: the container would stop before it starts";
             return Err(invalid(field, why));
         }
         let args = entry.args().as_deref().unwrap_or_default();

@@ -87,6 +87,9 @@ impl Said {
 impl Case {
     /// A container that runs the probe with `attack`, in a root that holds nothing else.
     pub fn new(attack: &[&str]) -> Result<Case, Stop> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Stop::NotApplicable("needs root".to_owned()));
+        }
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!(
@@ -185,6 +188,18 @@ impl Case {
             .args(["oci", "--root"])
             .arg(self.state())
             .args(words);
+        self.collect(&mut command)
+    }
+
+    /// A command that is not the runtime's.
+    pub fn host_command(&self, words: &[&str]) -> Result<Said, Stop> {
+        let (program, arguments) = words
+            .split_first()
+            .ok_or_else(|| Stop::Failed("no command".to_owned()))?;
+        self.collect(Command::new(program).args(arguments))
+    }
+
+    fn collect(&self, command: &mut Command) -> Result<Said, Stop> {
         // a container keeps these open: pipes would not end
         let (out, err) = (self.dir.join("out"), self.dir.join("err"));
         let status = run(command

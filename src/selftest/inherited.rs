@@ -87,9 +87,11 @@ fn inherited(exec: bool) -> Tried {
             format!("{key} is {:?}, not {want:?}", got(key))
         })?;
     }
-    expect(report["environment"] == json!(["PATH=/bin"]), || {
-        format!("the environment is {}", report["environment"])
-    })?;
+    // HOME is that of the user in the container, `/` where its account files have none
+    expect(
+        report["environment"] == json!(["PATH=/bin", "HOME=/"]),
+        || format!("the environment is {}", report["environment"]),
+    )?;
     expect(report["cwd"] == "/", || {
         format!("the working directory is {}", report["cwd"])
     })?;

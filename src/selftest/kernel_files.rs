@@ -67,6 +67,10 @@ fn cve_2020_15257() -> Tried {
         "during exec",
     )?;
     case.delete()?;
+    // while the runtime waits in the foreground
+    case.program(&[PROBE, "inventory"]);
+    let report = case.run()?.report()?;
+    nameless_text(report["sockets"].as_str().unwrap_or_default(), "during run")?;
     let mut case = Case::new(&["hold"])?;
     case.through = helper(&case, &["alone"])?;
     without_namespace(&mut case, "network");
@@ -364,7 +368,7 @@ fn cve_2025_52565() -> Tried {
         symlink("/canary", dev.join(format!("other/{number}")))?;
     }
     let swapper = Swapper::new(dev.join("pts"), dev.join("other"));
-    for _ in 0..10 {
+    for _ in 0..100 {
         check(
             &mut race,
             "while /dev/pts changed places with a folder of links",

@@ -67,6 +67,10 @@ fn attack(words: &[&str]) -> io::Result<Value> {
             fs::write(file, format!("{report}\n")).map(|()| Value::Null)
         }
         ["procs"] => procs(),
+        ["places-and-look", path] => Ok(json!({
+            "places": mounts("/proc/self/mountinfo")?,
+            "seen": look(Path::new(path)),
+        })),
         ["cgroups"] => cgroups(),
         ["look", paths @ ..] => Ok(paths.iter().map(|path| look(Path::new(path))).collect()),
         ["try", paths @ ..] => Ok(paths.iter().map(|path| attempt(Path::new(path))).collect()),
@@ -79,6 +83,7 @@ fn attack(words: &[&str]) -> io::Result<Value> {
             rustix::process::umask(Mode::empty());
             Err(execute(command, |command| command))
         }
+        ["in-turn", commands @ ..] => in_turn(commands),
         ["alone", command @ ..] => Err(alone(command)),
         ["disguised", place, with, command @ ..] => Err(disguised(place, with, command)),
         ["user", id, command @ ..] => Err(as_user(id, command)),
@@ -217,6 +222,13 @@ fn cgroups() -> io::Result<Value> {
         .collect())
 }
 
+/// Where something is mounted.
+fn mounts(table: &str) -> io::Result<Vec<String>> {
+    let table = fs::read_to_string(table)?;
+    let places = table.lines().filter_map(|line| line.split(' ').nth(4));
+    Ok(places.map(str::to_owned).collect())
+}
+
 /// What is open of every proc that is mounted.
 fn procs() -> io::Result<Value> {
     // whatever name the folder has by now
@@ -295,8 +307,7 @@ fn spy() -> io::Result<Value> {
     let begin = Instant::now();
     while !Path::new(STOP).exists() && begin.elapsed() < LONG {
         // numbers are given in order: no need to list the folder, which takes longer than what we wait for
-        let first = next;
-        for pid in first..first + 3 {
+        for pid in [next, next + 1, next + 2] {
             let folder = PathBuf::from(format!("/proc/{pid}"));
             if folder.exists() {
                 seen += u32::from(alive.insert(pid));
@@ -393,6 +404,20 @@ fn leak(folder: &str, command: &[&str]) -> io::Error {
         Ok(()) => execute(command, |command| command),
         Err(error) => error,
     }
+}
+
+/// Runs commands with `--` between them, one after another; the first that fails ends it.
+fn in_turn(commands: &[&str]) -> io::Result<Value> {
+    for words in commands.split(|word| *word == "--") {
+        let Some((program, arguments)) = words.split_first() else {
+            return Err(io::Error::other("needs a command"));
+        };
+        let status = Command::new(program).args(arguments).status()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("{words:?}: {status}")));
+        }
+    }
+    Ok(Value::Null)
 }
 
 /// Runs a command in a network namespace of its own.

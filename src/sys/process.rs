@@ -2,9 +2,13 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString};
-use std::fs;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::fs::MemfdFlags;
 
 /// When process `pid` was started, in clock ticks since boot: field 22 of `/proc/PID/stat`. With the pid it names a process
 /// uniquely (proc_pid_stat(5)). `NotFound` when there is none.
@@ -100,6 +104,28 @@ pub fn fork() -> io::Result<i32> {
     }
 }
 
+/// Makes the program of `command` start with default signals, with file mode creation mask `umask` when given, and with the standard
+/// streams as only descriptors, whatever the caller has open for others.
+pub fn start_fresh(command: &mut Command, umask: Option<u32>) {
+    let prepare = move || {
+        reset_signals();
+        if let Some(mask) = umask {
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+        }
+        super::fd::close_on_exec(0)
+    };
+    // SAFETY: the closure makes system calls only, it takes no lock and allocates nothing (signal-safety(7)).
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// A file in memory that holds `content`, to be read from its beginning.
+pub fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(rustix::fs::memfd_create("sampan", MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
 /// Ends the process at once, without exit handlers: for a cloned child.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) has no precondition.
@@ -136,6 +162,29 @@ pub fn reset_signals() {
     };
 }
 
+/// Lets the signals that end a program end the calling one, also where it is the first of a pid namespace: without a handler the kernel
+/// drops them there (pid_namespaces(7)). execve takes the handlers away.
+pub fn end_on_signals() -> io::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    extern "C" fn end(signal: libc::c_int) {
+        exit_now(128 + signal)
+    }
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGALRM,
+        Signal::SIGTERM,
+    ] {
+        // SAFETY: the handler calls _exit(2) and nothing else, which is safe in any handler (signal-safety(7)).
+        unsafe { sigaction(signal, &action)? };
+    }
+    Ok(())
+}
+
 /// A new anonymous session keyring (keyctl(2) KEYCTL_JOIN_SESSION_KEYRING), so that the caller's keys are out of reach.
 /// A kernel without keys is success.
 pub fn new_session_keyring() -> io::Result<()> {
@@ -146,37 +195,6 @@ pub fn new_session_keyring() -> io::Result<()> {
         _ if done >= 0 => Ok(()),
         error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
         error => Err(error),
-    }
-}
-
-/// Loads a classic BPF filter of (code, jt, jf, k) instructions with `SECCOMP_FILTER_FLAG_*` bits `flags` (seccomp(2)).
-pub fn load_seccomp(instructions: &[(u16, u8, u8, u32)], flags: u64) -> io::Result<()> {
-    let mut filter: Vec<libc::sock_filter> = instructions
-        .iter()
-        .map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k })
-        .collect();
-    let len = u16::try_from(filter.len())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter is too long"))?;
-    let program = libc::sock_fprog {
-        len,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: `program` describes `filter`, and both outlive the call, which copies them.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
-    };
-    match done {
-        0 => Ok(()),
-        -1 => Err(io::Error::last_os_error()),
-        // SECCOMP_FILTER_FLAG_TSYNC answers the thread that could not follow
-        thread => Err(io::Error::other(format!(
-            "thread {thread} cannot take the filter"
-        ))),
     }
 }
 

@@ -24,7 +24,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Connects to a listening stream socket; waits for that, and later for each message, at most so many seconds (EAGAIN).
+/// Connects to a listening stream socket; waits for that, and later for each message, at most so many seconds (`TimedOut`).
 pub fn connect(path: &Path, seconds: u64) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
@@ -34,7 +34,13 @@ pub fn connect(path: &Path, seconds: u64) -> io::Result<OwnedFd> {
     )?;
     let wait = std::time::Duration::from_secs(seconds);
     rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(wait))?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Err(rustix::io::Errno::AGAIN) => {
+            let text = format!("nobody took the connection within {seconds} seconds");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        other => other?,
+    }
     Ok(socket)
 }
 

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 use oci_spec::runtime::LinuxResources;
-use sampan::cgroup::{Cgroup, Entry, Error};
+use sampan::cgroup::{Cgroup, Entry, Error, OomEvent};
 
-use super::{Fresh, read, run_in};
+use super::{Fresh, MIB, read, run_in, until};
 
 fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
@@ -127,5 +127,79 @@ fn it_survives_in_a_record() {
     cgroup.0.create().unwrap();
     let mut child = run_in(&again, "exec sleep 1000");
     cgroup.0.destroy().unwrap();
+    child.wait().unwrap();
+}
+
+const HOG: &str = "sleep 1; head -c 134217728 /dev/zero | tail -c 134217728 >/dev/null";
+
+#[test]
+fn out_of_memory_is_told() {
+    let cgroup = Fresh::below_own("oom");
+    cgroup
+        .apply(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)
+        .unwrap();
+    let mut child = run_in(&cgroup.0, HOG);
+    let mut watch = cgroup.0.watch_oom().unwrap();
+    let soon = Some(std::time::Duration::from_millis(10));
+    let long = Some(std::time::Duration::from_secs(60));
+    assert_eq!(watch.next(soon).unwrap(), None);
+    assert_eq!(watch.next(long).unwrap(), Some(OomEvent::Oom));
+    child.wait().unwrap();
+    cgroup.0.destroy().unwrap();
+    // v1 may tell of more than one attempt
+    until("the watch ends", || {
+        watch.next(long).unwrap() == Some(OomEvent::End)
+    });
+}
+
+#[test]
+fn metrics_are_those_of_the_kernel() {
+    let cgroup = Fresh::below_own("metrics");
+    cgroup
+        .apply(r#"{"memory":{"limit":67108864},"pids":{"limit":9},"cpu":{"quota":50000,"period":100000}}"#)
+        .unwrap();
+    let mut child = run_in(
+        &cgroup.0,
+        "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; exec sleep 1000",
+    );
+    until("it slept", || {
+        cgroup.0.metrics().unwrap().cpu.throttling.periods > 0
+    });
+    let found = cgroup.0.metrics().unwrap();
+    assert_eq!((found.pids.current, found.pids.limit), (1, 9));
+    assert_eq!(found.memory.usage.limit, 64 * MIB);
+    assert!(found.memory.usage.max >= found.memory.usage.usage);
+    assert!(found.cpu.usage.total > 0 && !found.memory.raw.is_empty());
+    if let Cgroup::V1 { .. } = cgroup.0 {
+        let sum: u64 = found.cpu.usage.percpu.iter().sum();
+        assert!(sum > 0 && !found.cpuset.cpus.is_empty());
+    }
+    cgroup.0.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_limit_below_what_is_in_use_is_refused() {
+    let cgroup = Fresh::below_own("below");
+    cgroup
+        .apply(r#"{"memory":{"limit":134217728,"swap":134217728}}"#)
+        .unwrap();
+    let mut child = run_in(
+        &cgroup.0,
+        "head -c 33554432 /dev/zero | tail -c 33554432 | sleep 1000",
+    );
+    until("it has its memory", || {
+        cgroup.0.stats().unwrap().memory_current > Some(32 * MIB)
+    });
+    let low = r#"{"memory":{"limit":4194304,"swap":4194304,"checkBeforeUpdate":true}}"#;
+    let text = cgroup.0.update(&resources(low)).unwrap_err().to_string();
+    let wanted = match cgroup.0 {
+        Cgroup::V2(_) => "rejecting memory+swap limit 4194304 <= usage ",
+        _ => "unable to set memory limit to 4194304 (current usage: ",
+    };
+    assert!(text.contains(wanted), "{text}");
+    // head may be done
+    assert!(cgroup.0.processes().unwrap().len() >= 3);
+    cgroup.0.kill().unwrap();
     child.wait().unwrap();
 }

@@ -26,9 +26,10 @@ fn beside_systemd(test: &str) {
         fs::read_to_string("/test/systemd-boot").unwrap()
     });
     // attached before it unshares, so that its cgroup is the root of the namespace
+    // by path: the shell of the virtual machine would run its own
     let mut systemd = below(&cgroup.0)
         .args([
-            "unshare",
+            "/usr/bin/unshare",
             "-m",
             "-p",
             "-f",
@@ -46,6 +47,10 @@ fn beside_systemd(test: &str) {
         let text = fs::read_to_string(children).unwrap();
         text.split_whitespace().next().map(str::to_owned)
     };
+    until("it unshared", || pid().is_some());
+    // who waits for systemd would be in the way of controllers
+    let waiting = i32::try_from(systemd.id()).unwrap();
+    Cgroup::own().unwrap().attach(waiting).unwrap();
     until("systemd listens", || {
         pid().is_some_and(|pid| {
             let scope = |path: &&Path| path.join("init.scope").exists();
@@ -57,7 +62,15 @@ fn beside_systemd(test: &str) {
     });
     // beside systemd itself: a cgroup of ours it would take away
     let output = below(&cgroup.0)
-        .args(["nsenter", "-t", &pid().unwrap(), "-m", "-p", "-C", "--"])
+        .args([
+            "/usr/bin/nsenter",
+            "-t",
+            &pid().unwrap(),
+            "-m",
+            "-p",
+            "-C",
+            "--",
+        ])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")

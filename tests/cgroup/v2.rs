@@ -233,3 +233,65 @@ fn the_caller_steps_aside_with_every_controller() {
     assert_eq!(Cgroup::own().unwrap(), cgroup.0);
     home.attach(own).unwrap();
 }
+
+/// A subtree that an ordinary user was given serves him, limits included; anything else does not.
+#[test]
+#[ignore = "needs cgroup v2 with all controllers: make test-vm"]
+fn a_delegated_subtree_serves_its_user() {
+    use std::os::unix::process::CommandExt;
+    const USER: u32 = 4711;
+    const INSIDE: &str = "SAMPAN_TEST_AS_USER";
+    if std::env::var_os(INSIDE).is_some() {
+        return as_user();
+    }
+    let (cgroup, path) = fresh("delegated");
+    let home = cgroup.0.child("home");
+    home.create().unwrap();
+    cgroup.0.give_to(USER).unwrap();
+    home.give_to(USER).unwrap();
+    // the parent hands on what it has while root may
+    for name in ["memory", "pids"] {
+        fs::write(path.join("cgroup.subtree_control"), format!("+{name}")).unwrap();
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "v2::a_delegated_subtree_serves_its_user"])
+        .args(["--nocapture", "--include-ignored"])
+        .env(INSIDE, &path)
+        .uid(USER)
+        .gid(USER);
+    // moved in by root: the user could not leave the cgroup where he comes from
+    let own = std::process::id().cast_signed();
+    let before = Cgroup::own().unwrap();
+    home.attach(own).unwrap();
+    let status = command.status();
+    before.attach(own).unwrap();
+    let status = status.unwrap();
+    assert!(status.success());
+}
+
+/// What the user does, in the leaf `home` of his subtree.
+fn as_user() {
+    let limits =
+        serde_json::from_str(r#"{"pids":{"limit":5},"memory":{"limit":33554432}}"#).unwrap();
+    let mine = Cgroup::for_container(None, false, "box").unwrap();
+    let top = PathBuf::from(std::env::var_os("SAMPAN_TEST_AS_USER").unwrap());
+    assert_eq!(mine, Cgroup::V2(top.join("box")));
+    mine.prepare().unwrap();
+    mine.apply(&limits).unwrap();
+    assert_eq!(read(&top.join("box"), "pids.max"), "5");
+    assert_eq!(read(&top.join("box"), "memory.max"), "33554432");
+    mine.destroy().unwrap();
+    let elsewhere =
+        Cgroup::for_container(Some(std::path::Path::new("/box")), false, "box").unwrap();
+    assert!(
+        matches!(elsewhere, Cgroup::Unlimited { .. }),
+        "{elsewhere:?}"
+    );
+    elsewhere.prepare().unwrap();
+    assert!(matches!(
+        elsewhere.apply(&limits),
+        Err(Error::Controller { .. })
+    ));
+    assert_eq!(elsewhere.warnings(None).len(), 1);
+}

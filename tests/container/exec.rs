@@ -125,9 +125,10 @@ fn terminal() {
     wanted["consoleSize"] = json!({"height": 20, "width": 70});
     assert_eq!(case.exec(&wanted).0, 0);
     let text = fs::read_to_string(case.request.dir.join("console")).unwrap();
+    // what it prints goes to no terminal: without carriage returns
     assert_eq!(
         text,
-        "controlling true\r\n0 /dev/pts/0\r\n1 /dev/pts/0\r\n2 /dev/pts/0\r\nsize 70x20\r\n"
+        "controlling true\n0 /dev/pts/0\n1 /dev/pts/0\n2 /dev/pts/0\nsize 70x20\n"
     );
     container::delete(&case.request.dir).unwrap();
     case.wait(&state);

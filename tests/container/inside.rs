@@ -115,7 +115,7 @@ fn ids_capabilities_limits() {
     process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
     let text = case.good();
     for want in [
-        "uid=1234,1234,1234 gid=56,56,56 groups=7,9\n",
+        "uid=1234,1234,1234 gid=56,56,56 groups=7,9,9\n",
         "CapInh:\t0000000000000020\nCapPrm:\t0000000000000020\nCapEff:\t0000000000000020\nCapBnd:\t0000000000000021\nCapAmb:\t0000000000000020\n",
         "NoNewPrivs:\t1\n",
         "Max open files            100                  200 ",
@@ -163,7 +163,7 @@ fn process_surroundings() {
     case.spec["domainname"] = json!("harbour");
     assert_eq!(
         case.good(),
-        "A=1\nB=two words\nEMPTY=\n/made/here\nboat\n1 0 1\nharbour\n"
+        "A=1\nB=two words\nEMPTY=\nHOME=/\n/made/here\nboat\n1 0 1\nharbour\n"
     );
 }
 

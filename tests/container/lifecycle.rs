@@ -16,6 +16,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("lifecycle::delete_kills", delete_kills),
     (
+        "lifecycle::a_signal_ends_what_waits",
+        a_signal_ends_what_waits,
+    ),
+    (
         "lifecycle::tells_missing_from_unusable_programs",
         tells_missing_from_unusable_programs,
     ),
@@ -37,6 +41,13 @@ fn runs() {
     assert_eq!(case.good(), "hello\n");
     case.assert_gone();
     assert_eq!(Case::new(&["exit", "42"]).run().0, 42);
+    // a later version, what it may have brought, and names that are empty
+    let mut case = Case::new(&["echo", "later"]);
+    case.spec["ociVersion"] = json!("1.9.0");
+    case.spec["process"]["invented"] = json!({"later": [1]});
+    case.spec["annotations"] = json!({"com.example.unknown": ""});
+    case.spec["hostname"] = json!("");
+    assert_eq!(case.good(), "later\n");
 }
 
 fn walks_through_the_states() {
@@ -71,6 +82,18 @@ fn walks_through_the_states() {
     assert!(case.create().unwrap_err().1.contains("exists in"));
     container::delete(dir).unwrap();
     container::delete(dir).unwrap();
+    case.assert_gone();
+}
+
+/// The first process of a pid namespace would not notice a signal that it has no handler for.
+fn a_signal_ends_what_waits() {
+    let case = Case::new(&["echo", "never"]);
+    let state = case.create().unwrap();
+    container::kill(&case.request.dir, libc::SIGTERM, false).unwrap();
+    assert_eq!(case.wait(&state), 128 + libc::SIGTERM);
+    assert_eq!(container::status(&state), Status::Stopped);
+    assert_eq!(case.output(), "");
+    container::delete(&case.request.dir).unwrap();
     case.assert_gone();
 }
 
@@ -153,6 +176,8 @@ fn failure_leaves_nothing() {
             "open /no/such/thing to mount it on /x: No such file or directory",
         ),
         ("/root/path", json!("nowhere"), "nowhere"),
+        ("/root", json!({}), "root.path: is missing"),
+        ("/ociVersion", json!(""), "ociVersion: is missing"),
         (
             "/process/cwd",
             json!("/testinit"),
@@ -210,24 +235,14 @@ fn failure_leaves_nothing() {
 fn refuses_what_it_does_not_do() {
     for (pointer, value, want) in [
         (
-            "/hooks",
-            json!({"poststop": [{"path": "/x"}]}),
-            "hooks: is not supported",
-        ),
-        (
             "/ociVersion",
             json!("2.0.0"),
             "ociVersion: 2.0.0 is not supported",
         ),
         (
-            "/process/apparmorProfile",
-            json!("p"),
-            "process.apparmorProfile: is not supported",
-        ),
-        (
-            "/process/scheduler",
-            json!({"policy": "SCHED_FIFO"}),
-            "process.scheduler: is not supported",
+            "/linux/intelRdt",
+            json!({"closID": "x"}),
+            "linux.intelRdt: is not supported",
         ),
         (
             "/process/rlimits",
@@ -237,7 +252,7 @@ fn refuses_what_it_does_not_do() {
         (
             "/linux/timeOffsets",
             json!({"monotonic": {"secs": 1}}),
-            "linux.timeOffsets: is not supported",
+            "linux.timeOffsets: needs a time namespace",
         ),
         (
             "/linux/sysctl",

@@ -6,8 +6,10 @@
 
 mod common;
 mod exec;
+mod hooks;
 mod hostile;
 mod inside;
+mod kernel;
 mod lifecycle;
 mod mounts;
 
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         mounts::TESTS,
         hostile::TESTS,
         exec::TESTS,
+        hooks::TESTS,
+        kernel::TESTS,
     ]
     .concat();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);

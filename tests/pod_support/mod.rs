@@ -252,7 +252,7 @@ impl Host {
         });
     }
 
-    /// Folders of a cgroup of this host, in every hierarchy.
+    /// Folders of the cgroup of this host, in every hierarchy.
     pub fn cgroup_folders(&self) -> Vec<PathBuf> {
         self.cgroup
             .folders()
@@ -383,21 +383,7 @@ impl Drop for Host {
         let _ = self.parent.attach(std::process::id() as i32);
         let _ = self.cgroup.kill();
         for folder in self.cgroup_folders() {
-            let mut folders = Vec::new();
-            walk(&folder, &mut |path| {
-                if path.is_dir() {
-                    folders.push(path.to_path_buf());
-                }
-            });
-            folders.push(folder);
-            // the deepest first; what was killed may take a moment to leave
-            folders.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-            let end = Instant::now() + Duration::from_secs(5);
-            for folder in folders {
-                while fs::remove_dir(&folder).is_err() && folder.exists() && Instant::now() < end {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
+            remove_cgroups(&folder);
         }
     }
 }
@@ -554,6 +540,25 @@ pub fn layout(name: &str) -> PathBuf {
     run(&mut command, b"").ok();
     fs::write(&done, "").unwrap();
     layout
+}
+
+/// Removes a cgroup of one hierarchy and all below it.
+pub fn remove_cgroups(folder: &Path) {
+    let mut folders = Vec::new();
+    walk(folder, &mut |path| {
+        if path.is_dir() {
+            folders.push(path.to_path_buf());
+        }
+    });
+    folders.push(folder.to_path_buf());
+    // the deepest first; what was killed may take a moment to leave
+    folders.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    let end = Instant::now() + Duration::from_secs(5);
+    for folder in folders {
+        while fs::remove_dir(&folder).is_err() && folder.exists() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 /// Every path below a folder, with kind, mode, owner, size and, for small files, content.

@@ -1,14 +1,14 @@
 //! OCI resources → the list of values to write, for either kind of hierarchy.
 //!
 //! *Invariants:* pure, nothing is read or written here. A field that the hierarchy has no word for is
-//! an error, never dropped; zero and absent mean "leave it", −1 means "no limit", as every caller of OCI
+//! an error, never dropped (but kernel memory, which no kernel limits any more: a warning, as in runc); zero and absent mean "leave it", −1 means "no limit", as every caller of OCI
 //! runtimes takes them. File names made from outside text are checked, so that no value lands elsewhere.
 //! The order within the list does not matter to callers: see `v2::write_all` for values that depend on
 //! each other.
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxHugepageLimit, LinuxRdma, LinuxResources};
+use oci_spec::runtime::{LinuxHugepageLimit, LinuxMemory, LinuxRdma, LinuxResources};
 
 use super::{Error, devices};
 
@@ -96,6 +96,12 @@ fn invalid(field: &str, why: impl Into<String>) -> Error {
         field: field.to_owned(),
         why: why.into(),
     }
+}
+
+/// Limits of the kernel's own memory, which are ignored: see [`super::Cgroup::warnings`].
+#[allow(deprecated)]
+pub(super) fn is_kernel_memory(memory: &LinuxMemory) -> bool {
+    set(memory.kernel()).is_some() || set(memory.kernel_tcp()).is_some()
 }
 
 /// A present value other than zero.

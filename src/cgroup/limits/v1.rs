@@ -42,7 +42,7 @@ pub(in super::super) fn v1(resources: &LinuxResources) -> Result<Vec<Setting>, E
     {
         return Err(invalid(
             "unified",
-            "this host has cgroup v1; use the fields for it",
+            "invalid configuration, this host has cgroup v1: use the fields for it",
         ));
     }
     Ok(settings)
@@ -75,14 +75,8 @@ fn memory_settings(memory: &LinuxMemory) -> Result<Vec<Setting>, Error> {
             setting
         });
     }
-    for (file, value) in [
-        ("memory.soft_limit_in_bytes", memory.reservation()),
-        ("memory.kmem.limit_in_bytes", memory.kernel()),
-        ("memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp()),
-    ] {
-        if let Some(value) = set(value) {
-            settings.push(Setting::new(file, value.max(-1)));
-        }
+    if let Some(value) = set(memory.reservation()) {
+        settings.push(Setting::new("memory.soft_limit_in_bytes", value.max(-1)));
     }
     if let Some(swappiness) = memory.swappiness() {
         if swappiness > 100 {
@@ -245,13 +239,7 @@ mod tests {
                 &["memory.oom_control=1"],
             ),
             (r#"{"memory":{"disableOOMKiller":false}}"#, &[]),
-            (
-                r#"{"memory":{"kernelTCP":100,"kernel":5}}"#,
-                &[
-                    "memory.kmem.limit_in_bytes=5",
-                    "memory.kmem.tcp.limit_in_bytes=100",
-                ],
-            ),
+            (r#"{"memory":{"kernelTCP":100,"kernel":5}}"#, &[]),
             (
                 r#"{"cpu":{"shares":1,"quota":5000,"period":10000}}"#,
                 &[

@@ -56,12 +56,6 @@ fn unsupported(field: &str) -> Error {
 }
 
 fn memory_settings(memory: &LinuxMemory) -> Result<Vec<Setting>, Error> {
-    if memory.kernel().is_some_and(|limit| limit > 0) {
-        return Err(unsupported("memory.kernel"));
-    }
-    if memory.kernel_tcp().is_some_and(|limit| limit > 0) {
-        return Err(unsupported("memory.kernelTCP"));
-    }
     if memory.swappiness().is_some() {
         return Err(unsupported("memory.swappiness"));
     }
@@ -321,7 +315,7 @@ mod tests {
                 &["memory.swap.max=max?", "memory.max=100"],
             ),
             (
-                r#"{"memory":{"disableOOMKiller":false,"kernel":-1,"useHierarchy":true}}"#,
+                r#"{"memory":{"disableOOMKiller":false,"kernel":100,"useHierarchy":true}}"#,
                 &[],
             ),
             (r#"{"cpu":{"shares":1024}}"#, &["cpu.weight=100"]),
@@ -400,7 +394,6 @@ mod tests {
             (r#"{"memory":{"swap":100}}"#, "memory.swap"),
             (r#"{"memory":{"limit":100,"swap":50}}"#, "memory.swap"),
             (r#"{"memory":{"limit":-1,"swap":50}}"#, "memory.swap"),
-            (r#"{"memory":{"kernel":100}}"#, "memory.kernel"),
             (r#"{"memory":{"swappiness":60}}"#, "memory.swappiness"),
             (
                 r#"{"memory":{"disableOOMKiller":true}}"#,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use oci_spec::runtime::{Linux, LinuxIdMapping};
 use serde::Serialize;
 
 use super::IdMap;
@@ -48,12 +48,6 @@ pub fn namespaces(linux: &Linux) -> Result<Namespaces, String> {
         }
         match namespace.path() {
             Some(path) if !path.as_os_str().is_empty() => {
-                if typ == LinuxNamespaceType::Mount {
-                    return Err(
-                        "linux.namespaces: joining a mount namespace by path is not supported"
-                            .to_owned(),
-                    );
-                }
                 joins.push(Join {
                     kind: flag,
                     path: path.clone(),
@@ -62,10 +56,92 @@ pub fn namespaces(linux: &Linux) -> Result<Namespaces, String> {
             _ => new |= flag,
         }
     }
-    if new & libc::CLONE_NEWNS as u64 == 0 {
+    let namespaces = Namespaces { new, joins };
+    if !namespaces.own(libc::CLONE_NEWNS) {
         return Err("linux.namespaces: a mount namespace is needed".to_owned());
     }
-    Ok(Namespaces { new, joins })
+    Ok(namespaces)
+}
+
+/// What the new time namespace gets (time_namespaces(7) `timens_offsets`).
+pub fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<Option<String>, String> {
+    let Some(offsets) = linux.time_offsets().as_ref().filter(|all| !all.is_empty()) else {
+        return Ok(None);
+    };
+    if namespaces.new & libc::CLONE_NEWTIME as u64 == 0 {
+        return Err(
+            "linux.timeOffsets: needs a time namespace without path in linux.namespaces".to_owned(),
+        );
+    }
+    let mut lines = Vec::new();
+    for (clock, offset) in offsets {
+        if !["monotonic", "boottime"].contains(&clock.as_str()) {
+            return Err(format!(
+                "linux.timeOffsets: {clock} is not monotonic or boottime"
+            ));
+        }
+        let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        if nanoseconds > 999_999_999 {
+            return Err(format!(
+                "linux.timeOffsets.{clock}.nanosecs: {nanoseconds} is above 999999999"
+            ));
+        }
+        lines.push(format!("{clock} {seconds} {nanoseconds}\n"));
+    }
+    lines.sort();
+    Ok(Some(lines.concat()))
+}
+
+/// A device of the host and its name in the container.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct NetDevice {
+    /// Outside.
+    pub host: String,
+    /// Inside; one with `%d` gets a number.
+    pub name: String,
+}
+
+/// The devices to move, by name.
+pub fn net_devices(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<NetDevice>, String> {
+    let wanted = linux.net_devices().iter().flatten();
+    let mut devices: Vec<NetDevice> = wanted
+        .map(|(host, device)| NetDevice {
+            host: host.clone(),
+            name: device
+                .name()
+                .clone()
+                .filter(|name| !name.is_empty())
+                .unwrap_or(host.clone()),
+        })
+        .collect();
+    devices.sort();
+    if !devices.is_empty() && !namespaces.own(libc::CLONE_NEWNET) {
+        return Err("linux.netDevices: needs a network namespace in linux.namespaces".to_owned());
+    }
+    // dev_valid_name() of the kernel; one % at most, before a d
+    let valid = |name: &str| {
+        (1..16).contains(&name.len())
+            && ![".", ".."].contains(&name)
+            && !name
+                .contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace() || c == '\0')
+    };
+    let mut seen = BTreeSet::new();
+    for NetDevice { host, name } in &devices {
+        if !valid(host) || host.contains('%') {
+            return Err(format!("linux.netDevices: {host:?} is not a device name"));
+        }
+        if !valid(name) || name.replacen("%d", "", 1).contains('%') {
+            return Err(format!(
+                "linux.netDevices.{host}.name: {name:?} is not a device name"
+            ));
+        }
+        if !name.contains('%') && !seen.insert(name) {
+            return Err(format!(
+                "linux.netDevices.{host}.name: {name} is there twice"
+            ));
+        }
+    }
+    Ok(devices)
 }
 
 /// The two id maps, in the order user, group.

@@ -9,6 +9,7 @@ use caps::Capability;
 use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, PosixRlimitType, Process};
 
 use crate::container::chain;
+use crate::init::hooks::Hooks;
 use crate::init::plan::{Capabilities, Step};
 use crate::seccomp;
 
@@ -21,10 +22,14 @@ pub struct Surroundings {
     pub seccomp: Option<seccomp::Program>,
     /// Set no_new_privs.
     pub no_new_privileges: bool,
-    /// personality(2).
-    pub personality: Option<u64>,
+    /// Personality, scheduling and the like.
+    pub settings: Vec<Step>,
+    /// File mode creation mask.
+    pub umask: Option<u32>,
     /// As in `--preserve-fds`.
     pub preserved: u32,
+    /// Hooks of a first process.
+    pub start: Option<Hooks>,
 }
 
 /// The first steps of every process: alone, waiting for the parent.
@@ -68,7 +73,7 @@ pub fn terminal(process: &Process, console: bool) -> Result<Option<Step>, String
 
 /// The last steps of every process, from its root file system to its program; at the gate when it is a first one. Privileges only go
 /// down. The filter is loaded after everything it could forbid: at the very end with no_new_privs, otherwise while CAP_SYS_ADMIN is
-/// still there (seccomp(2) EACCES).
+/// still there (seccomp(2) EACCES); one that notifies no later than the parent can pass the listener on.
 pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec<Step>, String> {
     let cwd = process.cwd().clone();
     if !cwd.is_absolute() {
@@ -76,7 +81,7 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
     }
     let argv = strings("process.args", process.args().as_deref())?;
     let name = argv.first().cloned().ok_or("process.args: is empty")?;
-    let env = strings("process.env", process.env().as_deref())?;
+    let env = environment(strings("process.env", process.env().as_deref())?);
     let user = process.user();
     // -1 means "leave it" to setresuid(2): the process would stay root
     for (key, id) in [("uid", user.uid()), ("gid", user.gid())] {
@@ -84,29 +89,32 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
             return Err(format!("process.user.{key}: {id} is no id"));
         }
     }
-    let mut groups = user.additional_gids().clone().unwrap_or_default();
+    let groups = user.additional_gids().clone().unwrap_or_default();
     if groups.contains(&u32::MAX) {
         return Err(format!(
             "process.user.additionalGids: {} is no id",
             u32::MAX
         ));
     }
-    groups.sort_unstable();
-    groups.dedup();
     let preserved = around.preserved;
-    let filter = around.seccomp.map(Step::Seccomp);
-    let (early, late) = if around.no_new_privileges {
-        (None, filter)
-    } else {
-        (filter, None)
+    let filter = around.seccomp;
+    // who listens must be told while the parent is there
+    let listens = filter.as_ref().is_some_and(|filter| filter.notifies);
+    let filter = filter.map(Step::Seccomp);
+    let (early, middle, late) = match (around.no_new_privileges, listens) {
+        (false, _) => (filter, None, None),
+        (true, true) => (None, filter, None),
+        (true, false) => (None, None, filter),
     };
     let search = search_path(&env);
-    let mut steps = Vec::new();
-    steps.extend(around.personality.map(Step::Personality));
+    let mut steps = around.settings;
     steps.extend(rlimits(process)?);
     steps.push(Step::GiveStreams { uid: user.uid() });
     // with the privileges of root first: the user may not be allowed to walk there (and the other way round on some network mounts)
     steps.push(Step::TryCwd(cwd.clone()));
+    if !env.iter().any(|entry| name_of(entry) == b"HOME") {
+        steps.push(Step::FindHome { uid: user.uid() });
+    }
     steps.extend(early);
     steps.push(Step::Bounding(around.capabilities.bounding));
     steps.push(Step::Groups(groups));
@@ -119,9 +127,10 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
     if around.no_new_privileges {
         steps.push(Step::NoNewPrivileges);
     }
-    steps.push(Step::Umask(user.umask().unwrap_or(0o022) & 0o777));
+    steps.push(Step::Umask(around.umask.unwrap_or(0o022) & 0o777));
     steps.push(Step::DieWithParent);
     steps.push(Step::FindProgram { name, search });
+    steps.extend(middle);
     steps.push(Step::Ready);
     steps.push(Step::AwaitRelease);
     steps.push(Step::OutliveParent);
@@ -132,8 +141,32 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
         Step::CloseOnExec { preserved }
     });
     steps.extend(late);
+    // under the filter like the program: what the filter forbids is no way around it
+    steps.extend(around.start.map(Step::Hooks));
     steps.push(Step::Execute { argv, env });
     Ok(steps)
+}
+
+/// Each name once, with the value that comes last; `HOME` only where it says something. What is no `NAME=value` stays.
+fn environment(entries: Vec<CString>) -> Vec<CString> {
+    let mut seen = BTreeSet::new();
+    let mut kept: Vec<CString> = Vec::with_capacity(entries.len());
+    for entry in entries.into_iter().rev() {
+        if seen.insert(name_of(&entry).to_vec()) && entry.as_bytes() != b"HOME=" {
+            kept.push(entry);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+/// The name in `NAME=value`.
+fn name_of(entry: &CString) -> &[u8] {
+    entry
+        .as_bytes()
+        .split(|byte| *byte == b'=')
+        .next()
+        .unwrap_or_default()
 }
 
 /// The folders of the container's PATH; an empty one is the working directory.
@@ -198,12 +231,14 @@ fn rlimits(process: &Process) -> Result<Vec<Step>, String> {
 }
 
 /// The five sets of capabilities(7).
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sets {
     /// What execve may give.
     pub bounding: u64,
     /// The others.
     pub others: Capabilities,
+    /// What was asked for and cannot be (config.md "Linux Process": a warning and no error).
+    pub warnings: Vec<String>,
 }
 
 /// The five sets; all empty when there is no section.
@@ -220,34 +255,38 @@ pub fn capabilities(sets: Option<&LinuxCapabilities>) -> Result<Sets, String> {
             Ok(mask | capability.bitmask())
         })
     };
-    let others = Capabilities {
+    let mut others = Capabilities {
         effective: one(sets.effective())?,
         permitted: one(sets.permitted())?,
         inheritable: one(sets.inheritable())?,
         ambient: one(sets.ambient())?,
     };
     // the kernel would answer a bare EPERM (capabilities(7))
-    if let Some(name) = first(others.effective & !others.permitted) {
+    if let Some(name) = named(others.effective & !others.permitted).next() {
         return Err(format!(
             "process.capabilities: {name} is effective but not permitted"
         ));
     }
-    if let Some(name) = first(others.ambient & !(others.permitted & others.inheritable)) {
-        return Err(format!(
-            "process.capabilities: {name} is ambient but not both permitted and inheritable"
-        ));
-    }
+    let raised = others.permitted & others.inheritable;
+    let warnings = named(others.ambient & !raised).map(|name| {
+        format!(
+            "process.capabilities.ambient: can't raise ambient capability {name}: it is not both permitted and inheritable"
+        )
+    });
+    let warnings = warnings.collect();
+    others.ambient &= raised;
     Ok(Sets {
         bounding: one(sets.bounding())?,
         others,
+        warnings,
     })
 }
 
-/// The name of one member of a set.
-fn first(set: u64) -> Option<Capability> {
-    let all = caps::all();
-    let members = all.into_iter().filter(|one| set & one.bitmask() != 0);
-    members.min_by_key(Capability::index)
+/// The members of a set by their numbers.
+fn named(set: u64) -> impl Iterator<Item = Capability> {
+    let mut all: Vec<Capability> = caps::all().into_iter().collect();
+    all.sort_by_key(Capability::index);
+    all.into_iter().filter(move |one| set & one.bitmask() != 0)
 }
 
 /// The compiled filter.
@@ -255,15 +294,29 @@ pub fn filter(profile: Option<&LinuxSeccomp>) -> Result<Option<seccomp::Program>
     let Some(profile) = profile else {
         return Ok(None);
     };
-    if profile.listener_path().is_some() {
-        return Err("linux.seccomp.listenerPath: is not supported".to_owned());
+    seccomp::compile(profile)
+        .map(Some)
+        .map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environments() {
+        for (entries, want) in [
+            (&["A=1", "B=", "A=2"][..], &["B=", "A=2"][..]),
+            (&["HOME=/a", "HOME="], &[]),
+            (&["HOME=", "HOME=/a"], &["HOME=/a"]),
+            (&["A=\n", "odd", "=x"], &["A=\n", "odd", "=x"]),
+        ] {
+            let c = |list: &[&str]| -> Vec<CString> {
+                list.iter()
+                    .map(|text| CString::new(*text).unwrap())
+                    .collect()
+            };
+            assert_eq!(environment(c(entries)), c(want));
+        }
     }
-    let program =
-        seccomp::compile(profile).map_err(|error| format!("linux.seccomp: {}", chain(&error)))?;
-    if program.notifies {
-        return Err(
-            "linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which is not supported".to_owned(),
-        );
-    }
-    Ok(Some(program))
 }

@@ -170,12 +170,12 @@ fn propagation(linux: &Linux) -> Result<Option<(u64, bool)>, String> {
     }
 }
 
-/// The default devices and the specification's, which replace defaults of the same path.
+/// The default devices and the specification's, which replace defaults of the same path. `/dev/ptmx`, which callers list when they
+/// give all devices of the host, stays the link to the container's own devpts (config-linux.md "Default Devices").
 fn device_nodes(linux: &Linux) -> Result<Vec<Device>, String> {
     let mut nodes = devices::defaults();
     for device in linux.devices().iter().flatten() {
         let node = device_node(device)?;
-        // a link to the container's own terminals stands there
         if node.path == Path::new("/dev/ptmx") {
             continue;
         }

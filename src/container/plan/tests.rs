@@ -65,8 +65,20 @@ fn plans_namespaces() {
             "mnt is there twice",
         ),
         (
-            json!({"namespaces": [{"type": "mount", "path": "/x"}]}),
-            "joining a mount namespace",
+            json!({"namespaces": [{"type": "pid"}]}),
+            "a mount namespace is needed",
+        ),
+        (
+            json!({"namespaces": namespaces, "timeOffsets": {"monotonic": {"secs": 1}}}),
+            "linux.timeOffsets: needs a time namespace without path",
+        ),
+        (
+            json!({"namespaces": [{"type": "mount"}, {"type": "time"}], "timeOffsets": {"realtime": {}}}),
+            "linux.timeOffsets: realtime is not monotonic or boottime",
+        ),
+        (
+            json!({"namespaces": [{"type": "mount"}, {"type": "time"}], "timeOffsets": {"boottime": {"nanosecs": 1000000000}}}),
+            "linux.timeOffsets.boottime.nanosecs: 1000000000 is above",
         ),
         (
             json!({"namespaces": [{"type": "mount"}, {"type": "user"}]}),
@@ -94,7 +106,8 @@ fn plans_namespaces() {
 fn plans_mounts_and_devices() {
     let linux = json!({
         "namespaces": [{"type": "mount"}],
-        "devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600}],
+        "devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600},
+                    {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}],
         "resources": {"devices": [{"allow": false, "access": "rwm"}]},
     });
     let made = plan(linux, HOST).unwrap();
@@ -124,6 +137,7 @@ fn plans_mounts_and_devices() {
             {"umask": 0},
             "awaitParent",
             "undumpable",
+            {"processors": {"mask": "all", "must": false}},
             "newSession",
             "newKeyring",
             {"rootfs": "isolate"},
@@ -146,6 +160,7 @@ fn plans_mounts_and_devices() {
             {"rootfs": "rootReadonly"},
             {"giveStreams": {"uid": 0}},
             {"tryCwd": "/"},
+            {"findHome": {"uid": 0}},
             {"bounding": none},
             {"groups": none},
             {"user": {"uid": 0, "gid": 0}},

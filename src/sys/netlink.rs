@@ -1,10 +1,11 @@
-//! The little of rtnetlink(7) that a pod's namespace needs: bring loopback up, list and delete default routes.
+//! The little of rtnetlink(7) that namespaces of pods and containers need: set links up, move them with their addresses, list and
+//! delete default routes.
 //!
 //! *Invariants:* every answer is read with bounds checks and matched by sequence number; nothing here looks at any
-//! namespace but the one that the socket was opened in. Links and addresses are the plugins' business.
+//! namespace but the one that the socket was opened in. Making links is the plugins' business.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -16,6 +17,8 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
@@ -23,7 +26,17 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFA_LABEL: u16 = 3;
+const IFA_CACHEINFO: u16 = 6;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_PERMANENT: u32 = 0x80;
+/// NODAD, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN: what a user may set.
+const IFA_F_KEPT: u32 = 0x02 | 0x10 | 0x100 | 0x200 | 0x400;
+const RT_SCOPE_UNIVERSE: u8 = 0;
 const RTA_OIF: u16 = 4;
 const RTA_PRIORITY: u16 = 6;
 const RTA_MULTIPATH: u16 = 9;
@@ -35,19 +48,20 @@ const HEADER: usize = 16;
 const RTMSG: usize = 12;
 const RTNEXTHOP: usize = 8;
 const IFINFOMSG: usize = 16;
+const IFADDRMSG: usize = 8;
 /// Largest answer: the kernel sizes dumps to what the reader offers, 32 KiB at most.
 const BUFFER: usize = 64 << 10;
 const MAX_ATTEMPTS: u32 = 20;
 
 /// A route socket of the namespace it was opened in.
-pub(super) struct Socket {
+pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
 }
 
 /// A default route of the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DefaultRoute {
+pub(crate) struct DefaultRoute {
     /// `AF_INET` or `AF_INET6`.
     pub family: u8,
     /// Interfaces it leads to; several for a multipath route of IPv4.
@@ -57,6 +71,10 @@ pub(super) struct DefaultRoute {
     /// rtmsg and attributes as the kernel gave them: what to hand back to delete exactly this one.
     message: Vec<u8>,
 }
+
+/// An address of an interface: ifaddrmsg and attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address(Vec<u8>);
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
@@ -85,6 +103,37 @@ impl Socket {
     pub fn links(&mut self) -> io::Result<Vec<(u32, String)>> {
         let answers = self.request(RTM_GETLINK, NLM_F_DUMP, &[0; IFINFOMSG])?;
         Ok(answers.iter().filter_map(|m| link(m)).collect())
+    }
+
+    /// Moves the interface of this index into another network namespace, under a name that is free there; one with `%d` gets a number.
+    pub fn move_link(&mut self, index: u32, name: &str, namespace: &impl AsFd) -> io::Result<()> {
+        let mut message = vec![0; IFINFOMSG];
+        message[4..8].copy_from_slice(&index.to_ne_bytes());
+        let fd = namespace.as_fd().as_raw_fd();
+        push_attribute(&mut message, IFLA_NET_NS_FD, &fd.to_ne_bytes());
+        let mut text = name.as_bytes().to_vec();
+        text.push(0);
+        push_attribute(&mut message, IFLA_IFNAME, &text);
+        self.request(RTM_NEWLINK, NLM_F_ACK, &message).map(drop)
+    }
+
+    /// The permanent addresses of global scope of an interface, in the form that [`Socket::add_address`] takes.
+    pub fn addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
+        let answers = self.request(RTM_GETADDR, NLM_F_DUMP, &[0; IFADDRMSG])?;
+        Ok(answers
+            .iter()
+            .filter_map(|body| address(body, index))
+            .collect())
+    }
+
+    /// Gives an address to the interface of this index.
+    pub fn add_address(&mut self, index: u32, address: &Address) -> io::Result<()> {
+        let mut message = address.0.clone();
+        if let Some(place) = message.get_mut(4..8) {
+            place.copy_from_slice(&index.to_ne_bytes());
+        }
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        self.request(RTM_NEWADDR, flags, &message).map(drop)
     }
 
     /// The unicast default routes of the main table, both families.
@@ -186,7 +235,7 @@ impl Datagram {
                         errno => return Err(io::Error::from_raw_os_error(errno.wrapping_neg())),
                     };
                 }
-                RTM_NEWROUTE | RTM_NEWLINK => answers.push(body.to_vec()),
+                RTM_NEWROUTE | RTM_NEWLINK | RTM_NEWADDR => answers.push(body.to_vec()),
                 _ => {}
             }
         }
@@ -199,6 +248,32 @@ fn link(body: &[u8]) -> Option<(u32, String)> {
     let (_, name) = attributes(body.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
     let name = name.split(|b| *b == 0).next().unwrap_or_default();
     Some((index, String::from_utf8_lossy(name).into_owned()))
+}
+
+/// A body of RTM_NEWADDR as what gives the same address again; `None` when it is another interface's, of narrower scope or not
+/// permanent. The label of IPv4 goes: it begins with a name that may change.
+fn address(body: &[u8], index: u32) -> Option<Address> {
+    // struct ifaddrmsg: family, prefixlen, flags, scope, index
+    let mut message = body.get(..IFADDRMSG)?.to_vec();
+    let [_, _, first_flags, RT_SCOPE_UNIVERSE, ..] = message[..] else {
+        return None;
+    };
+    let attributes: Vec<_> = attributes(body.get(IFADDRMSG..)?).collect();
+    let all = attributes.iter().find(|(kind, _)| *kind == IFA_FLAGS);
+    let flags = all
+        .and_then(|(_, value)| u32_at(value, 0))
+        .unwrap_or(u32::from(first_flags));
+    if flags & IFA_F_PERMANENT == 0 || u32_at(body, 4)? != index {
+        return None;
+    }
+    message[2] = 0;
+    for (kind, value) in attributes {
+        if ![IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS].contains(&kind) {
+            push_attribute(&mut message, kind, value);
+        }
+    }
+    push_attribute(&mut message, IFA_FLAGS, &(flags & IFA_F_KEPT).to_ne_bytes());
+    Some(Address(message))
 }
 
 /// A body of RTM_NEWROUTE as default routes; none when it is another kind of route. IPv6 shows routes of equal metric
@@ -372,6 +447,43 @@ mod tests {
     }
 
     #[test]
+    fn addresses() {
+        // family, prefix, flags, scope and index; what follows
+        let body = |head: [u8; 5], rest: &[Vec<u8>]| {
+            let [family, prefix, flags, scope, index] = head;
+            let mut body = vec![family, prefix, flags, scope, index, 0, 0, 0];
+            body.extend(rest.concat());
+            body
+        };
+        let ip = || attribute(1, &[10, 0, 0, 1]);
+        let flags = |flags: u32| attribute(IFA_FLAGS, &flags.to_ne_bytes());
+        let label = || attribute(IFA_LABEL, b"eth0:1\0");
+        for (given, want) in [
+            (
+                body(
+                    [2, 24, 0x80, 0, 3],
+                    &[ip(), label(), flags(0x280), attribute(6, &[0; 16])],
+                ),
+                Some(body([2, 24, 0, 0, 3], &[ip(), flags(0x200)])),
+            ),
+            (
+                body([2, 24, 0x80, 0, 3], &[ip()]),
+                Some(body([2, 24, 0, 0, 3], &[ip(), flags(0)])),
+            ),
+            (body([2, 24, 0x80, 0, 4], &[ip()]), None),
+            (body([10, 64, 0x80, 253, 3], &[ip()]), None),
+            (body([10, 64, 0, 0, 3], &[ip(), flags(0x100)]), None),
+            (vec![2, 24, 0x80], None),
+        ] {
+            assert_eq!(
+                address(&given, 3).map(|address| address.0),
+                want,
+                "{given:?}"
+            );
+        }
+    }
+
+    #[test]
     fn datagrams() {
         let message = |kind: u16, flags: u16, number: u32, body: &[u8]| {
             let mut m = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
@@ -417,6 +529,7 @@ mod tests {
             default_routes(body);
             next_hops(&bytes);
             link(&bytes);
+            address(&bytes, 0);
         }
     }
 }

@@ -1,0 +1,278 @@
+//! Which functions of the program a container's start needs, so that the linker can put them side by side: `make hot`.
+//!
+//! The kernel maps a program's pages sixteen at a time around each one that is touched. The six hundred functions of a start lie all
+//! over thirteen megabytes, so three of them count as the process's own; side by side it is one tenth, and a third of the page faults.
+//!
+//! It is made on x86_64 and serves other machines as well, since names are the same.
+//!
+//! *Invariants:* the list orders, nothing else: a name that is not there any more is ignored by the linker, a function that is not in
+//! the list lies where it always did.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::Result;
+use crate::place::Place;
+use crate::runtime::{Runtime, Step};
+
+/// What a start of any command touches is in each; these are the ones that make and enter.
+const STEPS: [(Step, &str); 2] = [(Step::Run, "seccomp"), (Step::Run, "plain")];
+
+/// A name that more functions than these have lets too many come along that nobody needs.
+const SAME_NAME_MAX: usize = 4;
+
+/// Functions of the program by address.
+type Symbols = BTreeMap<u64, String>;
+
+/// int3
+const BREAKPOINT: [u8; 1] = [0xcc];
+
+/// Takes `sampan` from function to function through the steps and writes the linker script. The program needs its symbols.
+pub fn write(place: &Place, sampan: &Runtime, file: &Path, script: &Path) -> Result<()> {
+    let symbols = symbols(file)?;
+    if symbols.len() < 1000 {
+        return Err(format!("{} has no symbols", file.display()));
+    }
+    let mut seen = Vec::new();
+    for (step, bundle) in STEPS {
+        for offset in walk(sampan.command(place, step, bundle, "bench"), file, &symbols)? {
+            if let Some(name) = symbols.get(&offset)
+                && !seen.contains(name)
+            {
+                seen.push(name.clone());
+            }
+        }
+    }
+    let mut count: HashMap<String, usize> = HashMap::new();
+    for name in symbols.values() {
+        *count.entry(pattern(name)).or_default() += 1;
+    }
+    let patterns: Vec<String> = seen.iter().map(|name| pattern(name)).collect();
+    let (few, many): (Vec<&String>, Vec<&String>) = patterns.iter().partition(|name| {
+        count
+            .get(*name)
+            .is_some_and(|count| *count <= SAME_NAME_MAX)
+    });
+    fs::write(script, text(few.into_iter().chain(many)))
+        .map_err(|error| format!("write {}: {error}", script.display()))
+}
+
+fn text<'a>(patterns: impl Iterator<Item = &'a String>) -> String {
+    let mut text = "/* The functions that a container's start needs, side by side: made by `make hot`, see benches/runtimes/hot.rs. */\n\
+                    SECTIONS {\n  .text.start : {\n"
+        .to_owned();
+    let mut told = HashSet::new();
+    for pattern in patterns {
+        if told.insert(pattern) {
+            text.push_str(&format!("    *(.text.{pattern})\n"));
+        }
+    }
+    text.push_str("  }\n} INSERT BEFORE .text;\n");
+    text
+}
+
+/// A name without what changes from build to build: the hash at the end of a legacy name, the crates' in a v0 one.
+fn pattern(name: &str) -> String {
+    if let Some(at) = name.rfind("17h").filter(|_| name.starts_with("_ZN")) {
+        return format!("{}*", &name[..at + 3]);
+    }
+    let mut out = String::new();
+    let mut rest = name;
+    while let Some(at) = rest.find("Cs") {
+        let (before, behind) = rest.split_at(at);
+        out.push_str(before);
+        match behind.find('_') {
+            Some(end) if behind[2..end].chars().all(|c| c.is_ascii_alphanumeric()) => {
+                out.push_str("Cs*_");
+                rest = &behind[end + 1..];
+            }
+            _ => {
+                out.push_str("Cs");
+                rest = &behind[2..];
+            }
+        }
+    }
+    out + rest
+}
+
+/// As nm(1) tells.
+fn symbols(file: &Path) -> Result<Symbols> {
+    let output = Command::new("nm")
+        .args(["--print-size", "--defined-only"])
+        .arg(file)
+        .output()
+        .map_err(|error| format!("nm: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut all = Symbols::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        // a label has no size
+        let [at, _, "t" | "T", name] = words[..] else {
+            continue;
+        };
+        if let Ok(at) = u64::from_str_radix(at, 16) {
+            all.insert(at, name.to_owned());
+        }
+    }
+    Ok(all)
+}
+
+/// Runs a command and its children with a breakpoint on every function; gives the offset in the program of each that was reached, once,
+/// in order.
+fn walk(command: Command, file: &Path, symbols: &Symbols) -> Result<Vec<u64>> {
+    let failed = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
+    // stops itself, so that it can be taken before it executes the program
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    let child = shell.spawn().map_err(|error| format!("sh: {error}"))?;
+    let first = Pid::from_raw(child.id() as i32);
+    waitpid(first, Some(WaitPidFlag::WUNTRACED)).map_err(failed("wait for sh"))?;
+    let options = Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(first, options).map_err(failed("seize"))?;
+    kill(first, Signal::SIGCONT).map_err(failed("continue sh"))?;
+    let file = fs::canonicalize(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let mut walk = Walk {
+        symbols,
+        name: format!("/{name}"),
+        start: HashMap::new(),
+        offsets: Vec::new(),
+    };
+    loop {
+        match waitpid(None, Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == first && code != 0 => {
+                return Err(format!("{command:?} ended with {code}"));
+            }
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {}
+            Ok(status) => walk.stopped(status)?,
+            Err(nix::Error::ECHILD) => return Ok(walk.offsets),
+            Err(error) => return Err(format!("wait: {error}")),
+        }
+    }
+}
+
+/// Where the program is, and what was in the place of each breakpoint.
+type Loaded = (u64, HashMap<u64, u8>);
+
+struct Walk<'a> {
+    symbols: &'a Symbols,
+    /// The program's, with a slash before it: the sealed copy has another folder.
+    name: String,
+    /// Where each process has the program, and what was in the place of each breakpoint; none while it is another program.
+    start: HashMap<Pid, Option<Loaded>>,
+    offsets: Vec<u64>,
+}
+
+impl Walk<'_> {
+    /// Notes where a process stopped and lets it go on.
+    fn stopped(&mut self, status: WaitStatus) -> Result<()> {
+        let Some(pid) = status.pid() else {
+            return Ok(());
+        };
+        let signal = match status {
+            WaitStatus::PtraceEvent(_, _, event) => {
+                self.event(pid, event)?;
+                None
+            }
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {
+                self.breakpoint(pid)?;
+                None
+            }
+            WaitStatus::Stopped(_, Signal::SIGSTOP | Signal::SIGCONT) => None,
+            WaitStatus::Stopped(_, signal) => Some(signal),
+            _ => None,
+        };
+        match ptrace::cont(pid, signal) {
+            // it was killed
+            Err(nix::Error::ESRCH) => Ok(()),
+            other => other.map_err(|error| format!("continue process {pid}: {error}")),
+        }
+    }
+
+    /// A new program gets breakpoints; a new process has those of the one that it is a copy of.
+    fn event(&mut self, pid: Pid, event: i32) -> Result<()> {
+        use ptrace::Event::{PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_FORK};
+        if event == PTRACE_EVENT_EXEC as i32 {
+            let planted = match mapped(pid, &self.name) {
+                Some(start) => Some((start, self.plant(pid, start)?)),
+                None => None,
+            };
+            self.start.insert(pid, planted);
+        } else if (event == PTRACE_EVENT_CLONE as i32 || event == PTRACE_EVENT_FORK as i32)
+            && let Some(Some(own)) = self.start.get(&pid)
+            && let Ok(child) = ptrace::getevent(pid)
+        {
+            let own = own.clone();
+            self.start.insert(Pid::from_raw(child as i32), Some(own));
+        }
+        Ok(())
+    }
+
+    fn plant(&self, pid: Pid, start: u64) -> Result<HashMap<u64, u8>> {
+        let memory = memory(pid)?;
+        let mut before = HashMap::new();
+        for offset in self.symbols.keys() {
+            let mut byte = [0];
+            let at = start + offset;
+            memory
+                .read_exact_at(&mut byte, at)
+                .and_then(|()| memory.write_all_at(&BREAKPOINT, at))
+                .map_err(|error| format!("set a breakpoint at {at:#x}: {error}"))?;
+            before.insert(*offset, byte[0]);
+        }
+        Ok(before)
+    }
+
+    /// Takes the breakpoint away that was hit.
+    fn breakpoint(&mut self, pid: Pid) -> Result<()> {
+        let failed = |error: nix::Error| format!("registers of process {pid}: {error}");
+        let Some(Some((start, before))) = self.start.get_mut(&pid) else {
+            return Ok(());
+        };
+        let mut registers = ptrace::getregs(pid).map_err(failed)?;
+        let at = registers.rip - 1;
+        let offset = at.wrapping_sub(*start);
+        let Some(byte) = before.remove(&offset) else {
+            return Ok(());
+        };
+        memory(pid)?
+            .write_all_at(&[byte], at)
+            .map_err(|error| format!("take the breakpoint at {at:#x} away: {error}"))?;
+        registers.rip = at;
+        ptrace::setregs(pid, registers).map_err(failed)?;
+        if !self.offsets.contains(&offset) {
+            self.offsets.push(offset);
+        }
+        Ok(())
+    }
+}
+
+/// A process's memory (proc_pid_mem(5)).
+fn memory(pid: Pid) -> Result<File> {
+    let path = format!("/proc/{pid}/mem");
+    let opened = File::options().read(true).write(true).open(&path);
+    opened.map_err(|error| format!("open {path}: {error}"))
+}
+
+/// Where the program begins in a process's memory (proc_pid_maps(5)).
+fn mapped(pid: Pid, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let line = text.lines().find(|line| line.ends_with(name))?;
+    u64::from_str_radix(line.split_once('-')?.0, 16).ok()
+}

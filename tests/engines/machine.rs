@@ -1,0 +1,194 @@
+//! A machine for an engine: processes, mounts, network, cgroups of its own, and nothing that outlives it.
+//!
+//! *Invariants.* Everything an engine starts is in one pid namespace, whose end ends it; every mount is in one mount
+//! namespace. The machine's `/run`, `/dev/shm` and `/sys/fs/cgroup` are private (podman's locks are in `/dev/shm` under
+//! a fixed name, and it makes folders below `/sys/fs/cgroup` for controllers that are mounted nowhere).
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use sampan::cgroup::Cgroup;
+
+use crate::pod_support::{Ended, layout, remove_cgroups, run, tool};
+
+/// Longer than any command here may take (seconds).
+const LIMIT: &str = "60";
+
+/// Makes the machine and becomes its init, which reaps.
+const INIT: &str = r#"
+    ip link set lo up
+    # where each hierarchy is mounted, what kind it is, its controllers
+    awk '$3 ~ /^cgroup2?$/ { print $2, $3, $4 }' /proc/mounts > "$1"
+    umount -R /sys/fs/cgroup
+    grep -q '^/sys/fs/cgroup ' "$1" || mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
+    while read -r place kind options; do
+        mkdir -p "$place"
+        case "$kind $place" in
+            'cgroup2 '*) mount -t cgroup2 cgroup2 "$place" ;;
+            *systemd) mount -t cgroup -o none,name=systemd cgroup "$place" ;;
+            *) mount -t cgroup -o "$(basename "$place")" cgroup "$place" ;;
+        esac
+    done < "$1"
+    grep -q '^/sys/fs/cgroup ' "$1" || mount -o remount,ro /sys/fs/cgroup
+    mount -t tmpfs -o mode=755 tmpfs /run
+    mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+    echo ready
+    exec catatonit -P
+"#;
+
+/// Processes, mounts, network and cgroups for one engine, and a folder.
+pub struct Machine {
+    /// unshare(1): the parent of the machine's init, which dies with it.
+    keeper: Child,
+    cgroup: Cgroup,
+    parent: Cgroup,
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    /// A machine with nothing but an init.
+    pub fn new() -> Machine {
+        let folder = tempfile::Builder::new()
+            .prefix("sampan-engine-")
+            .tempdir()
+            .unwrap();
+        for name in ["home", "tmp"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        symlink(
+            env!("CARGO_BIN_EXE_sampan"),
+            folder.path().join("sampan-oci"),
+        )
+        .unwrap();
+        let parent = Cgroup::own().unwrap();
+        let cgroup = parent.child(&format!("sampan-engine-{}", std::process::id()));
+        cgroup.create().unwrap();
+        cgroup.attach(std::process::id() as i32).unwrap();
+        let mut keeper = Command::new("unshare")
+            .args([
+                "--mount", "--net", "--pid", "--cgroup", "--ipc", "--uts", "--fork",
+            ])
+            .args(["--kill-child", "--mount-proc", "sh", "-euc", INIT, "init"])
+            .arg(folder.path().join("hierarchies"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        let said = keeper.stdout.as_mut().unwrap().read_exact(&mut ready);
+        let machine = Machine {
+            keeper,
+            cgroup,
+            parent,
+            folder,
+        };
+        said.expect("the machine is set up, see above");
+        machine
+    }
+
+    /// The machine's folder, the same inside and outside.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Our runtime, by the name that makes it one.
+    pub fn runtime(&self) -> String {
+        self.path().join("sampan-oci").to_str().unwrap().to_owned()
+    }
+
+    /// An OCI archive of busybox, tagged `localhost/busybox:latest`.
+    pub fn image(&self) -> String {
+        let archive = self.path().join("busybox.tar").to_str().unwrap().to_owned();
+        let from = format!("oci:{}", layout("busybox").display());
+        let to = format!("oci-archive:{archive}:localhost/busybox:latest");
+        tool(
+            "skopeo",
+            &["copy", "--quiet", "--insecure-policy", &from, &to],
+        );
+        archive
+    }
+
+    /// A command inside the machine.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        let namespaces = format!("/proc/{}/ns", self.keeper.id());
+        for (option, name) in [
+            ("mount", "mnt"),
+            ("net", "net"),
+            ("pid", "pid_for_children"),
+            ("cgroup", "cgroup"),
+            ("ipc", "ipc"),
+            ("uts", "uts"),
+        ] {
+            command.arg(format!("--{option}={namespaces}/{name}"));
+        }
+        command
+            // setns(2) into a mount namespace moves to its root
+            .args(["--", "env", "--chdir"])
+            .arg(self.path())
+            .args(["timeout", "--signal=KILL", LIMIT])
+            .args(words)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", self.path().join("home"))
+            .env("TMPDIR", self.path().join("tmp"));
+        command
+    }
+
+    /// Runs a command inside.
+    pub fn run(&self, words: &[&str]) -> Ended {
+        run(&mut self.command(words), b"")
+    }
+
+    /// Runs a shell script inside, which must succeed: its output without the last line feed.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> String {
+        let ended = self.run(&["sh", "-c", script]);
+        ended.ok().trim_end_matches('\n').to_owned()
+    }
+
+    /// Runs a shell command on a terminal of 40 rows and 100 columns that stays open; what appears on it, and the code.
+    pub fn terminal(&self, line: &str, typed: &str) -> Ended {
+        let script = r#"
+            rm -f typed; mkfifo typed; exec 3<>typed; printf '%s' "$2" >&3
+            exec script -qec "stty rows 40 cols 100; $1" /dev/null <&3
+        "#;
+        self.run(&["sh", "-c", script, "terminal", line, typed])
+    }
+
+    /// Names of the cgroups below the machine's own, with the processes (as the host counts them) in each, whatever the
+    /// hierarchy; sorted.
+    pub fn cgroups(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for top in self.cgroup.folders() {
+            let mut folders = vec![top.to_path_buf()];
+            while let Some(folder) = folders.pop() {
+                for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                        let below = entry.path().strip_prefix(top).unwrap().to_owned();
+                        all.push(below.display().to_string());
+                        folders.push(entry.path());
+                    }
+                }
+            }
+        }
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+        let _ = self.parent.attach(std::process::id() as i32);
+        let _ = self.cgroup.kill();
+        for folder in self.cgroup.folders() {
+            remove_cgroups(folder);
+        }
+    }
+}
