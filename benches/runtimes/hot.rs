@@ -167,12 +167,15 @@ fn walk(command: Command, file: &Path, symbols: &Symbols) -> Result<Vec<u64>> {
     }
 }
 
+/// Where the program is, and what was in the place of each breakpoint.
+type Loaded = (u64, HashMap<u64, u8>);
+
 struct Walk<'a> {
     symbols: &'a Symbols,
     /// The program's, with a slash before it: the sealed copy has another folder.
     name: String,
     /// Where each process has the program, and what was in the place of each breakpoint; none while it is another program.
-    start: HashMap<Pid, Option<(u64, HashMap<u64, u8>)>>,
+    start: HashMap<Pid, Option<Loaded>>,
     offsets: Vec<u64>,
 }
 

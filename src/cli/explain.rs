@@ -41,7 +41,7 @@ pub fn run(args: Args) -> Outcome {
         no_pivot: false,
     };
     let config = bundle.join("config.json");
-    let plan = plan::container(&spec, &request, plan::Host::here())
+    let plan = plan::container(&spec, &request, plan::Host::here(&spec))
         .map_err(|error| anyhow::anyhow!("{}: {error}", config.display()))?;
     let mut shown = serde_json::to_value(&plan)?;
     let steps = shown.get_mut("parent").and_then(Value::as_array_mut);

@@ -46,7 +46,7 @@ pub fn create_from(
     }
     let spec = &config.spec;
     let at = |error: String| Error::step(request.bundle.join("config.json").display(), error);
-    let plan = plan::container(spec, request, Host::here()).map_err(at)?;
+    let plan = plan::container(spec, request, Host::here(spec)).map_err(at)?;
     let process = spec.process().as_ref();
     let terminal = process.and_then(|process| process.terminal()) == Some(true);
     let refused = |text: &str| Err(Error::Other(text.to_owned()));

@@ -15,6 +15,7 @@ use crate::seccomp;
 
 mod hooks;
 pub mod kernel;
+mod mounts;
 mod namespaces;
 pub mod process;
 mod rootfs;
@@ -27,15 +28,21 @@ pub use namespaces::{Join, NetDevice};
 pub struct Host {
     /// We are in a user namespace ourselves: no mknod, overlay with `userxattr`.
     pub user_namespace: bool,
+    /// SELinux is active; asked only where it matters.
+    pub selinux: bool,
 }
 
 impl Host {
-    /// The machine and the user namespace that we are in: the first one maps everything onto itself.
-    pub fn here() -> Host {
+    /// The machine and the user namespace that we are in, as far as `spec` asks: the first one maps everything onto itself.
+    pub fn here(spec: &Spec) -> Host {
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let numbers: Vec<&str> = map.split_whitespace().collect();
+        let linux = spec.linux().as_ref();
+        let label = linux.and_then(|linux| linux.mount_label().as_deref());
         Host {
             user_namespace: numbers != ["0", "0", "4294967295"],
+            selinux: label.is_some_and(|label| !label.is_empty())
+                && std::path::Path::new("/sys/fs/selinux/enforce").exists(),
         }
     }
 }
@@ -247,8 +254,15 @@ fn child(
     let annotations = spec.annotations().as_ref();
     let reaper =
         annotations.is_some_and(|all| all.get(REAPER).is_some_and(|value| value == "true"));
-    let no_mknod = user_namespace || host.user_namespace;
-    let rootfs = rootfs::rootfs(spec, linux, request, no_mknod)?;
+    let root = spec.root().as_ref().ok_or("root: is missing")?;
+    let around_mounts = mounts::Around {
+        linux,
+        request,
+        namespaces,
+        host,
+        root: &request.bundle.join(root.path()),
+    };
+    let rootfs = rootfs::rootfs(spec, around_mounts)?;
     let on_rootfs = |steps: Vec<crate::rootfs::Step>| steps.into_iter().map(Step::Rootfs);
 
     let mut steps = process::begin(preserved);
@@ -334,41 +348,10 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), String> {
         ));
     }
     let linux = spec.linux().as_ref();
-    let text = |value: Option<&Option<String>>| {
-        value
-            .and_then(Option::as_ref)
-            .is_some_and(|text| !text.is_empty())
-    };
-    let id_mapped = spec.mounts().iter().flatten().find(|mount| {
-        mount
-            .uid_mappings()
-            .as_ref()
-            .is_some_and(|maps| !maps.is_empty())
-            || mount
-                .gid_mappings()
-                .as_ref()
-                .is_some_and(|maps| !maps.is_empty())
-    });
-    if let Some(mount) = id_mapped {
-        return Err(format!(
-            "mounts: {}: id-mapped mounts are not supported",
-            mount.destination().display()
-        ));
+    if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
+        return Err("linux.intelRdt: is not supported".to_owned());
     }
-    let unsupported = [
-        (
-            "linux.mountLabel",
-            text(linux.map(|linux| linux.mount_label())),
-        ),
-        (
-            "linux.intelRdt",
-            linux.is_some_and(|linux| linux.intel_rdt().is_some()),
-        ),
-    ];
-    match unsupported.iter().find(|(_, present)| *present) {
-        Some((key, _)) => Err(format!("{key}: is not supported")),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// The default devices must work (config-linux.md "Default Devices"), so rules that allow them follow the specification's; making any

@@ -6,7 +6,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::plan::namespace_words;
-use super::{Error, chain};
+use super::{Error, chain, idmap};
 use crate::cgroup::Entry;
 use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
@@ -228,8 +228,7 @@ fn describe(status: WaitStatus) -> String {
 impl Child {
     /// Lets it set itself up to the point where hooks run.
     pub fn mount(&self) -> Result<(), Error> {
-        self.tell(&Message::Continue)?;
-        match self.hear()? {
+        match self.go_on()? {
             Some((Message::Mounted, _)) => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -237,8 +236,7 @@ impl Child {
 
     /// Lets it set itself up to the point where its filter is loaded, and gives the listener of that.
     pub fn load_filter(&self) -> Result<OwnedFd, Error> {
-        self.tell(&Message::Continue)?;
-        match self.hear()? {
+        match self.go_on()? {
             Some((Message::Listener, Some(listener))) => Ok(listener),
             other => Err(unexpected(other)),
         }
@@ -246,10 +244,22 @@ impl Child {
 
     /// Lets it set itself up; gives the terminal when it sends one.
     pub fn set_up(&self) -> Result<Option<OwnedFd>, Error> {
-        self.tell(&Message::Continue)?;
-        match self.hear()? {
+        match self.go_on()? {
             Some((Message::Ready, fd)) => Ok(fd),
             other => Err(unexpected(other)),
+        }
+    }
+
+    /// Lets it go on; maps the mounts on the way, which takes rights that it does not have.
+    fn go_on(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
+        loop {
+            self.tell(&Message::Continue)?;
+            match self.hear()? {
+                Some((Message::MapSource(map), Some(tree))) => {
+                    idmap::map_source(self.pid, &tree, &map)?;
+                }
+                other => return Ok(other),
+            }
         }
     }
 

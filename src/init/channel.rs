@@ -6,6 +6,7 @@
 //!   │◄──────── Pid ────────────────────┤ clone ──────────►│
 //!   │ cgroup, id maps, oom score                          │
 //!   ├──────────────────── Continue ──────────────────────►│ mounts, ids, everything but execve
+//!   │◄──────── MapSource (mount), Continue ──────────────►│ for each mount with an id map
 //!   │◄─────────────────── Mounted (only for hooks) ───────┤
 //!   │ hooks of the runtime's namespaces                   │
 //!   ├──────────────────── Continue ──────────────────────►│
@@ -40,6 +41,8 @@ pub enum Message {
     Mounted,
     /// The listener of the filter comes along.
     Listener,
+    /// The descriptor is a detached mount that is to get an id map; `Continue` answers.
+    MapSource(rootfs::SourceMap),
     /// All is set up; the terminal's master comes along when it is wanted.
     Ready,
     /// Go to the gate, or to execve.

@@ -138,6 +138,9 @@ impl Child<'_> {
             PlanStep::CgroupNamespace => {
                 nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")
             }
+            PlanStep::Rootfs(rootfs::Step::MapSource { source, map }) => {
+                self.map_source(*source, map)
+            }
             PlanStep::Rootfs(step) => Ok(self.rootfs.take(step)?),
             PlanStep::AwaitHooks => {
                 channel::send(&self.inherited.channel, &Message::Mounted, None)
@@ -221,6 +224,15 @@ impl Child<'_> {
             )),
             None => calls::exit_now(1),
         }
+    }
+
+    /// The parent may give a mount an id map, we may not when we are in a user namespace.
+    fn map_source(&self, source: usize, map: &rootfs::SourceMap) -> Result<(), Failure> {
+        let message = Message::MapSource(map.clone());
+        let tree = self.rootfs.source(source)?;
+        channel::send(&self.inherited.channel, &message, Some(tree))
+            .step("ask the parent to map the ids of a mount")?;
+        self.expect(&Message::Continue)
     }
 
     fn terminal(&mut self, size: (u16, u16), uid: u32, console: bool) -> Result<(), Failure> {

@@ -29,50 +29,6 @@ const NAMESPACES: [&str; 8] = [
     "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
 ];
 
-/// Options of mounts; most have a recursive form with an `r` before them.
-const MOUNT_OPTIONS: [&str; 40] = [
-    "acl",
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "idmap",
-    "iversion",
-    "lazytime",
-    "loud",
-    "mand",
-    "noacl",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "noiversion",
-    "nolazytime",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "relatime",
-    "remount",
-    "ro",
-    "rw",
-    "shared",
-    "silent",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-    "sync",
-    "tmpcopyup",
-    "unbindable",
-];
-
 const ACTIONS: [&str; 9] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
@@ -112,7 +68,7 @@ fn all() -> Value {
         "ociVersionMin": OLDEST,
         "ociVersionMax": help::SPEC,
         "hooks": kept(&HOOKS, |hook| takes("/hooks", json!({hook: [{"path": "/hook"}]}))),
-        "mountOptions": mount_options(),
+        "mountOptions": rootfs::options::known(),
         "linux": {
             "namespaces": kept(&NAMESPACES, namespace),
             "capabilities": capabilities(),
@@ -173,6 +129,7 @@ fn plannable(spec: Value) -> bool {
     };
     let host = Host {
         user_namespace: false,
+        selinux: true,
     };
     plan::container(&spec, &request, host).is_ok()
 }
@@ -195,20 +152,6 @@ fn namespace(kind: &str) -> bool {
     }
     all["linux"] = linux;
     plannable(all)
-}
-
-fn mount_options() -> Vec<String> {
-    let is_taken = |word: &String| {
-        let parsed = rootfs::options::parse(std::slice::from_ref(word));
-        parsed.is_ok_and(|parsed| parsed.data.is_empty())
-    };
-    let both = MOUNT_OPTIONS
-        .iter()
-        .flat_map(|word| [(*word).to_owned(), format!("r{word}")]);
-    let mut words: Vec<String> = both.filter(is_taken).collect();
-    words.sort();
-    words.dedup();
-    words
 }
 
 fn capabilities() -> Vec<String> {

@@ -446,15 +446,14 @@ fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value 
             ("tmpfs", "tmpfs", all)
         }
     };
-    options.push(
-        match (mount.read_only, kind) {
-            (false, _) => "rw",
-            // with everything below it, as Docker does: a mount inside must not stay writable
-            (true, "bind") => "rro",
-            (true, _) => "ro",
-        }
-        .to_string(),
-    );
+    match (mount.read_only, kind) {
+        // nothing: "rw" would make a mount writable that is read-only on the host
+        (false, "bind") => {}
+        (false, _) => options.push("rw".to_string()),
+        // with everything below it, as Docker does: a mount inside must not stay writable
+        (true, "bind") => options.push("rro".to_string()),
+        (true, _) => options.push("ro".to_string()),
+    }
     if let MountSource::Volume {
         subpath: Some(sub), ..
     } = &mount.source

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, makedev};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, makedev};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -76,46 +76,67 @@ pub fn null() -> Result<OwnedFd, Error> {
     Ok(null)
 }
 
-/// Binds a device of the host, opened as `source`, to the same path.
-pub fn bind(root: &OwnedFd, path: &Path, source: &OwnedFd) -> Result<(), Error> {
-    let target = resolve::make(root, path, Kind::File)?;
-    mount::attach(source, &target).context(|| format!("bind device {}", path.display()))
+/// Binds a device of the host, opened as `source`, to the same path: the one that was asked for and no other.
+pub fn bind(root: &OwnedFd, device: &Device, source: &OwnedFd) -> Result<(), Error> {
+    let what = || format!("bind device {}", device.path.display());
+    let stat = rustix::fs::fstat(source).context(what)?;
+    if !device.is(&stat) {
+        return refuse(what(), "the host has something else there");
+    }
+    let target = resolve::make_straight(root, &device.path, Kind::File)?;
+    mount::attach(source, &target).context(what)
 }
 
-/// Makes a node, or takes the one that is there when it is the same.
-pub fn make_node(root: &OwnedFd, device: &Device) -> Result<(), Error> {
+/// Makes a node in its folder, or takes the one that is there as it is when it is the same. `false`: we may not make nodes.
+pub fn make_node(folder: &OwnedFd, device: &Device) -> Result<bool, Error> {
     let what = || format!("make device {}", device.path.display());
-    let path = resolve::clean(&device.path);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+    let Some(name) = device.path.file_name() else {
         return refuse(what(), "it needs a name");
     };
-    let folder = resolve::make(root, parent, Kind::Folder)?;
-    let (kind, number) = match device.kind {
-        NodeKind::Block => (FileType::BlockDevice, makedev(device.major, device.minor)),
-        NodeKind::Character => (
-            FileType::CharacterDevice,
-            makedev(device.major, device.minor),
-        ),
-        NodeKind::Fifo => (FileType::Fifo, 0),
-    };
+    let (kind, number) = device.node();
     let mode = Mode::from_raw_mode(device.mode);
-    match rustix::fs::mknodat(&folder, name, kind, mode, number) {
-        Ok(()) | Err(Errno::EXIST) => {}
+    let made = match rustix::fs::mknodat(folder, name, kind, mode, number) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(Errno::PERM) => return Ok(false),
         Err(error) => return Err(error).context(what),
+    };
+    if made && (device.uid, device.gid) == (0, 0) {
+        return Ok(true);
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node = rustix::fs::openat(&folder, name, flags, Mode::empty()).context(what)?;
+    let node = rustix::fs::openat(folder, name, flags, Mode::empty()).context(what)?;
     let stat = rustix::fs::fstat(&node).context(what)?;
-    let same_kind = FileType::from_raw_mode(stat.st_mode) == kind;
-    if !same_kind || (kind != FileType::Fifo && stat.st_rdev != number) {
+    if !device.is(&stat) {
         return refuse(what(), "something else is in its place");
     }
-    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    rustix::fs::chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).context(what)
+    if made {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        rustix::fs::chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).context(what)?;
+    }
+    Ok(true)
 }
 
-/// Links that programs expect in `/dev` (runtime-linux.md "Dev symbolic links") and `ptmx`, which has to lead to the container's own
-/// devpts. What is there already stays.
+impl Device {
+    /// As mknod(2) wants it.
+    fn node(&self) -> (FileType, u64) {
+        let number = makedev(self.major, self.minor);
+        match self.kind {
+            NodeKind::Block => (FileType::BlockDevice, number),
+            NodeKind::Character => (FileType::CharacterDevice, number),
+            NodeKind::Fifo => (FileType::Fifo, 0),
+        }
+    }
+
+    fn is(&self, stat: &Stat) -> bool {
+        let (kind, number) = self.node();
+        let same_kind = FileType::from_raw_mode(stat.st_mode) == kind;
+        same_kind && (kind == FileType::Fifo || stat.st_rdev == number)
+    }
+}
+
+/// Links that programs expect in `/dev` (runtime-linux.md "Dev symbolic links"), `core` as other runtimes make it, and `ptmx`, which
+/// has to lead to the container's own devpts. What is there already stays.
 pub fn links(root: &OwnedFd) -> Result<(), Error> {
     let dev = resolve::make(root, Path::new("/dev"), Kind::Folder)?;
     for (name, target) in [
@@ -123,6 +144,7 @@ pub fn links(root: &OwnedFd) -> Result<(), Error> {
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
+        ("core", "/proc/kcore"),
         ("ptmx", "pts/ptmx"),
     ] {
         match rustix::fs::symlinkat(target, &dev, name) {

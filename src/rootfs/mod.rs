@@ -5,26 +5,30 @@
 //! *Invariants:*
 //! * Every path inside the root is resolved beneath the descriptor of the root (openat2 `RESOLVE_IN_ROOT`); no name is joined and
 //!   used outside. Mounts are attached to open descriptors, so nothing can be swapped between check and use.
-//! * A mount has its final flags before it becomes visible; only a tmpfs becomes read-only late, after what is mounted inside.
+//! * Later mounts of the host do not come in, and ours do not go out, but for mounts that are asked to be tied to the host's.
 //!
 //! The steps and their order come from [`crate::container::plan`]; [`crate::init`] hands them to [`Work`].
 
+mod copyup;
 pub mod devices;
+mod entry;
+mod mask;
 pub mod options;
 pub mod overlay;
 mod pivot;
 pub mod resolve;
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use serde::Serialize;
 
 use crate::sys::mount::{self, Attributes};
 use devices::Device;
+pub use entry::{Keep, Mount, Source, SourceMap};
 use overlay::Layers;
 use resolve::Kind;
 
@@ -62,76 +66,54 @@ pub(crate) fn refuse<T>(context: String, why: &str) -> Result<T, Error> {
     })
 }
 
-/// One entry of `mounts`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Mount {
-    /// Path inside the root.
-    pub destination: PathBuf,
-    /// What is mounted.
-    pub source: Source,
-    /// Flags of the mount itself.
-    #[serde(serialize_with = "options::attribute_words")]
-    pub attributes: Attributes,
-    /// Flags of the mount and of all below it.
-    #[serde(serialize_with = "options::attribute_words")]
-    pub recursive: Attributes,
-    /// Becomes read-only at [`Step::LateReadonly`].
-    pub late_readonly: bool,
-}
-
-/// What a mount shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Source {
-    /// A new file system.
-    Filesystem {
-        /// As in `/proc/filesystems`.
-        fstype: String,
-        /// Its source, free text for most.
-        source: Option<String>,
-        /// `key` or `key=value`.
-        options: Vec<String>,
-    },
-    /// The next source that was opened.
-    Bind,
-    /// As many sources as there are names, folders of a tmpfs: the container's own cgroups of version 1.
-    CgroupV1(Vec<String>),
-}
-
-impl Source {
-    /// A new mount of what the kernel shows of itself.
-    fn is_kernel_tree(&self) -> bool {
-        matches!(self, Source::Filesystem { fstype, .. } if fstype == "proc" || fstype == "sysfs")
-    }
-}
-
 /// One step on the file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
-    /// Cut what propagates between the host's mounts and ours.
-    Isolate {
-        /// Later mounts of the host still come in.
+    /// Cut what propagates between the host's mounts and ours; what was opened before stays tied to them.
+    Isolate,
+    /// Open the folder that is the root, with the mounts below.
+    OpenRoot {
+        /// The folder.
+        path: PathBuf,
+        /// Later mounts of the host come in.
         follow_host: bool,
     },
-    /// Open the folder that is the root, with the mounts below.
-    OpenRoot(PathBuf),
     /// Open the layers of the root, before the process takes ids that may not reach them.
     OpenLayers(Layers),
-    /// Open the source of a mount; each [`Step::Mount`] and [`Step::BindDevice`] takes as many as it needs, in the same order.
+    /// Open the source of a mount or of a device.
     OpenSource {
+        /// The number under which the mount finds it.
+        source: usize,
         /// Path outside.
         path: PathBuf,
+        /// Where it goes, for messages.
+        destination: PathBuf,
         /// With the mounts below.
         recursive: bool,
         /// Not the path itself but this one in it; links in it lead nowhere else.
         beneath: Option<PathBuf>,
     },
+    /// Open the source of a mount in the root, with what is mounted there by now.
+    OpenInside {
+        /// The number under which the mount finds it.
+        source: usize,
+        /// Path inside.
+        path: PathBuf,
+        /// With the mounts below.
+        recursive: bool,
+    },
+    /// Have the parent, who may do that, give an opened source an id map.
+    MapSource {
+        /// Its number.
+        source: usize,
+        /// The map.
+        map: SourceMap,
+    },
     /// Open the host's null device, which masks files.
     OpenNull,
     /// Mount what [`Step::OpenRoot`] opened over its own folder.
-    MountRoot(PathBuf),
+    MountRoot,
     /// Mount an overlay as root over a folder.
     MountOverlay {
         /// The folder.
@@ -143,8 +125,13 @@ pub enum Step {
     Mount(Mount),
     /// Make a device node.
     Device(Device),
-    /// Bind a device of the host.
-    BindDevice(PathBuf),
+    /// Bind a device of the host, which is to be the same one.
+    BindDevice {
+        /// What it is to be.
+        device: Device,
+        /// The number of the opened one.
+        source: usize,
+    },
     /// Make the links and the `ptmx` of `/dev`.
     DeviceLinks,
     /// Make a folder that is missing.
@@ -175,41 +162,81 @@ pub enum Step {
 #[derive(Debug, Default)]
 pub struct Work {
     root: Option<OwnedFd>,
+    /// Where the root goes: the folder that it was opened as.
+    folder: Option<OwnedFd>,
     layers: Vec<OwnedFd>,
-    sources: VecDeque<OwnedFd>,
+    sources: BTreeMap<usize, OwnedFd>,
     null: Option<OwnedFd>,
+    /// The tmpfs that hides folders.
+    empty: Option<OwnedFd>,
     /// Mounts that become read-only once they are filled.
     late: Vec<(OwnedFd, PathBuf)>,
     /// Mounts of proc and sysfs by place: masks inside them do not depend on what has that name in the root by now.
     kernel: Vec<(PathBuf, OwnedFd)>,
+    /// Folder of the last device: most are in the same one.
+    devices: Option<(PathBuf, OwnedFd)>,
 }
 
 impl Work {
     /// Takes one step. The order is the plan's: a step whose ground is missing is an error.
     pub fn take(&mut self, step: &Step) -> Result<(), Error> {
         match step {
-            Step::Isolate { follow_host } => isolate(*follow_host)?,
-            Step::OpenRoot(path) => self.root = Some(clone(path, true)?),
+            Step::Isolate => isolate()?,
+            Step::OpenRoot { path, follow_host } => self.open_root(path, *follow_host)?,
             Step::OpenLayers(layers) => self.layers = layers.open()?,
             Step::OpenSource {
+                source,
                 path,
+                destination,
                 recursive,
                 beneath,
-            } => self.sources.push_back(match beneath {
-                None => clone(path, *recursive)?,
-                Some(beneath) => clone_beneath(path, beneath, *recursive)?,
-            }),
+            } => {
+                let what = || {
+                    let (path, at) = (path.display(), destination.display());
+                    format!("open {path} to mount it on {at}")
+                };
+                let tree = match beneath {
+                    None => mount::clone_tree(path, *recursive).context(what)?,
+                    Some(beneath) => clone_beneath(path, beneath, *recursive)?,
+                };
+                self.sources.insert(*source, tree);
+            }
+            Step::OpenInside {
+                source,
+                path,
+                recursive,
+            } => {
+                let tree = clone_inside(self.root()?, path, *recursive)?;
+                self.sources.insert(*source, tree);
+            }
+            Step::MapSource { .. } => {
+                return refuse(
+                    "map the ids of a mount".to_owned(),
+                    "only the parent may do that",
+                );
+            }
             Step::OpenNull => self.null = Some(devices::null()?),
-            Step::MountRoot(path) => self.root = Some(attach_root(self.root()?, path)?),
+            Step::MountRoot => self.mount_root()?,
             Step::MountOverlay { path, layers } => {
                 self.root = Some(layers.mount(path, &self.layers)?);
                 self.layers.clear();
             }
-            Step::Mount(mount) => self.mount(mount)?,
-            Step::Device(device) => devices::make_node(self.root()?, device)?,
-            Step::BindDevice(path) => {
-                let source = self.source(path)?;
-                devices::bind(self.root()?, path, &source)?;
+            Step::Mount(mount) => {
+                self.devices = None;
+                self.mount(mount)?;
+            }
+            Step::Device(device) => {
+                let folder = self.device_folder(&device.path)?;
+                if !devices::make_node(folder, device)? {
+                    // not allowed, as in a container without CAP_MKNOD: the host's own, then
+                    let source = mount::clone_tree(&device.path, false)
+                        .context(|| format!("open device {}", device.path.display()))?;
+                    devices::bind(self.root()?, device, &source)?;
+                }
+            }
+            Step::BindDevice { device, source } => {
+                let source = self.take_source(*source, &device.path)?;
+                devices::bind(self.root()?, device, &source)?;
             }
             Step::DeviceLinks => devices::links(self.root()?)?,
             Step::Folder(path) => drop(resolve::make(self.root()?, path, Kind::Folder)?),
@@ -221,15 +248,9 @@ impl Work {
             }
             Step::Readonly(path) => {
                 let (from, rest) = self.place(path)?;
-                make_readonly(from, &rest, path)?;
+                mask::make_readonly(from, &rest, path)?;
             }
-            Step::Mask(path) => match &self.null {
-                Some(null) => {
-                    let (from, rest) = self.place(path)?;
-                    mask(from, &rest, path, null)?;
-                }
-                None => return refuse("mask paths".to_owned(), "the null device was not opened"),
-            },
+            Step::Mask(path) => self.mask(path)?,
             Step::Pivot => pivot::pivot(self.root()?)?,
             Step::MoveRoot => pivot::move_root(self.root()?)?,
             Step::RootPropagation { kind, recursive } => {
@@ -263,71 +284,83 @@ impl Work {
         }
     }
 
-    /// The next opened source.
-    fn source(&mut self, path: &Path) -> Result<OwnedFd, Error> {
-        match self.sources.pop_front() {
+    /// An opened source.
+    pub fn source(&self, number: usize) -> Result<&OwnedFd, Error> {
+        match self.sources.get(&number) {
+            Some(source) => Ok(source),
+            None => refuse(format!("use source {number}"), "it was not opened"),
+        }
+    }
+
+    fn take_source(&mut self, number: usize, at: &Path) -> Result<OwnedFd, Error> {
+        match self.sources.remove(&number) {
             Some(source) => Ok(source),
             None => refuse(
-                format!("mount on {}", path.display()),
+                format!("mount on {}", at.display()),
                 "its source was not opened",
             ),
         }
     }
 
-    fn mount(&mut self, mount: &Mount) -> Result<(), Error> {
-        let at = &mount.destination;
-        let (tree, target) = match &mount.source {
-            Source::Bind => {
-                let tree = self.source(at)?;
-                let target = resolve::mount_point(self.root()?, mount, Some(&tree))?;
-                (tree, target)
-            }
-            Source::CgroupV1(folders) => {
-                let trees = folders.iter().map(|_| self.source(at));
-                let trees = trees.collect::<Result<Vec<_>, _>>()?;
-                let target = resolve::mount_point(self.root()?, mount, None)?;
-                return mount_cgroups(self.root()?, mount, &target, folders.iter().zip(trees));
-            }
-            Source::Filesystem {
-                fstype,
-                source,
-                options,
-            } => {
-                let target = resolve::mount_point(self.root()?, mount, None)?;
-                let tree = mount::new_filesystem(fstype, source.as_deref(), options, 0)
-                    .context(|| format!("mount {fstype} on {}", at.display()))?;
-                (tree, target)
-            }
+    fn open_root(&mut self, path: &Path, follow_host: bool) -> Result<(), Error> {
+        let what = || format!("open the root file system {}", path.display());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(CWD, path, flags, Mode::empty()).context(what)?;
+        let tree = mount::clone_tree_at(&folder, true).context(what)?;
+        if follow_host {
+            mount::set_attributes(&tree, true, propagating(libc::MS_SLAVE)).context(what)?;
+        }
+        (self.root, self.folder) = (Some(tree), Some(folder));
+        Ok(())
+    }
+
+    /// The root is attached where its folder was opened, whatever the path leads to by now; its descriptor stays good for that.
+    fn mount_root(&mut self) -> Result<(), Error> {
+        let what = || "mount the root file system on its folder".to_owned();
+        match (&self.root, self.folder.take()) {
+            (Some(tree), Some(folder)) => mount::attach(tree, &folder).context(what),
+            _ => refuse(what(), "it was not opened"),
+        }
+    }
+
+    /// The folder of a device, made when missing.
+    fn device_folder(&mut self, path: &Path) -> Result<&OwnedFd, Error> {
+        let parent = match resolve::clean(path).parent() {
+            Some(parent) => parent.to_owned(),
+            None => return refuse(format!("make device {}", path.display()), "it needs a name"),
         };
-        mount::set_attributes(&tree, true, mount.recursive)
-            .and_then(|()| mount::set_attributes(&tree, false, mount.attributes))
-            .context(|| format!("set the flags of the mount on {}", at.display()))?;
-        mount::attach(&tree, &target).context(|| format!("mount on {}", at.display()))?;
-        let place = resolve::clean(at);
-        self.kernel
-            .retain(|(covered, _)| !covered.starts_with(&place));
-        if mount.source.is_kernel_tree() {
-            self.kernel.push((place, tree));
-        } else if mount.late_readonly {
-            self.late.push((tree, at.clone()));
+        let folder = match self.devices.take() {
+            Some((place, folder)) if place == parent => folder,
+            _ => resolve::make(self.root()?, &parent, Kind::Folder)?,
+        };
+        Ok(&self.devices.insert((parent, folder)).1)
+    }
+
+    fn mask(&mut self, path: &Path) -> Result<(), Error> {
+        let Some(null) = &self.null else {
+            return refuse("mask paths".to_owned(), "the null device was not opened");
+        };
+        let (from, rest) = self.place(path)?;
+        if let Some(empty) = mask::mask(from, &rest, path, null, self.empty.as_ref())? {
+            self.empty = Some(empty);
         }
         Ok(())
     }
 }
 
 /// Cuts propagation.
-fn isolate(follow_host: bool) -> Result<(), Error> {
+fn isolate() -> Result<(), Error> {
     let host = open(Path::new("/"), OFlags::PATH | OFlags::DIRECTORY)?;
-    let attributes = Attributes {
-        propagation: if follow_host {
-            libc::MS_SLAVE
-        } else {
-            libc::MS_PRIVATE
-        },
-        ..Attributes::default()
-    };
-    mount::set_attributes(&host, true, attributes)
+    mount::set_attributes(&host, true, propagating(libc::MS_PRIVATE))
         .context(|| "make the mounts of the host private".to_owned())
+}
+
+/// A propagation type as an attribute.
+fn propagating(kind: u64) -> Attributes {
+    Attributes {
+        propagation: kind,
+        ..Attributes::default()
+    }
 }
 
 /// Read-only as an attribute.
@@ -351,69 +384,17 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
         .context(|| format!("open {}", path.display()))
 }
 
-/// A detached, private copy of a mount outside.
-fn clone(path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
-    mount::clone_tree(path, recursive).context(|| format!("open {} to bind it", path.display()))
-}
-
-/// The same of a path in a folder whose content nobody trusts.
+/// A detached copy of a path in a folder whose content nobody trusts.
 fn clone_beneath(folder: &Path, path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
     let root = open(folder, OFlags::PATH | OFlags::DIRECTORY)?;
     let what = || format!("open {} in {} to bind it", path.display(), folder.display());
-    let place = resolve::open(&root, path, OFlags::PATH, rustix::fs::ResolveFlags::IN_ROOT)
-        .context(what)?;
+    let place = resolve::open(&root, path, OFlags::PATH, ResolveFlags::IN_ROOT).context(what)?;
     mount::clone_tree_at(&place, recursive).context(what)
 }
 
-/// The container's own cgroups as folders of a tmpfs.
-fn mount_cgroups<'a>(
-    root: &OwnedFd,
-    mount: &Mount,
-    target: &OwnedFd,
-    folders: impl Iterator<Item = (&'a String, OwnedFd)>,
-) -> Result<(), Error> {
-    let at = &mount.destination;
-    let what = || format!("mount the cgroups on {}", at.display());
-    let tmpfs = mount::new_filesystem("tmpfs", Some("cgroup"), &["mode=755".to_owned()], 0)
-        .context(what)?;
-    mount::attach(&tmpfs, target).context(what)?;
-    for (name, tree) in folders {
-        let place = resolve::make(root, &at.join(name), Kind::Folder)?;
-        mount::set_attributes(&tree, false, mount.attributes)
-            .and_then(|()| mount::attach(&tree, &place))
-            .context(|| format!("mount the cgroup {name} on {}", at.display()))?;
-    }
-    mount::set_attributes(&tmpfs, false, mount.attributes).context(what)
-}
-
-/// Binds a path onto itself, read-only with all below. A path that is not there is fine.
-fn make_readonly(from: &OwnedFd, rest: &Path, path: &Path) -> Result<(), Error> {
-    let Some(target) = resolve::existing(from, rest)? else {
-        return Ok(());
-    };
-    let tree = mount::clone_tree_at(&target, true)
-        .context(|| format!("bind {} onto itself", path.display()))?;
-    mount::set_attributes(&tree, true, read_only())
-        .and_then(|()| mount::attach(&tree, &target))
-        .context(|| format!("make {} read-only", path.display()))
-}
-
-/// Hides a file under the host's `/dev/null` (checked, not the container's) and a folder under an empty tmpfs.
-fn mask(from: &OwnedFd, rest: &Path, path: &Path, null: &OwnedFd) -> Result<(), Error> {
-    let Some(target) = resolve::existing(from, rest)? else {
-        return Ok(());
-    };
-    let stat = rustix::fs::fstat(&target).context(|| format!("look at {}", path.display()))?;
-    let tree = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        let options = [
-            "size=0".to_owned(),
-            "nr_inodes=1".to_owned(),
-            "mode=755".to_owned(),
-        ];
-        mount::new_filesystem("tmpfs", Some("tmpfs"), &options, libc::MOUNT_ATTR_RDONLY)
-    } else {
-        mount::clone_tree_at(null, false)
-    };
-    tree.and_then(|tree| mount::attach(&tree, &target))
-        .context(|| format!("mask {}", path.display()))
+/// A detached copy of a path in the root.
+fn clone_inside(root: &OwnedFd, path: &Path, recursive: bool) -> Result<OwnedFd, Error> {
+    let what = || format!("open {} in the root to bind it", path.display());
+    let place = resolve::open(root, path, OFlags::PATH, ResolveFlags::IN_ROOT).context(what)?;
+    mount::clone_tree_at(&place, recursive).context(what)
 }

@@ -1,4 +1,4 @@
-//! Mount options of `config.json` as flags and data. Pure.
+//! Mount options of `config.json` as flags and data. Pure. The table of what is known is here and nowhere else.
 
 use serde::{Serialize, Serializer};
 
@@ -10,10 +10,20 @@ use crate::sys::mount::Attributes;
 pub struct Parsed {
     /// `bind` or `rbind` was given; `true` for `rbind`.
     pub bind: Option<bool>,
+    /// `remount` was given.
+    pub remount: bool,
+    /// `tmpcopyup` was given.
+    pub copy_up: bool,
+    /// `idmap` or `ridmap` was given; `true` for `ridmap`.
+    pub id_map: Option<bool>,
     /// For the mount itself.
     pub attributes: Attributes,
+    /// Something was said about the flags of the mount itself, be it what holds anyway.
+    pub explicit: bool,
     /// For the mount and all below.
     pub recursive: Attributes,
+    /// Flags of the whole file system, in the words of fsconfig(2).
+    pub superblock: Vec<&'static str>,
     /// For the file system.
     pub data: Vec<String>,
     /// [`SUBPATH`] was given.
@@ -24,93 +34,209 @@ pub struct Parsed {
 /// container's, so that a path joined before would be a door to the host (CVE-2017-1002101).
 pub const SUBPATH: &str = "x-sampan.subpath=";
 
-/// Parses the options of one mount (runtime-spec config.md "Linux mount options"). `rw` leaves a mount as it is: binding a read-only
-/// mount of the host does not make it writable. An option that is known but not supported is an error, which is its name.
-pub fn parse(options: &[String]) -> Result<Parsed, String> {
+/// Flags that a bind mount takes over from its source unless an option says something about flags. The kinds of atime are not among
+/// them: they stay unless one is asked for, as with mount(8).
+pub const INHERITED: u64 = libc::MOUNT_ATTR_RDONLY
+    | libc::MOUNT_ATTR_NOSUID
+    | libc::MOUNT_ATTR_NODEV
+    | libc::MOUNT_ATTR_NOEXEC
+    | libc::MOUNT_ATTR_NOSYMFOLLOW;
+
+/// What one option does.
+#[derive(Debug, Clone, Copy)]
+enum Meaning {
+    /// `MOUNT_ATTR_*` bits; with `r` before the option, for all below too.
+    Set(u64),
+    /// The opposite.
+    Clear(u64),
+    /// The kind of atime, one field of the mount (mount_setattr(2)); with `r` as above.
+    Atime(u64),
+    /// Takes that kind back: the default is relatime.
+    NotAtime(u64),
+    /// `MS_*`, for all below when `true`.
+    Propagation(u64, bool),
+    /// A flag of the whole file system, on or off.
+    Superblock(&'static str, bool),
+    /// See [`Parsed::bind`].
+    Bind(bool),
+    /// See [`Parsed::remount`].
+    Remount,
+    /// See [`Parsed::copy_up`].
+    CopyUp,
+    /// See [`Parsed::id_map`].
+    IdMap(bool),
+    /// Nothing to do: `defaults`, what the mount calls of Linux 5.2 never log (`silent`, `loud`), and what file systems do by
+    /// themselves for want of a flag in those calls (`iversion`).
+    Nothing,
+}
+
+use Meaning::*;
+
+/// runtime-spec config.md "Linux mount options".
+const OPTIONS: [(&str, Meaning); 44] = [
+    ("async", Superblock("sync", false)),
+    ("atime", NotAtime(libc::MOUNT_ATTR_NOATIME)),
+    ("bind", Bind(false)),
+    ("defaults", Nothing),
+    ("dev", Clear(libc::MOUNT_ATTR_NODEV)),
+    ("diratime", Clear(libc::MOUNT_ATTR_NODIRATIME)),
+    ("dirsync", Superblock("dirsync", true)),
+    ("exec", Clear(libc::MOUNT_ATTR_NOEXEC)),
+    ("idmap", IdMap(false)),
+    ("iversion", Nothing),
+    ("lazytime", Superblock("lazytime", true)),
+    ("loud", Nothing),
+    ("mand", Superblock("mand", true)),
+    ("noatime", Atime(libc::MOUNT_ATTR_NOATIME)),
+    ("nodev", Set(libc::MOUNT_ATTR_NODEV)),
+    ("nodiratime", Set(libc::MOUNT_ATTR_NODIRATIME)),
+    ("noexec", Set(libc::MOUNT_ATTR_NOEXEC)),
+    ("noiversion", Nothing),
+    ("nolazytime", Superblock("lazytime", false)),
+    ("nomand", Superblock("mand", false)),
+    ("norelatime", NotAtime(libc::MOUNT_ATTR_RELATIME)),
+    ("nostrictatime", NotAtime(libc::MOUNT_ATTR_STRICTATIME)),
+    ("nosuid", Set(libc::MOUNT_ATTR_NOSUID)),
+    ("nosymfollow", Set(libc::MOUNT_ATTR_NOSYMFOLLOW)),
+    ("private", Propagation(libc::MS_PRIVATE, false)),
+    ("rbind", Bind(true)),
+    ("relatime", Atime(libc::MOUNT_ATTR_RELATIME)),
+    ("remount", Remount),
+    ("ridmap", IdMap(true)),
+    ("ro", Set(libc::MOUNT_ATTR_RDONLY)),
+    ("rprivate", Propagation(libc::MS_PRIVATE, true)),
+    ("rshared", Propagation(libc::MS_SHARED, true)),
+    ("rslave", Propagation(libc::MS_SLAVE, true)),
+    ("runbindable", Propagation(libc::MS_UNBINDABLE, true)),
+    ("rw", Clear(libc::MOUNT_ATTR_RDONLY)),
+    ("shared", Propagation(libc::MS_SHARED, false)),
+    ("silent", Nothing),
+    ("slave", Propagation(libc::MS_SLAVE, false)),
+    ("strictatime", Atime(libc::MOUNT_ATTR_STRICTATIME)),
+    ("suid", Clear(libc::MOUNT_ATTR_NOSUID)),
+    ("symfollow", Clear(libc::MOUNT_ATTR_NOSYMFOLLOW)),
+    ("sync", Superblock("sync", true)),
+    ("tmpcopyup", CopyUp),
+    ("unbindable", Propagation(libc::MS_UNBINDABLE, false)),
+];
+
+/// Every option that is known, sorted; what `features` prints as `mountOptions`.
+pub fn known() -> Vec<String> {
+    let recursive = OPTIONS
+        .iter()
+        .filter(|(_, meaning)| meaning.has_recursive_form())
+        .map(|(name, _)| format!("r{name}"));
+    let mut all: Vec<String> = OPTIONS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    all.extend(recursive);
+    all.sort();
+    all
+}
+
+impl Meaning {
+    fn has_recursive_form(self) -> bool {
+        matches!(self, Set(_) | Clear(_) | Atime(_) | NotAtime(_))
+    }
+}
+
+fn meaning(option: &str) -> Option<Meaning> {
+    let found = OPTIONS.iter().find(|(name, _)| *name == option);
+    found.map(|(_, meaning)| *meaning)
+}
+
+/// Parses the options of one mount. What is not known is the file system's.
+pub fn parse(options: &[String]) -> Parsed {
     let mut parsed = Parsed::default();
+    let (mut atime, mut recursive_atime) = (None, None);
     for option in options {
-        if let Some((set, clear)) = attribute(option) {
-            change(&mut parsed.attributes, set, clear);
-        } else if let Some((set, clear)) = option.strip_prefix('r').and_then(attribute) {
-            change(&mut parsed.recursive, set, clear);
-        } else if let Some((propagation, recursive)) = propagation(option) {
-            if recursive {
-                parsed.recursive.propagation = propagation;
-            } else {
-                parsed.attributes.propagation = propagation;
+        if let Some(meaning) = meaning(option) {
+            parsed.take(meaning, &mut atime);
+        } else if let Some(meaning) = option
+            .strip_prefix('r')
+            .and_then(meaning)
+            .filter(|meaning| meaning.has_recursive_form())
+        {
+            match meaning {
+                Atime(kind) => recursive_atime = Some(kind),
+                NotAtime(_) => recursive_atime = Some(libc::MOUNT_ATTR_RELATIME),
+                other => change(&mut parsed.recursive, other),
             }
         } else if let Some(subpath) = option.strip_prefix(SUBPATH) {
             parsed.subpath = Some(subpath.to_owned());
-        } else {
-            match option.as_str() {
-                "bind" => parsed.bind = Some(false),
-                "rbind" => parsed.bind = Some(true),
-                "" | "defaults" | "rrw" => {}
-                "remount" | "idmap" | "ridmap" | "tmpcopyup" => return Err(option.clone()),
-                _ => parsed.data.push(option.clone()),
-            }
+        } else if !option.is_empty() {
+            parsed.data.push(option.clone());
         }
     }
-    Ok(parsed)
+    // mount(2): a mount that gets a word on access times gets all of them anew, relatime when it is not said
+    let attributes = &mut parsed.attributes;
+    let no_dir = attributes.set & libc::MOUNT_ATTR_NODIRATIME;
+    if atime.is_some() || no_dir != 0 {
+        attributes.set |= atime.unwrap_or(libc::MOUNT_ATTR_RELATIME);
+        attributes.clear |= libc::MOUNT_ATTR__ATIME | (libc::MOUNT_ATTR_NODIRATIME & !no_dir);
+    }
+    if let Some(kind) = recursive_atime {
+        parsed.recursive.set |= kind;
+        parsed.recursive.clear |= libc::MOUNT_ATTR__ATIME;
+    }
+    parsed
 }
 
-/// `MOUNT_ATTR_*` bits to set and to clear.
-fn attribute(option: &str) -> Option<(u64, u64)> {
-    use libc::{
-        MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
-        MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
-        MOUNT_ATTR_STRICTATIME,
-    };
-    // the kinds of atime are one field: it is cleared whenever one is set (mount_setattr(2))
-    const RELATIME: u64 = 0;
-    Some(match option {
-        "ro" => (MOUNT_ATTR_RDONLY, 0),
-        "rw" => (0, 0),
-        "nosuid" => (MOUNT_ATTR_NOSUID, 0),
-        "suid" => (0, MOUNT_ATTR_NOSUID),
-        "nodev" => (MOUNT_ATTR_NODEV, 0),
-        "dev" => (0, MOUNT_ATTR_NODEV),
-        "noexec" => (MOUNT_ATTR_NOEXEC, 0),
-        "exec" => (0, MOUNT_ATTR_NOEXEC),
-        "nodiratime" => (MOUNT_ATTR_NODIRATIME, 0),
-        "diratime" => (0, MOUNT_ATTR_NODIRATIME),
-        "noatime" => (MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
-        "strictatime" => (MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
-        "relatime" | "atime" | "norelatime" | "nostrictatime" => (RELATIME, MOUNT_ATTR__ATIME),
-        "nosymfollow" => (MOUNT_ATTR_NOSYMFOLLOW, 0),
-        "symfollow" => (0, MOUNT_ATTR_NOSYMFOLLOW),
-        _ => return None,
-    })
+impl Parsed {
+    fn take(&mut self, meaning: Meaning, atime: &mut Option<u64>) {
+        self.explicit |= meaning.has_recursive_form();
+        match meaning {
+            Set(_) | Clear(_) => change(&mut self.attributes, meaning),
+            Atime(kind) => *atime = Some(kind),
+            NotAtime(kind) => *atime = atime.filter(|set| *set != kind),
+            Propagation(kind, true) => self.recursive.propagation = kind,
+            Propagation(kind, false) => self.attributes.propagation = kind,
+            Superblock(word, on) => {
+                self.superblock.retain(|other| *other != word);
+                if on {
+                    self.superblock.push(word);
+                }
+            }
+            Bind(recursive) => self.bind = Some(recursive),
+            Remount => self.remount = true,
+            CopyUp => self.copy_up = true,
+            IdMap(recursive) => self.id_map = Some(recursive),
+            Nothing => {}
+        }
+    }
 }
 
 /// The last word wins, as with mount(8).
-fn change(attributes: &mut Attributes, set: u64, clear: u64) {
-    attributes.set = attributes.set & !clear | set;
-    attributes.clear = attributes.clear & !(set & !libc::MOUNT_ATTR__ATIME) | clear;
+fn change(attributes: &mut Attributes, meaning: Meaning) {
+    match meaning {
+        Set(bits) => {
+            attributes.set |= bits;
+            attributes.clear &= !bits;
+        }
+        Clear(bits) => {
+            attributes.set &= !bits;
+            attributes.clear |= bits;
+        }
+        _ => {}
+    }
 }
 
 /// `MS_*` and whether for all below.
 pub fn propagation(word: &str) -> Option<(u64, bool)> {
-    Some(match word {
-        "private" => (libc::MS_PRIVATE, false),
-        "rprivate" => (libc::MS_PRIVATE, true),
-        "slave" => (libc::MS_SLAVE, false),
-        "rslave" => (libc::MS_SLAVE, true),
-        "shared" => (libc::MS_SHARED, false),
-        "rshared" => (libc::MS_SHARED, true),
-        "unbindable" => (libc::MS_UNBINDABLE, false),
-        "runbindable" => (libc::MS_UNBINDABLE, true),
-        _ => return None,
-    })
+    match meaning(word) {
+        Some(Propagation(kind, recursive)) => Some((kind, recursive)),
+        _ => None,
+    }
 }
 
 /// A propagation type in words.
 pub fn propagation_word<S: Serializer>(kind: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    let known = ["private", "slave", "shared", "unbindable"];
-    let word = known
-        .into_iter()
-        .find(|word| propagation(word).is_some_and(|(bits, _)| bits == *kind));
-    word.serialize(serializer)
+    propagation_name(*kind).serialize(serializer)
+}
+
+fn propagation_name(kind: u64) -> Option<&'static str> {
+    OPTIONS.iter().find_map(|(name, meaning)| match meaning {
+        Propagation(bits, false) if *bits == kind => Some(*name),
+        _ => None,
+    })
 }
 
 /// Attributes as the options that ask for them.
@@ -118,43 +244,21 @@ pub fn attribute_words<S: Serializer>(
     attributes: &Attributes,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let all = [
-        "ro",
-        "nosuid",
-        "suid",
-        "nodev",
-        "dev",
-        "noexec",
-        "exec",
-        "nodiratime",
-        "diratime",
-        "noatime",
-        "strictatime",
-        "relatime",
-        "nosymfollow",
-        "symfollow",
-        "private",
-        "slave",
-        "shared",
-        "unbindable",
-    ];
-    let asked = all.into_iter().filter(|word| match attribute(word) {
-        Some((set, clear)) => {
-            (set != 0 || clear != 0)
-                && attributes.set & set == set
-                && attributes.clear & clear == clear
-                && (set & libc::MOUNT_ATTR__ATIME == attributes.set & libc::MOUNT_ATTR__ATIME
-                    || clear & libc::MOUNT_ATTR__ATIME == 0)
-        }
-        None => propagation(word).is_some_and(|(bits, _)| bits == attributes.propagation),
+    let atime = libc::MOUNT_ATTR__ATIME;
+    let asked = OPTIONS.iter().filter(|(_, meaning)| match *meaning {
+        Set(bits) => attributes.set & bits != 0,
+        Clear(bits) => attributes.clear & bits != 0,
+        Atime(kind) => attributes.clear & atime != 0 && attributes.set & atime == kind,
+        _ => false,
     });
-    serializer.collect_seq(asked)
+    let words = asked.map(|(name, _)| *name);
+    serializer.collect_seq(words.chain(propagation_name(attributes.propagation)))
 }
 
-/// Whether a mount wants to see later mounts of the host.
+/// Whether a mount is to be tied to the host's: it is taken from there before the two are separated.
 pub fn follows_host(mount: &Mount) -> bool {
     let follows = |kind| kind == libc::MS_SLAVE || kind == libc::MS_SHARED;
-    matches!(mount.source, Source::Bind)
+    matches!(mount.source, Source::Bind { .. })
         && (follows(mount.attributes.propagation) || follows(mount.recursive.propagation))
 }
 
@@ -163,20 +267,18 @@ mod tests {
     use super::*;
     use libc::*;
 
-    fn of(text: &str) -> Result<Parsed, String> {
+    fn of(text: &str) -> Parsed {
         parse(&text.split(',').map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
-    fn parses() {
-        let flags = |set, clear| Attributes {
-            set,
-            clear,
-            propagation: 0,
-        };
+    fn parses_flags() {
+        let atime = MOUNT_ATTR__ATIME;
+        let both = atime | MOUNT_ATTR_NODIRATIME;
         for (text, set, clear) in [
             ("defaults", 0, 0),
-            ("rw", 0, 0),
+            ("rw", 0, MOUNT_ATTR_RDONLY),
+            ("rw,ro", MOUNT_ATTR_RDONLY, 0),
             (
                 "nosuid,noexec,nodev,ro",
                 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NODEV | MOUNT_ATTR_RDONLY,
@@ -184,23 +286,86 @@ mod tests {
             ),
             ("nosuid,suid", 0, MOUNT_ATTR_NOSUID),
             ("suid,nosuid", MOUNT_ATTR_NOSUID, 0),
-            ("strictatime", MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
-            ("strictatime,noatime", MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
-            ("noatime,relatime", 0, MOUNT_ATTR__ATIME),
+            ("strictatime", MOUNT_ATTR_STRICTATIME, both),
+            ("strictatime,noatime", MOUNT_ATTR_NOATIME, both),
+            ("noatime,relatime", 0, both),
+            ("noatime,atime", 0, 0),
+            ("atime,norelatime,nostrictatime", 0, 0),
+            ("nodiratime", MOUNT_ATTR_NODIRATIME, atime),
+            (
+                "nodiratime,noatime",
+                MOUNT_ATTR_NODIRATIME | MOUNT_ATTR_NOATIME,
+                atime,
+            ),
+            ("nosymfollow", MOUNT_ATTR_NOSYMFOLLOW, 0),
         ] {
-            assert_eq!(of(text).unwrap().attributes, flags(set, clear), "{text}");
+            let parsed = of(text);
+            let got = (parsed.attributes.set, parsed.attributes.clear);
+            assert_eq!(got, (set, clear), "{text}");
+            assert_eq!(parsed.explicit, text != "defaults", "{text}");
+            assert_eq!(parsed.recursive, Attributes::default(), "{text}");
         }
-        let parsed = of("rbind,rro,rprivate,size=64k,mode=1777").unwrap();
+        for (text, set, clear) in [
+            ("rro", MOUNT_ATTR_RDONLY, 0),
+            ("rrw", 0, MOUNT_ATTR_RDONLY),
+            ("rnosuid,rsuid", 0, MOUNT_ATTR_NOSUID),
+            ("rnoatime", MOUNT_ATTR_NOATIME, atime),
+            ("ratime", 0, atime),
+            ("rnostrictatime", 0, atime),
+            ("rstrictatime", MOUNT_ATTR_STRICTATIME, atime),
+            ("rnosymfollow", MOUNT_ATTR_NOSYMFOLLOW, 0),
+        ] {
+            let parsed = of(text);
+            let got = (parsed.recursive.set, parsed.recursive.clear);
+            assert_eq!(got, (set, clear), "{text}");
+            assert_eq!((parsed.explicit, parsed.attributes.set), (false, 0));
+        }
+    }
+
+    #[test]
+    fn parses_the_rest() {
+        let parsed = of("rbind,rro,rprivate,size=64k,mode=1777,rsync");
         assert_eq!(parsed.bind, Some(true));
-        assert_eq!(
-            parsed.recursive,
-            Attributes {
-                set: MOUNT_ATTR_RDONLY,
-                clear: 0,
-                propagation: MS_PRIVATE
-            }
-        );
-        assert_eq!(parsed.data, ["size=64k", "mode=1777"]);
-        assert_eq!(of("bind,idmap").unwrap_err(), "idmap");
+        assert_eq!(parsed.recursive.propagation, MS_PRIVATE);
+        assert_eq!(parsed.data, ["size=64k", "mode=1777", "rsync"]);
+        let parsed = of("sync,dirsync,async,lazytime,silent,iversion");
+        assert_eq!(parsed.superblock, ["dirsync", "lazytime"]);
+        assert!(parsed.data.is_empty());
+        let parsed = of("bind,remount,idmap,ridmap,tmpcopyup,shared");
+        assert!(parsed.remount && parsed.copy_up && parsed.bind == Some(false));
+        assert_eq!(parsed.id_map, Some(true));
+        assert_eq!(parsed.attributes.propagation, MS_SHARED);
+    }
+
+    #[test]
+    fn says_what_is_known() {
+        let known = known();
+        for name in [
+            "rro",
+            "rrw",
+            "rnodiratime",
+            "rbind",
+            "ridmap",
+            "tmpcopyup",
+            "rrelatime",
+        ] {
+            assert!(known.iter().any(|option| option == name), "{name}");
+        }
+        assert!(!known.iter().any(|option| option == "rsync"));
+        assert!(known.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn writes_what_it_reads() {
+        for (text, want) in [
+            ("ro,nosuid", r#"["nosuid","ro"]"#),
+            ("strictatime,slave", r#"["diratime","strictatime","slave"]"#),
+            ("dev,rw", r#"["dev","rw"]"#),
+        ] {
+            let mut out = Vec::new();
+            let mut serializer = serde_json::Serializer::new(&mut out);
+            attribute_words(&of(text).attributes, &mut serializer).unwrap();
+            assert_eq!(String::from_utf8(out).unwrap(), want);
+        }
     }
 }

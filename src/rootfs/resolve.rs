@@ -29,7 +29,7 @@ const LINKS_MAX: usize = 40;
 
 /// Files below `/proc` that may be bound over: what tools such as lxcfs replace. Everything else there would let a container fool its
 /// runtime (CVE-2019-16884, CVE-2019-19921).
-const PROC_FILES: [&str; 10] = [
+const PROC_FILES: [&str; 11] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
     "/proc/meminfo",
@@ -40,6 +40,7 @@ const PROC_FILES: [&str; 10] = [
     "/proc/slabinfo",
     "/proc/net/dev",
     "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
 ];
 
 /// Opens a path in the root for reference; `None` when it is not there.
@@ -81,12 +82,19 @@ pub fn mount_point(
     if clean == Path::new("/") {
         return refuse(what(), "the root itself cannot be mounted over");
     }
-    let kind = match (&mount.source, bound) {
-        (Source::Bind, Some(tree)) => kind_of(tree).context(what)?,
-        _ => Kind::Folder,
+    let kind = match bound {
+        Some(tree) => kind_of(tree).context(what)?,
+        None => Kind::Folder,
     };
-    let target = if mount.source.is_kernel_tree() {
-        make_straight(root, at, kind)?
+    let fstype = match &mount.source {
+        Source::Filesystem { fstype, .. } => fstype.as_str(),
+        _ => "",
+    };
+    let target = if mount.source.is_kernel_tree() || clean == Path::new("/proc") {
+        make_straight(root, at, kind).map_err(|error| Error {
+            context: format!("must be mounted on ordinary directory: {}", error.context),
+            ..error
+        })?
     } else {
         make(root, at, kind)?
     };
@@ -95,12 +103,15 @@ pub fn mount_point(
     if in_proc(&target).context(what)? && !PROC_FILES.iter().any(|path| clean == Path::new(path)) {
         return refuse(what(), "the place is inside proc");
     }
-    let proc_itself = clean == Path::new("/proc") && matches!(mount.source, Source::Bind);
-    if let Some(tree) = bound
-        && proc_itself
-        && !in_proc(tree).context(what)?
-    {
-        return refuse(what(), "only proc may be there");
+    // CVE-2019-19921: whoever reads and writes process attributes later must find the kernel's
+    if clean == Path::new("/proc") {
+        let is_proc = match bound {
+            Some(tree) => in_proc(tree).context(what)?,
+            None => fstype == "proc",
+        };
+        if !is_proc {
+            return refuse(what(), "only proc may be there");
+        }
     }
     Ok(target)
 }

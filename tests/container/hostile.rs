@@ -15,6 +15,8 @@ pub const TESTS: &[Test] = &[
     ("hostile::dev_links", dev_links),
     ("hostile::masks_behind_links", masks_behind_links),
     ("hostile::working_directory", working_directory),
+    ("hostile::swapped_folders", swapped_folders),
+    ("hostile::console_behind_a_link", console_behind_a_link),
 ];
 
 /// A link at `/proc` would make the runtime write its settings elsewhere (CVE-2019-19921).
@@ -132,4 +134,93 @@ fn working_directory() {
     symlink("/home", case.root().join("cwd")).unwrap();
     case.spec["process"]["cwd"] = json!("/cwd");
     assert_eq!(case.good(), "/home\n");
+}
+
+/// CVE-2021-30465, CVE-2025-31133, CVE-2025-52565: somebody with the same root exchanges folders for links while it is set up.
+fn swapped_folders() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let temp = tempfile::tempdir().unwrap();
+    let victim = temp.path().join("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("file"), "the host's").unwrap();
+    let stop = AtomicBool::new(false);
+    for round in 0..12 {
+        let mut case = Case::new(&["true"]);
+        let root = case.root();
+        for name in ["a", "b"] {
+            fs::create_dir(root.join(name)).unwrap();
+        }
+        fs::write(root.join("a/file"), "the container's").unwrap();
+        // up to the host's root and down again: from inside that is the container's own
+        symlink(
+            format!("../../../../../../..{}", victim.display()),
+            root.join("way"),
+        )
+        .unwrap();
+        let mounts = case.spec["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": "/a/new", "type": "tmpfs", "source": "t"}));
+        mounts.push(json!({"destination": "/a/deep/file", "type": "bind", "source": "/dev/zero", "options": ["bind"]}));
+        mounts.push(json!({"destination": "/a/copy", "type": "tmpfs", "source": "t", "options": ["tmpcopyup"]}));
+        case.spec["linux"]["maskedPaths"] = json!(["/a/file", "/a"]);
+        case.spec["linux"]["readonlyPaths"] = json!(["/a/file"]);
+        case.spec["linux"]["devices"] =
+            json!([{"path": "/a/node", "type": "c", "major": 1, "minor": 5}]);
+        stop.store(false, Ordering::Relaxed);
+        let (code, text) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // before the root is made anew it is not there
+                    let _ = renameat_with(
+                        CWD,
+                        root.join("a"),
+                        CWD,
+                        root.join("way"),
+                        RenameFlags::EXCHANGE,
+                    );
+                }
+            });
+            let made = case.create();
+            stop.store(true, Ordering::Relaxed);
+            match made {
+                Ok(state) => {
+                    sampan::container::delete(&case.request.dir).unwrap();
+                    case.wait(&state);
+                    (0, String::new())
+                }
+                Err(error) => error,
+            }
+        });
+        // it may fail, but only for want of its own files
+        assert!(code == 0 || code == 125, "round {round}: {text}");
+        let left: Vec<_> = fs::read_dir(&victim)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["file"], "round {round}: {text}");
+        assert_eq!(
+            fs::read_to_string(victim.join("file")).unwrap(),
+            "the host's"
+        );
+        case.assert_gone();
+    }
+}
+
+/// CVE-2025-52565: the terminal would come to stand on whatever `/dev/console` leads to.
+fn console_behind_a_link() {
+    let mut case = Case::new(&["true"]);
+    let mounts = case.spec["mounts"].as_array_mut().unwrap();
+    mounts.retain(|entry| entry["destination"] != "/dev");
+    fs::create_dir_all(case.root().join("dev/pts")).unwrap();
+    symlink("/proc/sysrq-trigger", case.root().join("dev/console")).unwrap();
+    case.spec["process"]["terminal"] = json!(true);
+    let path = case.temp.path().join("console.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    case.request.console_socket = Some(path);
+    let (_, text) = case.create().unwrap_err();
+    assert!(
+        text.contains("mount on /dev/console: a symbolic link is on the path"),
+        "{text}"
+    );
+    case.assert_gone();
 }

@@ -11,6 +11,7 @@ mod hostile;
 mod inside;
 mod kernel;
 mod lifecycle;
+mod mounts;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let tests: Vec<Test> = [
         lifecycle::TESTS,
         inside::TESTS,
+        mounts::TESTS,
         hostile::TESTS,
         exec::TESTS,
         hooks::TESTS,

@@ -1,14 +1,15 @@
 //! The steps on the file system. Pure.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
 
-use super::super::{CreateRequest, Rootfs};
-use crate::cgroup::Cgroup;
+use super::super::Rootfs;
+use super::mounts::{self, Around};
 use crate::rootfs::devices::{self, Device, NodeKind};
 use crate::rootfs::overlay::Layers;
-use crate::rootfs::{Mount, Source, Step, options, resolve};
+use crate::rootfs::{Step, options, resolve};
 
 /// What is done with the caller's ids, with those of the container's root, and, after the terminal, at the end.
 #[derive(Debug, Default)]
@@ -21,78 +22,132 @@ pub struct Stages {
     pub last: Vec<Step>,
 }
 
-/// The steps of the root file system. `no_mknod` says that a user namespace stands in the way of device nodes.
-pub fn rootfs(
-    spec: &Spec,
-    linux: &Linux,
-    request: &CreateRequest,
-    no_mknod: bool,
-) -> Result<Stages, String> {
+/// The steps of the root file system.
+pub fn rootfs(spec: &Spec, around: Around<'_>) -> Result<Stages, String> {
     let root = spec.root().as_ref().ok_or("root: is missing")?;
-    let path = request.bundle.join(root.path());
+    let (linux, request) = (around.linux, around.request);
+    let label = linux.mount_label().as_deref().unwrap_or_default();
+    if !label.is_empty() && !around.host.selinux {
+        return Err("linux.mountLabel: SELinux is not active on this machine".to_owned());
+    }
     let mut stages = Stages::default();
-    let propagation = propagation(linux)?;
-    let entries = spec.mounts().iter().flatten();
+    let mut sources = 0;
+    let entries = spec.mounts().iter().flatten().enumerate();
     let entries = entries
-        .map(|entry| mount(entry, request))
+        .map(|(index, mount)| mounts::entry(mount, index, around, &mut sources))
         .collect::<Result<Vec<_>, _>>()?;
-    let follows = |kind| kind == libc::MS_SLAVE || kind == libc::MS_SHARED;
-    stages.outside.push(Step::Isolate {
-        follow_host: propagation.is_some_and(|(kind, _)| follows(kind))
-            || entries
-                .iter()
-                .any(|entry| options::follows_host(&entry.mount)),
-    });
-    match &request.rootfs {
-        Rootfs::Bundle => {
-            stages.outside.push(Step::OpenRoot(path.clone()));
-            stages.inside.push(Step::MountRoot(path));
-        }
-        Rootfs::Overlay { lower, upper, work } => {
-            let layers = Layers {
-                lower: lower.clone(),
-                upper: upper.clone(),
-                work: work.clone(),
-                userxattr: no_mknod,
-            };
-            if no_mknod {
-                stages.outside.push(Step::OpenLayers(layers.clone()));
-            }
-            stages.inside.push(Step::MountOverlay { path, layers });
-        }
+    let propagation = propagation(linux)?;
+    begin(&mut stages, around, propagation);
+    let mut late = false;
+    let isolated = stages
+        .outside
+        .iter()
+        .position(|step| *step == Step::Isolate);
+    for entry in entries {
+        late |= entry.inside.iter().any(is_late);
+        // what is tied to the host's mounts is opened before the two are separated
+        let before = isolated.unwrap_or_default();
+        stages.outside.splice(before..before, entry.early);
+        stages.outside.extend(entry.outside);
+        stages.inside.extend(entry.inside);
     }
-    let host_dev = entries.iter().any(|Entry { mount, .. }| {
-        resolve::clean(&mount.destination) == Path::new("/dev")
-            && matches!(mount.source, Source::Bind)
-    });
-    let late = entries.iter().any(|entry| entry.mount.late_readonly);
-    for Entry { sources, mount } in entries {
-        stages.outside.extend(sources);
-        stages.inside.push(Step::Mount(mount));
-    }
-    if !host_dev {
-        for device in device_nodes(linux)? {
-            stages.inside.push(if no_mknod {
-                stages.outside.push(Step::OpenSource {
-                    path: device.path.clone(),
-                    recursive: false,
-                    beneath: None,
-                });
-                Step::BindDevice(device.path)
-            } else {
-                Step::Device(device)
-            });
-        }
-        stages.inside.push(Step::DeviceLinks);
+    if !spec.mounts().iter().flatten().any(mounts::is_host_dev) {
+        devices(&mut stages, around, &mut sources)?;
     }
     if let Some(process) = spec.process() {
         stages.inside.push(Step::Folder(process.cwd().clone()));
     }
     if late {
-        stages.inside.push(Step::LateReadonly);
+        // after the terminal, which stands in /dev
+        stages.last.push(Step::LateReadonly);
     }
-    let paths = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
-        list.iter().flatten().map(PathBuf::from).collect()
+    cover(&mut stages, linux);
+    stages.last.push(if request.no_pivot {
+        Step::MoveRoot
+    } else {
+        Step::Pivot
+    });
+    // private it is already, and a follower when it was opened as one: saying so again would also change the mounts below
+    if let Some((kind, recursive)) = propagation
+        && (kind == libc::MS_SHARED || kind == libc::MS_UNBINDABLE)
+    {
+        stages.last.push(Step::RootPropagation { kind, recursive });
+    }
+    if root.readonly() == Some(true) {
+        stages.last.push(Step::RootReadonly);
+    }
+    Ok(stages)
+}
+
+fn is_late(step: &Step) -> bool {
+    matches!(step, Step::Mount(mount) if mount.late_readonly)
+}
+
+/// The root, and the separation from the host's mounts.
+fn begin(stages: &mut Stages, around: Around<'_>, propagation: Option<(u64, bool)>) {
+    let path = around.root.to_owned();
+    let follow_host = propagation.is_some_and(|(kind, _)| kind == libc::MS_SLAVE);
+    let open = Step::OpenRoot {
+        path: path.clone(),
+        follow_host,
+    };
+    match &around.request.rootfs {
+        Rootfs::Bundle => {
+            stages.outside.extend(if follow_host {
+                [open, Step::Isolate]
+            } else {
+                [Step::Isolate, open]
+            });
+            stages.inside.push(Step::MountRoot);
+        }
+        Rootfs::Overlay { lower, upper, work } => {
+            stages.outside.push(Step::Isolate);
+            let layers = Layers {
+                lower: lower.clone(),
+                upper: upper.clone(),
+                work: work.clone(),
+                userxattr: around.in_user_namespace(),
+            };
+            if layers.userxattr {
+                stages.outside.push(Step::OpenLayers(layers.clone()));
+            }
+            stages.inside.push(Step::MountOverlay { path, layers });
+        }
+    }
+}
+
+/// Device nodes; in a user namespace the host's own are bound, but for pipes, which anybody may make.
+fn devices(stages: &mut Stages, around: Around<'_>, sources: &mut usize) -> Result<(), String> {
+    for device in device_nodes(around.linux)? {
+        if !around.in_user_namespace() || device.kind == NodeKind::Fifo {
+            stages.inside.push(Step::Device(device));
+            continue;
+        }
+        stages.outside.push(Step::OpenSource {
+            source: *sources,
+            path: device.path.clone(),
+            destination: device.path.clone(),
+            recursive: false,
+            beneath: None,
+        });
+        stages.inside.push(Step::BindDevice {
+            device,
+            source: *sources,
+        });
+        *sources += 1;
+    }
+    stages.inside.push(Step::DeviceLinks);
+    Ok(())
+}
+
+/// Read-only and masked paths, each once.
+fn cover(stages: &mut Stages, linux: &Linux) {
+    let paths = |list: &Option<Vec<String>>| {
+        let mut seen = BTreeSet::new();
+        let paths = list.iter().flatten().map(PathBuf::from);
+        paths
+            .filter(|path| seen.insert(resolve::clean(path)))
+            .collect::<Vec<_>>()
     };
     let readonly = paths(linux.readonly_paths());
     stages
@@ -103,18 +158,6 @@ pub fn rootfs(
         stages.outside.push(Step::OpenNull);
     }
     stages.inside.extend(masked.into_iter().map(Step::Mask));
-    stages.last.push(if request.no_pivot {
-        Step::MoveRoot
-    } else {
-        Step::Pivot
-    });
-    if let Some((kind, recursive)) = propagation {
-        stages.last.push(Step::RootPropagation { kind, recursive });
-    }
-    if root.readonly() == Some(true) {
-        stages.last.push(Step::RootReadonly);
-    }
-    Ok(stages)
 }
 
 fn propagation(linux: &Linux) -> Result<Option<(u64, bool)>, String> {
@@ -125,111 +168,6 @@ fn propagation(linux: &Linux) -> Result<Option<(u64, bool)>, String> {
             known => Ok(known),
         },
     }
-}
-
-/// One of `mounts` with what has to be opened for it.
-struct Entry {
-    sources: Vec<Step>,
-    mount: Mount,
-}
-
-fn mount(entry: &oci_spec::runtime::Mount, request: &CreateRequest) -> Result<Entry, String> {
-    // their super block is shared with the host or takes no flag of its own: read-only belongs to the mount
-    const KERNEL: [&str; 8] = [
-        "proc",
-        "sysfs",
-        "tmpfs",
-        "devpts",
-        "mqueue",
-        "devtmpfs",
-        "securityfs",
-        "debugfs",
-    ];
-    let destination = entry.destination().clone();
-    let at = format!("mounts: {}", destination.display());
-    let words = entry.options().clone().unwrap_or_default();
-    let parsed = options::parse(&words)
-        .map_err(|option| format!("{at}: option {option} is not supported"))?;
-    let fstype = entry.typ().clone().unwrap_or_default();
-    let open = |path: PathBuf, recursive, beneath| Step::OpenSource {
-        path,
-        recursive,
-        beneath,
-    };
-    let mut sources = Vec::new();
-    let mut attributes = parsed.attributes;
-    let mut late_readonly = false;
-    let source = if parsed.bind.is_some() || fstype == "bind" {
-        if let Some(option) = parsed.data.first() {
-            return Err(format!("{at}: option {option} is unknown for a bind mount"));
-        }
-        let path = entry
-            .source()
-            .as_ref()
-            .ok_or(format!("{at}: a bind mount needs a source"))?;
-        sources.push(open(
-            request.bundle.join(path),
-            parsed.bind == Some(true),
-            parsed.subpath.map(PathBuf::from),
-        ));
-        Source::Bind
-    } else {
-        match (fstype.as_str(), request.cgroup.plain()) {
-            ("", _) => return Err(format!("{at}: type is missing")),
-            ("cgroup" | "cgroup2", Cgroup::V2(path)) => {
-                sources.push(open(path.clone(), false, None));
-                Source::Bind
-            }
-            (
-                "cgroup" | "cgroup2",
-                Cgroup::V1 {
-                    controllers,
-                    unified,
-                },
-            ) => {
-                let named = controllers
-                    .iter()
-                    .map(|(name, path)| (name.strip_prefix("name=").unwrap_or(name), path));
-                let unified = unified.iter().map(|path| ("unified", path));
-                let mut names = Vec::new();
-                for (name, path) in named.chain(unified) {
-                    sources.push(open(path.clone(), false, None));
-                    names.push(name.to_owned());
-                }
-                Source::CgroupV1(names)
-            }
-            _ => {
-                let mut data = parsed.data;
-                if fstype == "tmpfs" {
-                    late_readonly = attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
-                    attributes.set &= !libc::MOUNT_ATTR_RDONLY;
-                }
-                if parsed.attributes.set & libc::MOUNT_ATTR_RDONLY != 0
-                    && !KERNEL.contains(&fstype.as_str())
-                {
-                    data.push("ro".to_owned());
-                }
-                Source::Filesystem {
-                    source: entry
-                        .source()
-                        .as_ref()
-                        .map(|path| path.to_string_lossy().into_owned()),
-                    fstype,
-                    options: data,
-                }
-            }
-        }
-    };
-    Ok(Entry {
-        sources,
-        mount: Mount {
-            destination,
-            source,
-            attributes,
-            recursive: parsed.recursive,
-            late_readonly,
-        },
-    })
 }
 
 /// The default devices and the specification's, which replace defaults of the same path. `/dev/ptmx`, which callers list when they
@@ -258,8 +196,12 @@ fn device_node(device: &LinuxDevice) -> Result<Device, String> {
         LinuxDeviceType::P => NodeKind::Fifo,
         LinuxDeviceType::A => return Err(format!("{at}: type a is not a node")),
     };
+    let path = resolve::clean(device.path());
+    if path == Path::new("/") {
+        return Err(format!("{at}: is no place for a device"));
+    }
     Ok(Device {
-        path: device.path().clone(),
+        path,
         kind,
         major: if kind == NodeKind::Fifo {
             0

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 const HOST: Host = Host {
     user_namespace: false,
+    selinux: false,
 };
 
 fn plan(linux: Value, host: Host) -> Result<Plan, String> {
@@ -50,10 +51,14 @@ fn plans_namespaces() {
     let namespaces = json!([{"type": "mount"}]);
     let user_namespace = Host {
         user_namespace: true,
+        ..HOST
     };
     let nested = plan(json!({"namespaces": namespaces}), user_namespace).unwrap();
     let nested = serde_json::to_string(&nested).unwrap();
-    assert!(nested.contains(r#"{"bindDevice":"/dev/null"}"#) && !nested.contains("becomeRoot"));
+    assert!(
+        nested.contains(r#"{"bindDevice":{"device":{"path":"/dev/null""#)
+            && !nested.contains("becomeRoot")
+    );
     for (linux, want) in [
         (
             json!({"namespaces": [{"type": "mount"}, {"type": "mount"}]}),
@@ -135,13 +140,14 @@ fn plans_mounts_and_devices() {
             {"processors": {"mask": "all", "must": false}},
             "newSession",
             "newKeyring",
-            {"rootfs": {"isolate": {"follow_host": false}}},
-            {"rootfs": {"openRoot": "/b/rootfs"}},
-            {"rootfs": {"openSource": {"path": "/sys/fs/cgroup/web", "recursive": false, "beneath": null}}},
-            {"rootfs": {"mountRoot": "/b/rootfs"}},
-            {"rootfs": {"mount": {"destination": "/c", "source": "bind", "attributes": ["ro"], "recursive": none, "lateReadonly": false}}},
-            {"rootfs": {"mount": {"destination": "/r", "source": {"filesystem": {"fstype": "ext4", "source": null, "options": ["ro"]}},
-                "attributes": ["ro"], "recursive": none, "lateReadonly": false}}},
+            {"rootfs": "isolate"},
+            {"rootfs": {"openRoot": {"path": "/b/rootfs", "follow_host": false}}},
+            {"rootfs": {"openSource": {"source": 0, "path": "/sys/fs/cgroup", "destination": "/c", "recursive": false, "beneath": null}}},
+            {"rootfs": "mountRoot"},
+            {"rootfs": {"mount": {"destination": "/c", "source": {"bind": {"source": 0}}, "attributes": ["ro"], "clearOthers": true,
+                "recursive": none, "lateReadonly": false}}},
+            {"rootfs": {"mount": {"destination": "/r", "source": {"filesystem": {"fstype": "ext4", "source": null, "options": ["ro"],
+                "keep": "nothing"}}, "attributes": ["ro"], "clearOthers": false, "recursive": none, "lateReadonly": false}}},
             device("zero", 5),
             device("full", 7),
             device("random", 8),
