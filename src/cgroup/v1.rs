@@ -145,8 +145,7 @@ pub(super) fn apply(
             .get(&setting.controller)
             .map_or(Path::new(""), PathBuf::as_path)
     };
-    v2::write_all(&settings, folder, write)
-        .map_err(|error| explain_memory(error, controllers))?;
+    v2::write_all(&settings, folder, write).map_err(|error| explain_memory(error, controllers))?;
     apply_devices(controllers, here.devices().as_deref().unwrap_or_default())
 }
 
