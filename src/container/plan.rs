@@ -401,4 +401,6 @@ fn with_default_devices(resources: &LinuxResources) -> LinuxResources {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
