@@ -402,4 +402,6 @@ fn with_default_devices(resources: &LinuxResources) -> LinuxResources {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

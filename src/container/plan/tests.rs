@@ -18,7 +18,11 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
         "mounts": [{"destination": "/c", "type": "cgroup", "options": ["ro"]}, {"destination": "/r", "type": "ext4", "options": ["ro"]}],
         "linux": linux,
     });
-    let request = CreateRequest {
+    container(&serde_json::from_value(spec).unwrap(), &request(), host)
+}
+
+pub(super) fn request() -> CreateRequest {
+    CreateRequest {
         id: "web".into(),
         bundle: "/b".into(),
         dir: "/d".into(),
@@ -28,8 +32,7 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
         preserve_fds: 0,
         keep_keyring: false,
         no_pivot: false,
-    };
-    container(&serde_json::from_value(spec).unwrap(), &request, host)
+    }
 }
 
 #[test]
