@@ -130,10 +130,8 @@ fn rootfs_call(step: &Value) -> Vec<String> {
     let (name, what) = parts(step);
     let kind = what.pointer("/source/filesystem/fstype");
     match (name, kind) {
-        ("openRoot" | "openSource", _) => {
-            let path = what.get("path").unwrap_or(what);
-            vec!["open_tree(".into(), format!("\"{}\"", text(path))]
-        }
+        ("openRoot", _) => vec!["open_tree(".into(), "AT_RECURSIVE".into()],
+        ("openSource", _) => vec!["open_tree(".into(), format!("\"{}\"", text(&what["path"]))],
         ("mount", Some(kind)) => vec![format!("fsopen(\"{}\"", text(kind))],
         ("mount" | "mountRoot" | "mask" | "bindDevice", _) => vec!["move_mount(".into()],
         ("pivot", _) => vec!["pivot_root(".into()],
@@ -156,7 +154,9 @@ fn parent_call(step: &Value) -> Vec<String> {
         ],
         "mapIds" => vec!["uid_map".into()],
         "oomScore" => vec!["oom_score_adj".into()],
-        "setUp" | "release" => vec!["sendmsg(".into()],
+        "begin" | "release" => vec!["sendmsg(".into()],
+        "keepSpec" => vec!["spec.json".into()],
+        "setUp" => vec!["recvmsg(".into()],
         "record" => vec!["state.json".into()],
         other => panic!("no call is known for step {other}: {what}"),
     }
@@ -244,7 +244,7 @@ fn the_plan_is_what_happens() {
     assert!(limits.len() >= 2, "{limits:?}");
     let before = parent
         .iter()
-        .take_while(|call| !call.contains("CLONE_NEWUSER"));
+        .take_while(|call| !call.contains("rename"));
     let before: Vec<&&str> = before.collect();
     for write in limits {
         let file = Path::new(write["file"].as_str().unwrap()).to_owned();

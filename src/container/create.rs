@@ -140,6 +140,8 @@ impl Creation<'_> {
         };
         match step {
             Step::Cgroup(cgroup) => make_cgroup(cgroup),
+            Step::Begin => self.child()?.begin(),
+            Step::KeepSpec => life::keep_spec(&request.dir, &self.config.text),
             Step::Limits(resources) => request
                 .cgroup
                 .apply(resources)
@@ -193,7 +195,6 @@ impl Creation<'_> {
             }
             Step::SetUp => self.child()?.set_up().map(drop),
             Step::Record => {
-                life::keep_spec(&request.dir, &self.config.text)?;
                 let state = self.describe()?;
                 life::store(&request.dir, &state)?;
                 self.state = Some(state);

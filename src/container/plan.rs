@@ -77,8 +77,12 @@ pub struct Plan {
 pub enum Step {
     /// Make the cgroup; it must have no members, and must not be frozen.
     Cgroup(Cgroup),
-    /// Set the limits of the cgroup.
+    /// Let the child begin to set itself up, which it does while the next steps are taken.
+    Begin,
+    /// Set the limits of the cgroup, before anything of the container runs in it.
     Limits(Box<LinuxResources>),
+    /// Keep a copy of the specification.
+    KeepSpec,
     /// Make the start gate.
     Gate,
     /// Clone the child, into its cgroup where that is there already.
@@ -146,7 +150,6 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     } else {
         (resources, None)
     };
-    parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
     parent.push(Step::Gate);
     parent.push(Step::Clone {
         new,
@@ -174,6 +177,9 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         parent.push(Step::NetDevices(devices));
     }
     parent.extend(spec_process.oom_score_adj().map(Step::OomScore));
+    parent.push(Step::Begin);
+    parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
+    parent.push(Step::KeepSpec);
     let hooks = hooks::hooks(spec, request)?;
     if !hooks.parent.is_empty() {
         parent.push(Step::Mount);

@@ -1,5 +1,6 @@
 //! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -43,6 +44,8 @@ pub struct Child {
     pub pid: i32,
     /// The same, safe against reuse.
     pub pidfd: OwnedFd,
+    /// It was told to go on, and was not heard of since.
+    begun: Cell<bool>,
     channel: OwnedFd,
 }
 
@@ -77,6 +80,7 @@ pub fn spawn(
             Cloned::Parent(pid, pidfd) => Ok(Child {
                 pid,
                 pidfd,
+                begun: Cell::new(false),
                 channel,
             }),
         };
@@ -113,6 +117,7 @@ pub fn spawn(
             Ok(Child {
                 pid,
                 pidfd,
+                begun: Cell::new(false),
                 channel,
             })
         }
@@ -226,6 +231,12 @@ fn describe(status: WaitStatus) -> String {
 }
 
 impl Child {
+    /// Lets it begin; what it says is heard by the next call.
+    pub fn begin(&self) -> Result<(), Error> {
+        self.begun.set(true);
+        self.tell(&Message::Continue)
+    }
+
     /// Lets it set itself up to the point where hooks run.
     pub fn mount(&self) -> Result<(), Error> {
         match self.go_on()? {
@@ -253,7 +264,9 @@ impl Child {
     /// Lets it go on; maps the mounts on the way, which takes rights that it does not have.
     fn go_on(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
         loop {
-            self.tell(&Message::Continue)?;
+            if !self.begun.take() {
+                self.tell(&Message::Continue)?;
+            }
             match self.hear()? {
                 Some((Message::MapSource(map), Some(tree))) => {
                     idmap::map_source(self.pid, &tree, &map)?;

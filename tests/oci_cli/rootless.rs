@@ -576,6 +576,16 @@ fn no_pods() {
 #[test]
 fn no_folder_for_the_state() {
     let rootless = Rootless::new("exit 0");
+    // whatever containers of root this machine has
+    let none = None::<&str>;
+    mount(
+        none,
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .unwrap();
     let program = rootless.case.temp.path().join("sampan");
     let mut command = rootless.command(&program, &["run", &rootless.case.id]);
     let output = command.env_remove("XDG_RUNTIME_DIR").output().unwrap();

@@ -46,6 +46,8 @@ fn plans_namespaces() {
             {"cgroup": {"v2": "/sys/fs/cgroup/web"}},
             "gate",
             {"clone": {"new": ["mount", "pid"], "join": [{"kind": ["network"], "path": "/n"}]}},
+            "begin",
+            "keepSpec",
             "setUp",
             "record",
             "release",
@@ -114,7 +116,11 @@ fn plans_mounts_and_devices() {
         "resources": {"devices": [{"allow": false, "access": "rwm"}]},
     });
     let made = plan(linux, HOST).unwrap();
-    let Some(Step::Limits(limits)) = made.parent.get(1) else {
+    let limits = made.parent.iter().find_map(|step| match step {
+        Step::Limits(limits) => Some(limits),
+        _ => None,
+    });
+    let Some(limits) = limits else {
         panic!("{:?}", made.parent);
     };
     let rules = limits.devices().clone().unwrap();
