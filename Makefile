@@ -13,7 +13,7 @@ BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
 TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static catatonit conmon containerd containernetworking-plugins \
                   docker-compose docker-registry iptables jq nftables openssl podman procps python3 python3-seccomp runc skopeo strace systemd \
-                  umoci
+                  uidmap umoci
 
 # the peers that `make bench` compares with
 BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static crun runc strace util-linux
