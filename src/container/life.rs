@@ -154,6 +154,11 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     let first = open_process(&state)?;
     // without a pid namespace of its own the others would live on without the first one
     if signal == libc::SIGKILL && (all || !state.own_pids) {
+        let gone = first.is_none() && !all;
+        let members = || state.cgroup.processes().map_err(|error| at(&chain(&error)));
+        if gone && members()?.is_empty() {
+            return Err(at(&NOT_RUNNING));
+        }
         state.cgroup.kill().map_err(|error| at(&chain(&error)))?;
         return match first {
             // where there is no cgroup, it is all that we know of
@@ -161,7 +166,6 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
                 Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(at(&error)),
                 _ => Ok(()),
             },
-            None if !all => Err(at(&NOT_RUNNING)),
             None => Ok(()),
         };
     }

@@ -18,6 +18,10 @@ pub const TESTS: &[Test] = &[
         joins_mount_and_user_namespaces,
     ),
     ("kernel::without_pid_namespace", without_pid_namespace),
+    (
+        "kernel::what_the_first_process_left",
+        what_the_first_process_left,
+    ),
     ("kernel::scheduling", scheduling),
     ("kernel::processors", processors),
     (
@@ -159,6 +163,30 @@ fn without_pid_namespace() {
     container::kill(&case.request.dir, libc::SIGTERM, true).unwrap();
     assert_eq!(case.wait(&state), 3);
     container::delete(&case.request.dir).unwrap();
+    case.assert_gone();
+}
+
+/// Where the first process is like any other, killing the container kills what it left.
+fn what_the_first_process_left() {
+    let mut case = Case::new(&["orphan", "sleep"]);
+    let list = case.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    list.retain(|namespace| namespace["type"] != "pid");
+    let state = case.create().unwrap();
+    case.start().unwrap();
+    assert_eq!(case.wait(&state), 0);
+    let pid: i32 = case.output().trim().parse().unwrap();
+    let (dir, cgroup) = (&case.request.dir, &case.request.cgroup);
+    assert_eq!(cgroup.processes().unwrap(), [pid]);
+    let refused = "container not running";
+    let error = container::kill(dir, libc::SIGTERM, false).unwrap_err();
+    assert!(error.to_string().ends_with(refused), "{error}");
+    container::kill(dir, libc::SIGKILL, false).unwrap();
+    while !cgroup.processes().unwrap().is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let error = container::kill(dir, libc::SIGKILL, false).unwrap_err();
+    assert!(error.to_string().ends_with(refused), "{error}");
+    container::delete(dir).unwrap();
     case.assert_gone();
 }
 
