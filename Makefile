@@ -13,7 +13,7 @@ BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
 TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static catatonit conmon containerd containernetworking-plugins \
                   docker-compose docker-registry iptables jq nftables openssl podman procps python3 python3-seccomp runc skopeo strace systemd \
-                  umoci
+                  uidmap umoci
 
 # the peers that `make bench` compares with
 BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static crun runc strace util-linux
@@ -49,9 +49,9 @@ bench: packages-bench release ## sampan-oci against crun, runc, bubblewrap and u
 bench-strace: packages-bench release ## the system calls of one `run` of each, to target/strace
 	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --strace target/strace
 
-hot: packages-bench ## hot.ld anew: which functions a start needs (minutes; after larger changes of the container core)
+hot: packages-bench ## src/seal/hot.ld anew: which functions a start needs (minutes; after larger changes of the container core)
 	cargo rustc --release --locked --bin sampan -- -C strip=none
-	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --hot hot.ld
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --hot src/seal/hot.ld
 
 demo: packages-demo release $(IMAGES:%=target/images/%) ## nginx, an application and redis as one pod with two networks
 	@$(foreach i,$(IMAGES),$(RELEASE)/sampan --root $(ROOT) image import target/images/$i &&) true

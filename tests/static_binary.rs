@@ -28,6 +28,32 @@ fn no_interpreter_and_no_library() {
     }
 }
 
+/// What runs before the C library may not need it: no call, no table of addresses, no thread-local storage.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_first_instructions_call_nothing() {
+    let headers = printed(Command::new("readelf").arg("--file-header").arg(PROGRAM));
+    let entry = headers
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Entry point address:"));
+    let entry = entry.unwrap().trim().trim_start_matches("0x");
+    let symbols = printed(Command::new("nm").arg(PROGRAM));
+    let at = symbols
+        .lines()
+        .find_map(|line| line.strip_suffix(" T sampan_entry"));
+    assert_eq!(at.unwrap().trim_start_matches('0'), entry);
+    let options = ["--no-show-raw-insn", "--disassemble=sampan_early"];
+    let code = printed(Command::new("objdump").args(options).arg(PROGRAM));
+    let code: Vec<&str> = code.lines().filter(|line| line.contains(":\t")).collect();
+    assert!(code.iter().any(|line| line.contains("syscall")), "{code:?}");
+    for line in code {
+        let outside =
+            (line.contains("jmp") || line.contains("call")) && !line.contains("sampan_early+");
+        assert!(!outside || line.contains("syscall"), "{line}");
+        assert!(!line.contains("%fs:"), "{line}");
+    }
+}
+
 /// Users and groups are read from the image's own files, by our own code.
 #[test]
 fn no_user_or_group_functions() {

@@ -5,7 +5,7 @@
 //! read is bounded. A folder that vanishes during a walk is skipped: removal is always concurrent.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -84,10 +84,12 @@ pub(super) fn write(path: &Path, value: &str) -> Result<(), Error> {
 }
 
 pub(super) fn write_io(path: &Path, value: &str) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .open(path)?
-        .write_all(value.as_bytes())
+    to_write(path)?.write_all(value.as_bytes())
+}
+
+/// Opens a file for one write per value.
+pub(super) fn to_write(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
 }
 
 /// The object is not there (any more).

@@ -14,7 +14,7 @@
 //! processors and nodes before a process can come (cpusets.rst: without them attach is ENOSPC).
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cgroups_rs::fs::cpu::CpuController;
@@ -242,8 +242,21 @@ fn apply_devices(
         return Err(unavailable("devices", "device rules".to_owned()));
     };
     let current = file::read(&folder.join("devices.list"))?;
+    let mut open = None;
     for (name, line) in devices::changes(&rules, &current) {
-        file::write(&folder.join(name), &line)?;
+        let path = folder.join(name);
+        let failed = |source| Error::Write {
+            path: path.clone(),
+            value: line.clone(),
+            source,
+        };
+        // a dozen lines go to the same file, one write each
+        let mut file = match open.take() {
+            Some((same, file)) if same == name => file,
+            _ => file::to_write(&path).map_err(failed)?,
+        };
+        file.write_all(line.as_bytes()).map_err(failed)?;
+        open = Some((name, file));
     }
     Ok(())
 }

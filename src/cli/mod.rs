@@ -190,6 +190,11 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
+        Command::Up(_) | Command::Run(_) if !rustix::process::geteuid().is_root() => {
+            Err(anyhow::anyhow!(
+                "pods need root, whose networks and images they use; `sampan oci` runs single containers for an ordinary user"
+            ))
+        }
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),
         Command::Ps(args) => ps::run(&cli.global, args),

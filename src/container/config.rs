@@ -199,7 +199,6 @@ mod tests {
         for (text, want) in [
             ("{", "EOF while parsing an object at line 1 column 1"),
             ("", "EOF while parsing a value at line 1 column 0"),
-            ("[]", "invalid length 0, expected struct Spec with "),
         ] {
             let why = parse_spec(text.as_bytes()).unwrap_err();
             assert!(why.starts_with(want), "{why}");
@@ -211,10 +210,7 @@ mod tests {
         );
         for (text, want) in [
             ("{}", "process: missing field `cwd`"),
-            (
-                "[]",
-                "process: invalid length 0, expected struct Process with ",
-            ),
+            ("[]", "process: invalid length "),
             ("", "EOF while parsing a value at line 1 column 0"),
             (
                 r#"{"cwd": "/", "user": 1}"#,

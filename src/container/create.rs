@@ -15,6 +15,8 @@ use crate::init::hooks::{Hooks, Point};
 use crate::init::{self, gate};
 use crate::sys::{process, procfs, socket};
 
+/// Room for most `config.json`, in bytes.
+const CONFIG_USUAL: usize = 16 << 10;
 /// Longest `config.json`, in bytes.
 const CONFIG_MAX: u64 = 16 << 20;
 
@@ -90,7 +92,8 @@ impl Config {
     pub(super) fn at(path: &Path) -> Result<Config, Error> {
         let failed =
             |error: &dyn std::fmt::Display| Error::step(format!("read {}", path.display()), error);
-        let mut text = Vec::new();
+        // one read(2) for most, instead of one per doubling from 32 bytes on
+        let mut text = Vec::with_capacity(CONFIG_USUAL);
         let file = File::open(path).map_err(|error| failed(&error))?;
         let size = file
             .take(CONFIG_MAX)

@@ -58,9 +58,19 @@ fn helper(program: &str, pid: i32, maps: &[IdMap]) -> Result<(), Error> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim();
+    let ranges = if program == "newuidmap" {
+        "/etc/subuid"
+    } else {
+        "/etc/subgid"
+    };
     Err(Error::step(
         program,
-        format!("{} ({})", said.trim(), output.status),
+        format!(
+            "{} ({}); the caller may map its own id and its ranges in {ranges}",
+            said.strip_prefix(&format!("{program}: ")).unwrap_or(said),
+            output.status
+        ),
     ))
 }
 

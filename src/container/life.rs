@@ -166,7 +166,7 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
         };
     }
     if all {
-        return kill_members(&state.cgroup, signal).map_err(|error| at(&error));
+        return kill_members(&state, signal).map_err(|error| at(&error));
     }
     let first = first.ok_or_else(|| at(&NOT_RUNNING))?;
     pidfd::send_signal(&first, signal).map_err(|error| at(&error))?;
@@ -183,8 +183,42 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
 /// What callers look for.
 const NOT_RUNNING: &str = "container not running";
 
-fn kill_members(cgroup: &Cgroup, signal: i32) -> Result<(), String> {
-    for pid in cgroup.processes().map_err(|error| chain(&error))? {
+/// Processes of a container: the members of its cgroup, and where it has none those of its pid namespace, or the first one alone
+/// when that is the caller's.
+pub fn processes(state: &State) -> Result<Vec<i32>, Error> {
+    let at = |error: &dyn std::fmt::Display| {
+        Error::step(
+            format!("find the processes of container {}", state.id),
+            error,
+        )
+    };
+    if !matches!(state.cgroup, Cgroup::Unlimited { .. }) {
+        return state.cgroup.processes().map_err(|error| at(&chain(&error)));
+    }
+    if open_process(state)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let space = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid"));
+    let own = match space(state.pid) {
+        Ok(own) if state.own_pids => own,
+        _ => return Ok(vec![state.pid]),
+    };
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").map_err(|error| at(&error))? {
+        let name = entry.map_err(|error| at(&error))?.file_name();
+        // what cannot be looked at is another user's, or ended
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok())
+            && space(pid).is_ok_and(|found| found == own)
+        {
+            pids.push(pid);
+        }
+    }
+    pids.sort_unstable();
+    Ok(pids)
+}
+
+fn kill_members(state: &State, signal: i32) -> Result<(), String> {
+    for pid in processes(state).map_err(|error| error.to_string())? {
         match pidfd::open(pid).and_then(|pidfd| pidfd::send_signal(&pidfd, signal)) {
             // it ended in between
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}

@@ -39,7 +39,8 @@ pub use config::{parse_process, parse_spec};
 pub use create::{Config, connect, create, create_from};
 pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
-    delete, kill, load, open_process, pause, remove_traces, resume, spec, start, status, update,
+    delete, kill, load, open_process, pause, processes, remove_traces, resume, spec, start, status,
+    update,
 };
 pub use plan::{LaterHooks, REAPER};
 

@@ -166,6 +166,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     }
     // those of a joined one are written
     if new & libc::CLONE_NEWUSER as u64 != 0 {
+        namespaces::check_mapped(spec_process, &uids, &gids)?;
         parent.push(Step::MapIds { uids, gids });
     }
     let devices = namespaces::net_devices(linux, &namespaces)?;
@@ -400,5 +401,7 @@ fn with_default_devices(resources: &LinuxResources) -> LinuxResources {
     resources
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -284,9 +284,9 @@ impl Child<'_> {
             .ok_or_else(|| Failure::new("wait at the gate", "there is none"))?;
         let mut keep = gate.raw().to_vec();
         keep.extend(self.reaper.iter().map(AsRawFd::as_raw_fd));
-        fd::close_others(preserved, &keep).step("close descriptors")?;
-        // who is to go before it began goes
+        // who is to go before it began goes; from before `create` ends, which the closed channel tells it to do
         calls::end_on_signals().step("handle signals")?;
+        fd::close_others(preserved, &keep).step("close descriptors")?;
         if gate.wait().is_err() {
             calls::exit_now(1);
         }

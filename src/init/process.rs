@@ -34,6 +34,10 @@ pub fn set_groups(groups: &[u32]) -> Result<(), Failure> {
     let list: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     match rustix::thread::set_thread_groups(&list) {
         Err(Errno::PERM) if list.is_empty() => Ok(()),
+        Err(Errno::PERM) => Err(Failure::new(
+            &format!("set the additional groups {groups:?}"),
+            "not allowed in a user namespace whose map has the caller's own group only: linux.gidMappings needs a range of /etc/subgid",
+        )),
         other => other.step(&format!("set the additional groups {groups:?}")),
     }
 }

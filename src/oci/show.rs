@@ -137,10 +137,7 @@ fn columns(rows: &[[String; 6]]) -> String {
 pub fn ps(call: &Invocation) -> Result<u8, Error> {
     let as_json = wants_json(&call.values)?;
     let state = store::find(&call.global, call.word(0)?)?;
-    let pids = state
-        .cgroup
-        .processes()
-        .map_err(|error| Error::step(format!("ps {}", state.id), error))?;
+    let pids = container::processes(&state)?;
     if as_json {
         return json_line(&pids);
     }

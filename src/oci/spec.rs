@@ -106,16 +106,12 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
     for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
         if mount["destination"] == "/sys" {
             *mount = json!({"destination": "/sys", "type": "none", "source": "/sys",
-                            "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+                            "options": ["rbind", "nosuid", "noexec", "nodev", "rro"]});
         } else if mount["destination"] == "/dev/pts"
             && let Some(options) = mount["options"].as_array_mut()
         {
             // group 5 has no id in the container
             options.retain(|option| option != "gid=5");
         }
-    }
-    if let Some(mounts) = spec["mounts"].as_array_mut() {
-        // comes with /sys
-        mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
     }
 }

@@ -29,15 +29,19 @@ pub fn root(global: &Values) -> Result<PathBuf, Error> {
     let path = match global.path("root") {
         Some(path) => path,
         None => match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(dir) if !rustix::process::geteuid().is_root() && !dir.is_empty() => {
-                Path::new(&dir).join("sampan/oci")
-            }
+            Some(dir) if !dir.is_empty() && !owns_run() => Path::new(&dir).join("sampan/oci"),
             _ => PathBuf::from("/run/sampan/oci"),
         },
     };
     // the record names it, and `start` may be called elsewhere
     std::path::absolute(&path)
         .map_err(|error| Error::step(format!("--root {}", path.display()), error))
+}
+
+/// Whether `/run` is the caller's: not an ordinary user's, nor that of one who is root in a user namespace of their own only.
+fn owns_run() -> bool {
+    rustix::process::geteuid().is_root()
+        && rustix::fs::access("/run", rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 /// Folder of one container, whether it exists or not. The error names what is wrong with the id.
@@ -70,8 +74,13 @@ pub fn make(global: &Values, id: &str) -> Result<(PathBuf, Held), Error> {
     let made = match folder() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let root = path.parent().unwrap_or(Path::new("/"));
-            make_root(root)
-                .map_err(|error| Error::step(format!("make {}", root.display()), error))?;
+            make_root(root).map_err(|error| match error.kind() {
+                ErrorKind::PermissionDenied => Error::new(format!(
+                    "make {}: {error}; set XDG_RUNTIME_DIR or give --root",
+                    root.display()
+                )),
+                _ => Error::step(format!("make {}", root.display()), error),
+            })?;
             folder()
         }
         other => other,

@@ -159,7 +159,15 @@ fn set_flags(tree: &OwnedFd, mount: &Mount) -> Result<(), Error> {
             other => return other.context(what),
         }
     }
-    mount::set_attributes(tree, false, own).context(what)
+    mount::set_attributes(tree, false, own)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM) => std::io::Error::new(
+                error.kind(),
+                format!("{error}: in a user namespace a mount of the host keeps its flags (ro, nosuid, nodev, noexec, atime)"),
+            ),
+            _ => error,
+        })
+        .context(what)
 }
 
 fn mount_filesystem(root: &OwnedFd, mount: &Mount) -> Result<OwnedFd, Error> {

@@ -196,7 +196,9 @@ impl Work {
                     format!("open {path} to mount it on {at}")
                 };
                 let tree = match beneath {
-                    None => mount::clone_tree(path, *recursive).context(what)?,
+                    None => mount::clone_tree(path, *recursive)
+                        .map_err(unbindable)
+                        .context(what)?,
                     Some(beneath) => clone_beneath(path, beneath, *recursive)?,
                 };
                 self.sources.insert(*source, tree);
@@ -382,6 +384,19 @@ fn attach_root(tree: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
 fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
     rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open {}", path.display()))
+}
+
+/// open_tree(2) tells of two things with a bare EINVAL (mount_namespaces(7), "Restrictions on mount namespaces").
+fn unbindable(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::new(
+            error.kind(),
+            format!(
+                "{error}: it is unbindable, or has mounts below that a user namespace may not leave out (rbind)"
+            ),
+        ),
+        _ => error,
+    }
 }
 
 /// A detached copy of a path in a folder whose content nobody trusts.

@@ -183,7 +183,13 @@ fn a_container_is_what_it_is_under_runc() {
             "--umask=0077",
         ],
         &["--network=host", "--ipc=host", "--pid=host", "--uts=host"],
-        &["--volume=/var:/b:ro", "--shm-size=1m"],
+        &[
+            "--tmpfs=/a:size=1m,mode=700",
+            "--mount=type=tmpfs,destination=/c",
+            "--volume=/var:/b:ro",
+            "--shm-size=1m",
+        ],
+        &["--read-only", "--user=5:6"],
         &[
             "--cgroupns=host",
             "--ulimit=core=5:6",

@@ -3,5 +3,6 @@
 mod callers;
 mod life;
 mod races;
+mod rootless;
 mod streams;
 mod support;

@@ -58,7 +58,7 @@ fn pid_file_is_where_the_caller_is() {
 }
 
 /// Takes the descriptor that comes to a listening socket, with the message.
-fn take(listener: &UnixListener) -> (Vec<u8>, OwnedFd) {
+pub fn take(listener: &UnixListener) -> (Vec<u8>, OwnedFd) {
     let (stream, _) = listener.accept().unwrap();
     let (message, fd) = sampan::sys::socket::receive(&stream).unwrap();
     (message, fd.unwrap())

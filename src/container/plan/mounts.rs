@@ -128,8 +128,15 @@ impl Draft<'_> {
         match (self.fstype.as_str(), plain) {
             ("", _) => Err("type is missing".to_owned()),
             ("cgroup" | "cgroup2", Cgroup::V1 { .. }) => self.cgroup_v1(sources),
+            ("cgroup" | "cgroup2", Cgroup::Unlimited { .. }) => Ok(self.no_cgroup()),
             ("cgroup" | "cgroup2", _) => {
                 let path = self.cgroup_v2(plain);
+                if self.around.in_user_namespace()
+                    && !self.around.namespaces.own(libc::CLONE_NEWCGROUP)
+                {
+                    // the caller may own more of the hierarchy than the container (CVE-2023-25809)
+                    self.parsed.attributes.set |= libc::MOUNT_ATTR_RDONLY;
+                }
                 // those of the hierarchy as a whole, which is mounted (cgroup-v2.rst "Mounting")
                 self.parsed.data.clear();
                 self.bind(&path, None, sources)
@@ -200,6 +207,10 @@ impl Draft<'_> {
             return Err(format!("option {option} is unknown for a bind mount"));
         }
         let recursive = self.parsed.bind == Some(true);
+        if recursive && resolve::clean(path) == Path::new("/sys") {
+            // the cgroups are mounts below: `ro` alone would leave them writable for their owner (CVE-2023-25809)
+            self.parsed.recursive.set |= self.parsed.attributes.set & libc::MOUNT_ATTR_RDONLY;
+        }
         let number = *sources;
         *sources += 1;
         let outside = self.around.request.bundle.join(path);
@@ -291,6 +302,23 @@ impl Draft<'_> {
                 path.clone()
             }
             _ => HIERARCHY.into(),
+        }
+    }
+
+    /// There is no cgroup to show, and the host's are not the container's (CVE-2023-25809): an empty folder that stays so.
+    fn no_cgroup(&self) -> Entry {
+        let options = ["size=0", "nr_inodes=1", "mode=555"].map(str::to_owned);
+        let mut mount = self.mount(Source::Filesystem {
+            fstype: "tmpfs".to_owned(),
+            source: Some("cgroup".to_owned()),
+            options: options.to_vec(),
+            keep: Keep::Nothing,
+        });
+        mount.attributes.set |= libc::MOUNT_ATTR_RDONLY;
+        drop_private(&mut mount);
+        Entry {
+            inside: vec![Step::Mount(mount)],
+            ..Entry::default()
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Linux, LinuxIdMapping};
+use oci_spec::runtime::{Linux, LinuxIdMapping, Process};
 use serde::Serialize;
 
 use super::IdMap;
@@ -159,6 +159,40 @@ pub fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<(Vec<IdMap>, Ve
         maps("uidMappings", linux.uid_mappings())?,
         maps("gidMappings", linux.gid_mappings())?,
     ))
+}
+
+/// What a new user namespace has to map: its root, who sets the container up, and whom the process becomes. The kernel would answer
+/// a bare EINVAL.
+pub fn check_mapped(process: &Process, uids: &[IdMap], gids: &[IdMap]) -> Result<(), String> {
+    let has = |maps: &[IdMap], id: u32| {
+        let offset = |map: &IdMap| id.checked_sub(map.inside);
+        maps.iter()
+            .any(|map| offset(map).is_some_and(|offset| offset < map.size))
+    };
+    for (key, maps) in [("uidMappings", uids), ("gidMappings", gids)] {
+        if !has(maps, 0) {
+            return Err(format!(
+                "linux.{key}: id 0 is not mapped, with which the container is set up"
+            ));
+        }
+    }
+    let user = process.user();
+    if !has(uids, user.uid()) {
+        return Err(format!(
+            "process.user.uid: {} is not in linux.uidMappings",
+            user.uid()
+        ));
+    }
+    let groups = user.additional_gids().iter().flatten();
+    let groups = groups.map(|gid| ("additionalGids", *gid));
+    for (key, gid) in [("gid", user.gid())].into_iter().chain(groups) {
+        if !has(gids, gid) {
+            return Err(format!(
+                "process.user.{key}: {gid} is not in linux.gidMappings"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn id_map(map: &LinuxIdMapping) -> IdMap {

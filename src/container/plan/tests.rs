@@ -18,7 +18,11 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
         "mounts": [{"destination": "/c", "type": "cgroup", "options": ["ro"]}, {"destination": "/r", "type": "ext4", "options": ["ro"]}],
         "linux": linux,
     });
-    let request = CreateRequest {
+    container(&serde_json::from_value(spec).unwrap(), &request(), host)
+}
+
+pub(super) fn request() -> CreateRequest {
+    CreateRequest {
         id: "web".into(),
         bundle: "/b".into(),
         dir: "/d".into(),
@@ -28,8 +32,7 @@ fn plan(linux: Value, host: Host) -> Result<Plan, String> {
         preserve_fds: 0,
         keep_keyring: false,
         no_pivot: false,
-    };
-    container(&serde_json::from_value(spec).unwrap(), &request, host)
+    }
 }
 
 #[test]
@@ -177,4 +180,56 @@ fn plans_mounts_and_devices() {
             {"execute": {"argv": ["x"], "env": none}},
         ])
     );
+}
+
+/// Without a cgroup namespace `cgroup` shows the whole hierarchy, of which the caller may own more than the container (CVE-2023-25809).
+#[test]
+fn plans_cgroups_that_nobody_may_write() {
+    let maps = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+    for (namespaces, writable) in [
+        (json!([{"type": "mount"}]), true),
+        (json!([{"type": "mount"}, {"type": "user"}]), false),
+        (
+            json!([{"type": "mount"}, {"type": "user"}, {"type": "cgroup"}]),
+            true,
+        ),
+    ] {
+        let user = namespaces.to_string().contains("user");
+        let spec = json!({
+            "ociVersion": "1.2.0",
+            "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "mounts": [{"destination": "/c", "type": "cgroup"}],
+            "linux": {"namespaces": namespaces, "uidMappings": if user { maps.clone() } else { json!([]) },
+                      "gidMappings": if user { maps.clone() } else { json!([]) }},
+        });
+        for cgroup in [
+            Cgroup::V2("/sys/fs/cgroup/web".into()),
+            Cgroup::Unlimited { why: "x".into() },
+        ] {
+            let unlimited = matches!(cgroup, Cgroup::Unlimited { .. });
+            let request = CreateRequest {
+                id: "web".into(),
+                bundle: "/b".into(),
+                dir: "/d".into(),
+                rootfs: Rootfs::Bundle,
+                cgroup,
+                console_socket: None,
+                preserve_fds: 0,
+                keep_keyring: false,
+                no_pivot: false,
+            };
+            let spec = serde_json::from_value(spec.clone()).unwrap();
+            let plan = container(&spec, &request, HOST).unwrap();
+            let found = plan.child.iter().find_map(|step| match step {
+                init::plan::Step::Rootfs(crate::rootfs::Step::Mount(mount))
+                    if mount.destination == std::path::Path::new("/c") =>
+                {
+                    Some(mount.attributes.set & libc::MOUNT_ATTR_RDONLY == 0)
+                }
+                _ => None,
+            });
+            assert_eq!(found, Some(writable && !unlimited), "{namespaces}");
+        }
+    }
 }
