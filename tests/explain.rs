@@ -130,14 +130,18 @@ fn rootfs_call(step: &Value) -> Vec<String> {
     let (name, what) = parts(step);
     let kind = what.pointer("/source/filesystem/fstype");
     match (name, kind) {
-        ("openRoot", _) => vec!["open_tree(".into(), "AT_RECURSIVE".into()],
-        ("openSource", _) => vec!["open_tree(".into(), format!("\"{}\"", text(&what["path"]))],
+        ("openRoot", _) => vec!["openat(".into(), format!("\"{}\"", of_path(what))],
+        ("openSource", _) => vec!["open_tree(".into(), format!("\"{}\"", of_path(what))],
         ("mount", Some(kind)) => vec![format!("fsopen(\"{}\"", text(kind))],
         ("mount" | "mountRoot" | "mask" | "bindDevice", _) => vec!["move_mount(".into()],
         ("pivot", _) => vec!["pivot_root(".into()],
         ("readonly" | "rootReadonly", _) => vec!["mount_setattr(".into()],
         _ => Vec::new(),
     }
+}
+
+fn of_path(what: &Value) -> String {
+    text(&what["path"])
 }
 
 fn parent_call(step: &Value) -> Vec<String> {

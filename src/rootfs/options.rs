@@ -168,6 +168,8 @@ pub fn parse(options: &[String]) -> Parsed {
     }
     // mount(2): a mount that gets a word on access times gets all of them anew, relatime when it is not said
     let attributes = &mut parsed.attributes;
+    // as the other opposites of access times: it only takes back what was said before
+    attributes.clear &= !libc::MOUNT_ATTR_NODIRATIME;
     let no_dir = attributes.set & libc::MOUNT_ATTR_NODIRATIME;
     if atime.is_some() || no_dir != 0 {
         attributes.set |= atime.unwrap_or(libc::MOUNT_ATTR_RELATIME);
@@ -297,6 +299,8 @@ mod tests {
                 MOUNT_ATTR_NODIRATIME | MOUNT_ATTR_NOATIME,
                 atime,
             ),
+            ("diratime", 0, 0),
+            ("nodiratime,diratime", 0, 0),
             ("nosymfollow", MOUNT_ATTR_NOSYMFOLLOW, 0),
         ] {
             let parsed = of(text);

@@ -268,6 +268,11 @@ fn locked_flags() {
         ("nodev", "bind,dev", None),
         ("noatime", "bind,strictatime", None),
         ("noatime", "bind,norelatime", Some("rw,noatime")),
+        (
+            "nodiratime",
+            "bind,diratime",
+            Some("rw,nodiratime,relatime"),
+        ),
     ] {
         let mut case = Case::new(&["mounts"]);
         in_user_namespace(&mut case);
