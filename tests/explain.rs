@@ -130,10 +130,8 @@ fn rootfs_call(step: &Value) -> Vec<String> {
     let (name, what) = parts(step);
     let kind = what.pointer("/source/filesystem/fstype");
     match (name, kind) {
-        ("openRoot" | "openSource", _) => {
-            let path = what.get("path").unwrap_or(what);
-            vec!["open_tree(".into(), format!("\"{}\"", text(path))]
-        }
+        ("openRoot", _) => vec!["openat(".into(), format!("\"{}\"", text(&what["path"]))],
+        ("openSource", _) => vec!["open_tree(".into(), format!("\"{}\"", text(&what["path"]))],
         ("mount", Some(kind)) => vec![format!("fsopen(\"{}\"", text(kind))],
         ("mount" | "mountRoot" | "mask" | "bindDevice", _) => vec!["move_mount(".into()],
         ("pivot", _) => vec!["pivot_root(".into()],
