@@ -577,11 +577,23 @@ fn no_pods() {
 fn no_folder_for_the_state() {
     let rootless = Rootless::new("exit 0");
     let program = rootless.case.temp.path().join("sampan");
-    let mut command = rootless.command(&program, &["run", &rootless.case.id]);
-    let output = command.env_remove("XDG_RUNTIME_DIR").output().unwrap();
-    let said = unwarned(&String::from_utf8_lossy(&output.stderr));
-    assert_eq!(
-        said,
-        "sampan-oci: make /run/sampan/oci: permission denied; set XDG_RUNTIME_DIR or give --root\n"
-    );
+    let id = &rootless.case.id;
+    let none = None::<&Path>;
+    let empty = Some("tmpfs");
+    mount(empty, "/run", empty, MsFlags::empty(), none).unwrap();
+    let said = || {
+        let mut command = rootless.command(&program, &["run", id]);
+        let output = command.env_remove("XDG_RUNTIME_DIR").output().unwrap();
+        unwarned(&String::from_utf8_lossy(&output.stderr))
+    };
+    let want = |path: &str| {
+        format!("sampan-oci: make {path}: permission denied; set XDG_RUNTIME_DIR or give --root\n")
+    };
+    // /run of a tmpfs is open to everybody
+    fs::set_permissions("/run", PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(said(), want("/run/sampan/oci"));
+    // root was here
+    fs::create_dir_all("/run/sampan/oci").unwrap();
+    fs::set_permissions("/run/sampan/oci", PermissionsExt::from_mode(0o700)).unwrap();
+    assert_eq!(said(), want(&format!("/run/sampan/oci/{id}")));
 }
