@@ -93,6 +93,29 @@ fn an_empty_cgroup_serves_and_a_frozen_one_does_not() {
     }
 }
 
+/// A cpuset that somebody made and left empty would let nobody in (cpusets.rst: ENOSPC).
+#[test]
+fn empty_cpusets_above_are_filled() {
+    let pod = place("pod");
+    let Cgroup::V1 { controllers, .. } = &pod.0 else {
+        return;
+    };
+    for folder in controllers.values() {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let cpuset = &controllers["cpuset"];
+    assert_eq!(read(cpuset, "cpuset.cpus"), "");
+    let below = pod.0.child("a").child("b");
+    below.prepare().unwrap();
+    let mut child = enter(below.entry().unwrap());
+    assert_eq!(
+        read(cpuset, "cpuset.cpus"),
+        read(&cpuset.join("a/b"), "cpuset.cpus")
+    );
+    pod.0.destroy().unwrap();
+    assert!(!child.wait().unwrap().success());
+}
+
 #[test]
 fn without_a_cgroup_a_limit_is_an_error() {
     let cgroup = Cgroup::Unlimited {

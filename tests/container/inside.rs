@@ -40,6 +40,10 @@ pub const TESTS: &[Test] = &[
     ("inside::joins_namespaces", joins_namespaces),
     ("inside::sysctls", sysctls),
     ("inside::seccomp_filter", seccomp_filter),
+    (
+        "inside::a_filter_older_than_the_set_up",
+        a_filter_older_than_the_set_up,
+    ),
 ];
 
 fn mounts_are_its_own() {
@@ -496,6 +500,19 @@ fn seccomp_filter() {
             "{text}"
         );
     }
+}
+
+/// Loaded before the last descriptors are closed: those go all the same.
+fn a_filter_older_than_the_set_up() {
+    let mut case = Case::new(&["fds"]);
+    case.spec["process"]["noNewPrivileges"] = json!(false);
+    case.spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["close_range", "openat2", "move_mount"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}],
+    });
+    let told = case.good();
+    case.spec["linux"]["seccomp"] = json!(null);
+    assert_eq!(told, case.good());
 }
 
 /// Without `lowerdir+`: what Linux before 6.5 gets.
