@@ -69,18 +69,18 @@ pub fn find(global: &Values, id: &str) -> Result<State, Error> {
 /// Makes the folder of a new container.
 pub fn make(global: &Values, id: &str) -> Result<(PathBuf, Held), Error> {
     let path = dir(global, id)?;
-    let failed = |error: io::Error| Error::step(format!("make {}", path.display()), error);
+    let failed = |path: &Path, error: io::Error| match error.kind() {
+        ErrorKind::PermissionDenied => Error::new(format!(
+            "make {}: {error}; set XDG_RUNTIME_DIR or give --root",
+            path.display()
+        )),
+        _ => Error::step(format!("make {}", path.display()), error),
+    };
     let folder = || DirBuilder::new().mode(0o700).create(&path);
     let made = match folder() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let root = path.parent().unwrap_or(Path::new("/"));
-            make_root(root).map_err(|error| match error.kind() {
-                ErrorKind::PermissionDenied => Error::new(format!(
-                    "make {}: {error}; set XDG_RUNTIME_DIR or give --root",
-                    root.display()
-                )),
-                _ => Error::step(format!("make {}", root.display()), error),
-            })?;
+            make_root(root).map_err(|error| failed(root, error))?;
             folder()
         }
         other => other,
@@ -92,7 +92,7 @@ pub fn make(global: &Values, id: &str) -> Result<(PathBuf, Held), Error> {
                 path.display()
             )));
         }
-        other => other.map_err(failed)?,
+        other => other.map_err(|error| failed(&path, error))?,
     }
     let held = hold(&path)?
         .ok_or_else(|| Error::new(format!("container {id} was deleted while it was made")))?;

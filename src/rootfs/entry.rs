@@ -195,6 +195,7 @@ fn mount_filesystem(root: &OwnedFd, mount: &Mount) -> Result<OwnedFd, Error> {
         return mount_by_text(root, mount, &target, &all);
     }
     let tree = mount::new_filesystem(fstype, source.as_deref(), &all, mount.attributes.set)
+        .map_err(|error| revealing(fstype, error))
         .context(what)?;
     if *keep == Keep::Content && existed {
         take_over(&target, &tree).context(|| format!("copy {} to the tmpfs", at.display()))?;
@@ -205,6 +206,18 @@ fn mount_filesystem(root: &OwnedFd, mount: &Mount) -> Result<OwnedFd, Error> {
         .context(|| format!("set the flags of the mount on {}", at.display()))?;
     attach(&tree, &target, at)?;
     Ok(tree)
+}
+
+/// mount_namespaces(7), "Restrictions on mount namespaces".
+fn revealing(fstype: &str, error: std::io::Error) -> std::io::Error {
+    let known = ["proc", "sysfs"].contains(&fstype);
+    if !known || error.kind() != std::io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    let text = format!(
+        "{error}: in a user namespace it must not show what is masked for the caller, whose own can be bound instead"
+    );
+    std::io::Error::new(error.kind(), text)
 }
 
 /// Content and owner of a folder, for the tmpfs that will cover it.

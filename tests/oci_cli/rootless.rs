@@ -482,6 +482,64 @@ fn root_in_a_user_namespace() {
     rootless.assert_gone();
 }
 
+/// Where parts of the caller's /proc are masked, a whole one would reveal them; the caller's is bound.
+#[test]
+fn a_masked_proc() {
+    let mut rootless = Rootless::new("exit 0");
+    let program = rootless.case.temp.path().join("sampan");
+    let run = |rootless: &Rootless| {
+        let mut command = rootless.command(Path::new("unshare"), &["-r", "-m", "sh", "-c"]);
+        let script = "mount -t tmpfs none /proc/irq && exec \"$0\" oci run \"$1\"";
+        let output = command.arg(script).arg(&program).arg(&rootless.case.id);
+        let output = output.arg0("unshare").output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        // what newer kernels say in front of it
+        let text = unwarned(&text).replace("VFS: Mount too revealing: ", "");
+        (output.status.code(), text)
+    };
+    rootless.fresh("ls /proc/irq; echo fine");
+    for key in ["uidMappings", "gidMappings"] {
+        rootless.case.spec["linux"][key][0]["hostID"] = json!(0);
+    }
+    rootless.case.write();
+    let want = "sampan-oci: mount proc on /proc: operation not permitted: in a user namespace it must not show what is masked \
+                for the caller, whose own can be bound instead\n";
+    assert_eq!(run(&rootless), (Some(1), want.to_owned()));
+    rootless.without("pid");
+    assert_eq!(run(&rootless), (Some(0), "fine\n".to_owned()));
+}
+
+/// A container in the namespaces of another one.
+#[test]
+fn joined_namespaces() {
+    let mut rootless = Rootless::new("exec sleep 100");
+    rootless.with_ranges();
+    rootless.create(&[]);
+    rootless.oci(&["start", &rootless.case.id]).good();
+    let pid = rootless.state()["pid"].to_string();
+    rootless.fresh("id; cat /proc/sys/kernel/hostname");
+    let namespaces = rootless.case.spec["linux"]["namespaces"].as_array_mut();
+    for entry in namespaces.unwrap() {
+        let kind = entry["type"].as_str().unwrap().to_owned();
+        if ["user", "uts", "ipc"].contains(&&*kind) {
+            entry["path"] = json!(format!("/proc/{pid}/ns/{kind}"));
+        }
+    }
+    for key in ["uidMappings", "gidMappings"] {
+        rootless.set(&format!("/linux/{key}"), json!([]));
+    }
+    rootless.set("/hostname", Value::Null);
+    rootless.set(
+        "/process/user",
+        json!({"uid": 3, "gid": 4, "additionalGids": [5]}),
+    );
+    assert_eq!(
+        rootless.oci(&["run", "second"]).good(),
+        "uid=3 gid=4 groups=5\nsampan\n"
+    );
+}
+
 /// An overlay of the user's own layers, with what overlay notes in attributes that a user may write.
 #[test]
 fn an_overlay() {
@@ -587,11 +645,23 @@ fn no_folder_for_the_state() {
     )
     .unwrap();
     let program = rootless.case.temp.path().join("sampan");
-    let mut command = rootless.command(&program, &["run", &rootless.case.id]);
-    let output = command.env_remove("XDG_RUNTIME_DIR").output().unwrap();
-    let said = unwarned(&String::from_utf8_lossy(&output.stderr));
-    assert_eq!(
-        said,
-        "sampan-oci: make /run/sampan/oci: permission denied; set XDG_RUNTIME_DIR or give --root\n"
-    );
+    let id = &rootless.case.id;
+    let none = None::<&Path>;
+    let empty = Some("tmpfs");
+    mount(empty, "/run", empty, MsFlags::empty(), none).unwrap();
+    let said = || {
+        let mut command = rootless.command(&program, &["run", id]);
+        let output = command.env_remove("XDG_RUNTIME_DIR").output().unwrap();
+        unwarned(&String::from_utf8_lossy(&output.stderr))
+    };
+    let want = |path: &str| {
+        format!("sampan-oci: make {path}: permission denied; set XDG_RUNTIME_DIR or give --root\n")
+    };
+    // /run of a tmpfs is open to everybody
+    fs::set_permissions("/run", PermissionsExt::from_mode(0o755)).unwrap();
+    assert_eq!(said(), want("/run/sampan/oci"));
+    // root was here
+    fs::create_dir_all("/run/sampan/oci").unwrap();
+    fs::set_permissions("/run/sampan/oci", PermissionsExt::from_mode(0o700)).unwrap();
+    assert_eq!(said(), want(&format!("/run/sampan/oci/{id}")));
 }
