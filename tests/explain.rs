@@ -246,9 +246,7 @@ fn the_plan_is_what_happens() {
     let limits = limits.iter().find_map(|step| step.get("limits")).unwrap();
     let limits = limits.as_array().unwrap();
     assert!(limits.len() >= 2, "{limits:?}");
-    let before = parent
-        .iter()
-        .take_while(|call| !call.contains("rename"));
+    let before = parent.iter().take_while(|call| !call.contains("rename"));
     let before: Vec<&&str> = before.collect();
     for write in limits {
         let file = Path::new(write["file"].as_str().unwrap()).to_owned();
