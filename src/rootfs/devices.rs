@@ -135,8 +135,10 @@ impl Device {
     }
 }
 
-/// Links that programs expect in `/dev` (runtime-linux.md "Dev symbolic links"), `core` as other runtimes make it, and `ptmx`, which
-/// has to lead to the container's own devpts. What is there already stays.
+const KCORE: &str = "/proc/kcore";
+
+/// Links that programs expect in `/dev` (runtime-linux.md "Dev symbolic links"), `core` where the kernel has what it leads to, as other
+/// runtimes make it, and `ptmx`, which has to lead to the container's own devpts. What is there already stays.
 pub fn links(root: &OwnedFd) -> Result<(), Error> {
     let dev = resolve::make(root, Path::new("/dev"), Kind::Folder)?;
     for (name, target) in [
@@ -144,9 +146,12 @@ pub fn links(root: &OwnedFd) -> Result<(), Error> {
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
-        ("core", "/proc/kcore"),
+        ("core", KCORE),
         ("ptmx", "pts/ptmx"),
     ] {
+        if target == KCORE && !Path::new(KCORE).exists() {
+            continue;
+        }
         match rustix::fs::symlinkat(target, &dev, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error).context(|| format!("make link /dev/{name}")),

@@ -973,7 +973,13 @@ fn devices() {
     for path in ["/dev/ptmx", "/dev/pipe", "/made/block", "/dev/unbuffered"] {
         args.extend(["stat", path, "--"]);
     }
-    args.extend(["readlink", "/dev/core"]);
+    // a link to what the kernel may not have
+    let core = Path::new("/proc/kcore").exists();
+    if core {
+        args.extend(["readlink", "/dev/core"]);
+    } else {
+        args.pop();
+    }
     let devices = json!([
         {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2},
         {"path": "/dev/pipe", "type": "p", "fileMode": 0o620, "uid": 3, "gid": 4},
@@ -982,8 +988,11 @@ fn devices() {
     ]);
     let mut case = Case::new(&args);
     case.spec["linux"]["devices"] = devices.clone();
-    let want = "link 0777 0:0 8 0:0\nfifo 0620 3:4 0 0:0\nblock 0600 0:0 0 7:0\ncharacter 0666 0:0 0 1:9\n/proc/kcore\n";
-    assert_eq!(case.good(), want);
+    let want = "link 0777 0:0 8 0:0\nfifo 0620 3:4 0 0:0\nblock 0600 0:0 0 7:0\ncharacter 0666 0:0 0 1:9\n";
+    assert_eq!(
+        case.good(),
+        want.to_owned() + if core { "/proc/kcore\n" } else { "" }
+    );
     // in a user namespace the host's own, and no other
     let mut case = Case::new(&["stat", "/dev/pipe", "--", "write", "/dev/zero", "x"]);
     in_user_namespace(&mut case);
