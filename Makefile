@@ -17,7 +17,7 @@ TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-stati
 
 # the peers that `make bench` compares with
 BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static crun runc strace util-linux
-VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio qemu-system-x86 seabios systemd util-linux
+VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio iproute2 qemu-system-x86 seabios systemd util-linux
 
 .PHONY: help build release lint test test-vm bench bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 

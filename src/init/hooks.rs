@@ -3,7 +3,7 @@
 //!
 //! *Invariants:* a hook gets the state on standard input and no other descriptor, runs in a process group of its own, and is waited
 //! for no longer than its timeout, after which the whole group is killed. What it prints is drained, and kept only to
-//! [`KEPT`] bytes; a process that it leaves behind and that holds its output keeps nobody waiting.
+//! some kilobytes; a process that it leaves behind and that holds its output keeps nobody waiting.
 //!
 //! When which hooks run, and what follows from a failure, is [`crate::container`]'s business.
 

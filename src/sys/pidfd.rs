@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 /// `struct pidfd_info` of `linux/pidfd.h`, first published size (64 bytes).
@@ -32,7 +33,11 @@ pub fn open(pid: i32) -> io::Result<OwnedFd> {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        // gone, but still the number of a session or group: ESRCH since Linux 6.9
+        Err(Errno::INVAL) => Err(Errno::SRCH.into()),
+        other => Ok(other?),
+    }
 }
 
 /// Whether the process has not ended yet (a zombie has).
@@ -50,7 +55,7 @@ pub fn wait(pidfd: &impl AsFd, milliseconds: Option<u64>) -> io::Result<bool> {
         let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             // the full time again: the bound is coarse on purpose
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
             Ok(n) => return Ok(n > 0),
         }

@@ -23,7 +23,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     write_to(&open(&top()?, path)?, text)
 }
 
-/// [`write`], to a file of the calling process.
+/// As [`write()`], to a file of the calling process.
 pub fn write_own(path: &str, text: &str) -> io::Result<()> {
     write_to(&open_own(path)?, text)
 }
