@@ -246,7 +246,23 @@ fn mount_by_text(
         return refuse("mount".to_owned(), "it is no new file system");
     };
     let what = || format!("mount {fstype} on {}", at.display());
-    let data = options.join(",");
+    // flags of the file system are no text for mount(2): overlay before Linux 6.5 knows no "ro"
+    let of_all = [
+        ("ro", MountFlags::RDONLY),
+        ("rw", MountFlags::empty()),
+        ("sync", MountFlags::SYNCHRONOUS),
+        ("dirsync", MountFlags::DIRSYNC),
+        ("lazytime", MountFlags::LAZYTIME),
+    ];
+    let of_all = |word: &str| of_all.into_iter().find(|(known, _)| *known == word);
+    let words: Vec<&str> = options.iter().map(String::as_str).collect();
+    let (flags, words): (Vec<&str>, Vec<&str>) =
+        words.into_iter().partition(|word| of_all(word).is_some());
+    let begin = flags
+        .into_iter()
+        .filter_map(of_all)
+        .fold(MountFlags::empty(), |all, (_, flag)| all | flag);
+    let data = words.join(",");
     if data.len() >= PAGE {
         return refuse(what(), "its options are longer than a page");
     }
@@ -262,7 +278,7 @@ fn mount_by_text(
     let asked = flags
         .into_iter()
         .filter(|(bit, _)| mount.attributes.set & bit != 0);
-    let flags = asked.fold(MountFlags::empty(), |all, (_, flag)| all | flag);
+    let flags = asked.fold(begin, |all, (_, flag)| all | flag);
     let link = format!("/proc/self/fd/{}", target.as_raw_fd());
     let source = source.as_deref().unwrap_or("none");
     rustix::mount::mount(source, &link, fstype.as_str(), flags, Some(data.as_c_str()))

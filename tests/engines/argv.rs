@@ -1,4 +1,4 @@
-//! Command lines of callers whose own program is not here: Slurm's, Nomad's.
+//! Command lines of a caller whose own program is not here: Slurm's.
 
 use std::fs;
 
