@@ -116,7 +116,7 @@ pub enum Step {
     NetDevices(Vec<NetDevice>),
     /// Write `oom_score_adj` of the child.
     OomScore(i32),
-    /// Let the child mount, and wait until it has; only for hooks.
+    /// Let the child mount, and wait until it has; only for hooks, of the child too: they run in a cgroup with its limits.
     Mount,
     /// Run hooks in the namespaces of the caller.
     Hooks(Hooks),
@@ -181,7 +181,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
     parent.push(Step::KeepSpec);
     let hooks = hooks::hooks(spec, request)?;
-    if !hooks.parent.is_empty() {
+    if hooks.before_start() {
         parent.push(Step::Mount);
         parent.extend(hooks.parent.iter().cloned().map(Step::Hooks));
     }
@@ -297,7 +297,7 @@ fn child(
         steps.push(Step::CgroupNamespace);
     }
     steps.extend(on_rootfs(rootfs.inside));
-    if !hooks.parent.is_empty() {
+    if hooks.before_start() {
         steps.push(Step::AwaitHooks);
     }
     steps.extend(hooks.create.clone().map(Step::Hooks));

@@ -30,8 +30,8 @@ pub struct Places<'a> {
     pub image_volumes: Vec<(String, String)>,
 }
 
-/// Docker's fourteen.
-const CAPABILITIES: [&str; 14] = [
+/// Docker's fourteen: what a service has that says nothing.
+pub const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

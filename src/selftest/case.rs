@@ -11,6 +11,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::pod::plan::CAPABILITIES;
 use serde_json::{Value, json};
 
 use super::{Stop, probe};
@@ -355,24 +356,6 @@ pub fn helper(case: &Case, words: &[&str]) -> Result<Vec<String>, Stop> {
     all.extend(words.iter().map(|word| word.to_string()));
     Ok(all)
 }
-
-/// Capabilities that containers usually have.
-pub const CAPABILITIES: [&str; 14] = [
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
 
 /// The usual specification; the program is bound into the container.
 fn spec(argv: &[&str], program: &Path) -> Value {

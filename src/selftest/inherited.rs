@@ -63,7 +63,7 @@ fn inherited(exec: bool) -> Tried {
     case.through = helper(&case, &["dirty"])?;
     let report = taken(&mut case, exec)?;
     let got = |key: &str| report["status"][key].as_str().unwrap_or("?").to_owned();
-    // 14 capabilities of `case::CAPABILITIES` as bits of linux/capability.h
+    // 14 capabilities of `pod::plan::CAPABILITIES` as bits of linux/capability.h
     const USUAL: &str = "00000000a80425fb";
     const NONE: &str = "0000000000000000";
     for (key, want) in [

@@ -47,7 +47,7 @@ fn spied(capabilities: &[&str]) -> Result<Value, Stop> {
     let mut case = Case::new(&["hold", "and", "spy"])?;
     case.copy_runtime()?;
     with_long_path(&mut case);
-    let mut all = super::case::CAPABILITIES.to_vec();
+    let mut all = crate::pod::plan::CAPABILITIES.to_vec();
     all.extend(capabilities);
     case.spec["process"]["capabilities"] =
         json!({"bounding": all, "effective": all, "permitted": all});
@@ -133,7 +133,7 @@ fn cve_2019_5736() -> Tried {
     trap(&holder)?;
     holder.use_runtime_of(&case);
     with_long_path(&mut holder);
-    let mut all = super::case::CAPABILITIES.to_vec();
+    let mut all = crate::pod::plan::CAPABILITIES.to_vec();
     all.push("CAP_SYS_PTRACE");
     holder.spec["process"]["capabilities"] =
         json!({"bounding": all, "effective": all, "permitted": all});

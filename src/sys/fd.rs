@@ -72,9 +72,5 @@ fn close_one(fd: RawFd, flags: u32) -> io::Result<()> {
 fn close_range_call(first: u32, last: u32, flags: u32) -> io::Result<()> {
     // SAFETY: the callers run in a cloned child, where no owner of a closed descriptor is dropped any more.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    super::done(done)
 }

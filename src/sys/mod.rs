@@ -25,3 +25,12 @@ pub mod seal;
 pub mod seccomp;
 pub mod socket;
 pub mod watch;
+
+/// What a system call answered that gives nothing but success.
+fn done(result: nix::libc::c_long) -> std::io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}

@@ -62,11 +62,7 @@ fn set(fd: &impl AsFd, recursive: bool, attr: &libc::mount_attr) -> io::Result<(
             size_of::<libc::mount_attr>(),
         )
     };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    super::done(done)
 }
 
 /// A detached copy of the mount at `path` (a bind mount in the making), with the mounts below when `recursive`.

@@ -86,11 +86,7 @@ pub fn send_signal(pidfd: &impl AsFd, signal: i32) -> io::Result<()> {
             0,
         )
     };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    super::done(done)
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub fn set_attributes(attributes: &Attributes) -> io::Result<()> {
         util: [0; 2],
     };
     // SAFETY: the structure has the size that it says and is only read.
-    done(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) })
+    super::done(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const raw, 0) })
 }
 
 /// ioprio_set(2): a class and a priority within it.
@@ -60,7 +60,7 @@ pub fn set_io_priority(class: u32, priority: u32) -> io::Result<()> {
     const WHO_PROCESS: u32 = 1;
     const CLASS_SHIFT: u32 = 13;
     // SAFETY: plain integers.
-    done(unsafe {
+    super::done(unsafe {
         libc::syscall(
             libc::SYS_ioprio_set,
             WHO_PROCESS,
@@ -75,13 +75,13 @@ pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> io::Result<()> {
     // the kernel takes one bit less than it is told
     let bits = nodes.len() * 64 + 1;
     // SAFETY: the mask has at least as many bits as are announced, rounded down, and is only read.
-    done(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) })
+    super::done(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) })
 }
 
 /// sched_setaffinity(2): the processors of a mask.
 pub fn set_affinity(processors: &[u64]) -> io::Result<()> {
     // SAFETY: the mask is as long as announced and only read.
-    done(unsafe {
+    super::done(unsafe {
         libc::syscall(
             libc::SYS_sched_setaffinity,
             0,
@@ -104,17 +104,9 @@ pub fn affinity() -> io::Result<Vec<u64>> {
             mask.as_mut_ptr(),
         )
     };
-    done(length.min(0))?;
+    super::done(length.min(0))?;
     mask.truncate(length as usize / 8);
     Ok(mask)
-}
-
-fn done(result: libc::c_long) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 #[cfg(test)]

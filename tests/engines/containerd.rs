@@ -80,12 +80,7 @@ address = "/run/containerd/sock"
     }
 
     fn terminal(&self, arguments: &[&str], typed: &str) -> Ended {
-        let words: Vec<String> = self
-            .words(arguments)
-            .iter()
-            .map(|word| format!("'{}'", word.replace('\'', r"'\''")))
-            .collect();
-        self.machine.terminal(&words.join(" "), typed)
+        self.machine.terminal(&self.words(arguments), typed)
     }
 
     /// Process and state of a task, as the shim knows it.

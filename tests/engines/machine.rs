@@ -150,13 +150,15 @@ impl Machine {
         ended.ok().trim_end_matches('\n').to_owned()
     }
 
-    /// Runs a shell command on a terminal of 40 rows and 100 columns that stays open; what appears on it, and the code.
-    pub fn terminal(&self, line: &str, typed: &str) -> Ended {
+    /// Runs a command on a terminal of 40 rows and 100 columns that stays open; what appears on it, and the code.
+    pub fn terminal(&self, words: &[&str], typed: &str) -> Ended {
+        let quoted = |word: &&str| format!("'{}'", word.replace('\'', r"'\''"));
+        let line = words.iter().map(quoted).collect::<Vec<_>>().join(" ");
         let script = r#"
             rm -f typed; mkfifo typed; exec 3<>typed; printf '%s' "$2" >&3
             exec script -qec "stty rows 40 cols 100; $1" /dev/null <&3
         "#;
-        self.run(&["sh", "-c", script, "terminal", line, typed])
+        self.run(&["sh", "-c", script, "terminal", &line, typed])
     }
 
     /// Names of the cgroups below the machine's own, with the processes (as the host counts them) in each, whatever the

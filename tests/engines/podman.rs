@@ -87,12 +87,7 @@ network_config_dir = "{path}/networks"
 
     /// `run --rm` on a terminal, with something typed.
     fn terminal(&self, arguments: &[&str], typed: &str) -> Ended {
-        let words: Vec<String> = self
-            .words(arguments)
-            .iter()
-            .map(|word| format!("'{}'", word.replace('\'', r"'\''")))
-            .collect();
-        self.machine.terminal(&words.join(" "), typed)
+        self.machine.terminal(&self.words(arguments), typed)
     }
 
     /// One field of a container, by `inspect --format`.

@@ -19,6 +19,13 @@ pub struct All {
     pub later: LaterHooks,
 }
 
+impl All {
+    /// Whether any run while the container is made.
+    pub fn before_start(&self) -> bool {
+        !self.parent.is_empty() || self.create.is_some()
+    }
+}
+
 /// Hooks of a container's later life, which its record holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaterHooks {

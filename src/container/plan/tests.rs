@@ -239,3 +239,33 @@ fn plans_cgroups_that_nobody_may_write() {
         }
     }
 }
+
+/// Hooks of the child alone run in a cgroup with its limits, too, which the parent sets meanwhile.
+#[test]
+fn limits_come_before_hooks() {
+    let mut spec = json!({
+        "ociVersion": "1.2.0",
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
+        "root": {"path": "rootfs"},
+        "linux": {"namespaces": [{"type": "mount"}], "resources": {"pids": {"limit": 5}}},
+    });
+    let words = |spec: &Value| {
+        let spec = serde_json::from_value(spec.clone()).unwrap();
+        let made = container(&spec, &request(), HOST).unwrap();
+        let parent = serde_json::to_value(&made.parent).unwrap();
+        let name = |step: &Value| match step {
+            Value::Object(all) => all.keys().next().unwrap().clone(),
+            name => name.as_str().unwrap().to_owned(),
+        };
+        let parent: Vec<String> = parent.as_array().unwrap().iter().map(name).collect();
+        let child = serde_json::to_string(&made.child).unwrap();
+        (parent.join(" "), child.contains("awaitHooks"))
+    };
+    let plain = "cgroup gate clone begin limits keepSpec setUp record release";
+    assert_eq!(words(&spec), (plain.to_owned(), false));
+    spec["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]});
+    let hooked = "cgroup gate clone begin limits keepSpec mount setUp record release";
+    assert_eq!(words(&spec), (hooked.to_owned(), true));
+    spec["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]});
+    assert_eq!(words(&spec), (plain.to_owned(), false));
+}
