@@ -32,6 +32,9 @@ const SAME_NAME_MAX: usize = 4;
 /// Functions of the program by address.
 type Symbols = BTreeMap<u64, String>;
 
+/// Programs without fixed addresses are mapped far above.
+const FIXED_BELOW: u64 = 1 << 32;
+
 /// int3
 const BREAKPOINT: [u8; 1] = [0xcc];
 
@@ -274,5 +277,7 @@ fn memory(pid: Pid) -> Result<File> {
 fn mapped(pid: Pid, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
     let line = text.lines().find(|line| line.ends_with(name))?;
-    u64::from_str_radix(line.split_once('-')?.0, 16).ok()
+    let start = u64::from_str_radix(line.split_once('-')?.0, 16).ok()?;
+    // a program with fixed addresses begins where its symbols say
+    Some(if start < FIXED_BELOW { 0 } else { start })
 }

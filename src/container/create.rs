@@ -62,6 +62,8 @@ pub fn create_from(
         config,
         plan: &plan,
         console,
+        made: Vec::new(),
+        entry: Entry::default(),
         gate: None,
         child: None,
         state: None,
@@ -126,21 +128,35 @@ struct Creation<'a> {
     config: &'a Config,
     plan: &'a Plan,
     console: Option<OwnedFd>,
+    /// Parts of the cgroup that are ours now.
+    made: Vec<&'a Cgroup>,
+    /// The way into the part that was made last.
+    entry: Entry,
     gate: Option<gate::Child>,
     child: Option<Child>,
     /// Once the record is written.
     state: Option<State>,
 }
 
-impl Creation<'_> {
-    fn take(&mut self, step: &Step, child_steps: &[init::plan::Step]) -> Result<(), Error> {
+impl<'a> Creation<'a> {
+    fn take(&mut self, step: &'a Step, child_steps: &[init::plan::Step]) -> Result<(), Error> {
         let request = self.request;
         let in_dir = |what: &str, error: &dyn std::fmt::Display| {
             Error::step(format!("{what} in {}", request.dir.display()), error)
         };
         match step {
-            Step::Cgroup(cgroup) => make_cgroup(cgroup),
-            Step::Begin => self.child()?.begin(),
+            Step::Cgroup(cgroup) => {
+                make_cgroup(cgroup)?;
+                self.made.push(cgroup);
+                self.entry = match cgroup {
+                    Cgroup::Systemd { .. } => Entry::default(),
+                    _ => cgroup
+                        .entry()
+                        .map_err(|error| Error::step("open the cgroup", chain(&error)))?,
+                };
+                Ok(())
+            }
+            Step::Begin => self.child()?.begin(&self.entry),
             Step::KeepSpec => life::keep_spec(&request.dir, &self.config.text),
             Step::Limits(resources) => request
                 .cgroup
@@ -156,18 +172,13 @@ impl Creation<'_> {
                 join,
                 time_offsets,
             } => {
-                let entry = match request.cgroup {
-                    Cgroup::Systemd { .. } => Ok(Entry::default()),
-                    _ => request.cgroup.entry(),
-                };
-                let entry = entry.map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
                 let place = Place {
                     new: *new,
                     join: join.as_ref(),
                     time_offsets: time_offsets.as_deref(),
-                    entry: &entry,
+                    entry: &std::mem::take(&mut self.entry),
                 };
                 let child = spawn(child_steps, &place, console, gate)?;
                 self.child = Some(child);
@@ -203,7 +214,8 @@ impl Creation<'_> {
             Step::Release => {
                 let child = self.child()?;
                 child.release()?;
-                // it no longer dies with us once it closed the channel; before, our end would be its end
+                // it no longer dies with us once it closed the channel, on its way to the gate or by executing the program; before, our end
+                // would be its end
                 child.let_go()
             }
         }
@@ -263,8 +275,12 @@ impl Creation<'_> {
             (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),
             (error, _) => error,
         };
-        // a cgroup with members is somebody else's
+        // a cgroup with members is somebody else's, but for the part that was made before
         if matches!(error, Error::InUse(_)) {
+            for cgroup in self.made {
+                // what is left has members by now
+                let _ = cgroup.destroy();
+            }
             return Err(error);
         }
         let error = undo(self.request, error);

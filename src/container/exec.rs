@@ -174,7 +174,7 @@ fn plan(
         preserved,
         start: None,
     };
-    let mut steps = process::begin(preserved);
+    let mut steps = process::begin(preserved, 0);
     steps.push(match last {
         Some(mask) => Step::Processors { mask, must: true },
         None => kernel::all_processors(),

@@ -116,8 +116,7 @@ pub fn status(state: &State) -> Status {
     Status::Running
 }
 
-/// Opens the gate, waits until the program was executed or failed to be, and runs the hooks that follow. When one of these fails the
-/// container is killed (runtime.md "Lifecycle", 9).
+/// Opens the gate, waits until the program was executed or failed to be, and goes on as [`started`].
 pub fn start(dir: &Path) -> Result<(), Error> {
     let state = known(dir)?;
     let at =
@@ -125,14 +124,7 @@ pub fn start(dir: &Path) -> Result<(), Error> {
     match gate::open(dir).map_err(|error| at(&error))? {
         Outcome::Executed => {
             gate::remove(dir).map_err(|error| at(&error))?;
-            if state.hooks.poststart.is_empty() {
-                return Ok(());
-            }
-            let run = state.hooks(Point::Poststart).run(Some(state.pid));
-            run.map_err(|failure| match kill_first(&state) {
-                Ok(()) => at(&failure.message),
-                Err(error) => at(&format!("{}; {error}", failure.message)),
-            })
+            started(&state)
         }
         Outcome::Failed(failure) => Err(failure.into()),
         Outcome::Died => Err(at(
@@ -140,6 +132,21 @@ pub fn start(dir: &Path) -> Result<(), Error> {
         )),
         Outcome::NotWaiting => Err(at(&format!("it is {}, not created", status(&state)))),
     }
+}
+
+/// Runs the hooks of a container whose program runs. When one fails the container is killed (runtime.md "Lifecycle", 9).
+pub fn started(state: &State) -> Result<(), Error> {
+    if state.hooks.poststart.is_empty() {
+        return Ok(());
+    }
+    let run = state.hooks(Point::Poststart).run(Some(state.pid));
+    run.map_err(|failure| {
+        let text = match kill_first(state) {
+            Ok(()) => failure.message,
+            Err(error) => format!("{}; {error}", failure.message),
+        };
+        Error::step(format!("start container {}", state.id), text)
+    })
 }
 
 /// Sends a signal to the first process (or all members of the cgroup).

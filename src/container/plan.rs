@@ -12,6 +12,7 @@ use crate::cgroup::Cgroup;
 use crate::init;
 use crate::init::hooks::Hooks;
 use crate::seccomp;
+use crate::sys::clone;
 
 mod hooks;
 pub mod kernel;
@@ -75,9 +76,10 @@ pub struct Plan {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
-    /// Make the cgroup; it must have no members, and must not be frozen.
+    /// Make the cgroup, or what of it the child can be cloned into, and later the rest of it; it must have no members, and must not be
+    /// frozen.
     Cgroup(Cgroup),
-    /// Let the child begin to set itself up, which it does while the next steps are taken.
+    /// Let the child enter what it was not cloned into and begin to set itself up, which it does while the next steps are taken.
     Begin,
     /// Set the limits of the cgroup, before anything of the container runs in it.
     Limits(Box<LinuxResources>),
@@ -140,9 +142,15 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     let spec_process = spec.process().as_ref().ok_or("process: is missing")?;
     let namespaces = namespaces::namespaces(linux)?;
     let (uids, gids) = namespaces::id_maps(linux, &namespaces)?;
-    // made by the child once it is in its cgroup: clone takes the parent's cgroup as the root (cgroup_namespaces(7))
-    let new = namespaces.new & !(libc::CLONE_NEWCGROUP as u64);
-    let mut parent = vec![Step::Cgroup(request.cgroup.clone())];
+    let devices = namespaces::net_devices(linux, &namespaces)?;
+    let new = namespaces::of_clone(namespaces.new, !devices.is_empty());
+    // whoever joins a cgroup namespace must be in the cgroup before; all others enter v1 hierarchies, of which there are many, when these
+    // are made, and make namespaces meanwhile
+    let (entered_before, rest) = match namespaces.joins_cgroup() {
+        true => (Some(request.cgroup.clone()), None),
+        false => request.cgroup.parts(),
+    };
+    let mut parent: Vec<Step> = entered_before.map(Step::Cgroup).into_iter().collect();
     let resources = linux.resources().as_ref().map(with_default_devices);
     let by_systemd = matches!(request.cgroup, Cgroup::Systemd { .. });
     let (now, later) = if by_systemd {
@@ -150,12 +158,15 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     } else {
         (resources, None)
     };
-    parent.push(Step::Gate);
+    if !request.at_once {
+        parent.push(Step::Gate);
+    }
     parent.push(Step::Clone {
         new,
         join: namespaces.joins.clone(),
         time_offsets: namespaces::time_offsets(linux, &namespaces)?,
     });
+    parent.extend(rest.map(Step::Cgroup));
     if by_systemd {
         parent.push(Step::Unit {
             limits: Box::new(later.unwrap_or_default()),
@@ -172,7 +183,6 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         namespaces::check_mapped(spec_process, &uids, &gids)?;
         parent.push(Step::MapIds { uids, gids });
     }
-    let devices = namespaces::net_devices(linux, &namespaces)?;
     if !devices.is_empty() {
         parent.push(Step::NetDevices(devices));
     }
@@ -199,6 +209,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
             request,
             host,
             &namespaces,
+            new,
             &hooks,
             filter,
             capabilities,
@@ -234,6 +245,7 @@ fn child(
     request: &CreateRequest,
     host: Host,
     namespaces: &namespaces::Namespaces,
+    cloned: u64,
     hooks: &hooks::All,
     filter: Option<seccomp::Program>,
     capabilities: process::Sets,
@@ -272,7 +284,8 @@ fn child(
     let rootfs = rootfs::rootfs(spec, around_mounts)?;
     let on_rootfs = |steps: Vec<crate::rootfs::Step>| steps.into_iter().map(Step::Rootfs);
 
-    let mut steps = process::begin(preserved);
+    let cgroup_namespace = libc::CLONE_NEWCGROUP as u64;
+    let mut steps = process::begin(preserved, namespaces.new & !cloned & !cgroup_namespace);
     steps.push(kernel::all_processors());
     if reaper {
         // while the host's /proc is still in sight; what it shows is sealed
@@ -293,7 +306,8 @@ fn child(
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }
-    if namespaces.new & libc::CLONE_NEWCGROUP as u64 != 0 {
+    // clone would take the parent's cgroup as the root (cgroup_namespaces(7))
+    if namespaces.new & cgroup_namespace != 0 {
         steps.push(Step::CgroupNamespace);
     }
     steps.extend(on_rootfs(rootfs.inside));
@@ -305,7 +319,7 @@ fn child(
     // after the hooks that are the runtime's, and as long as /proc is the host's
     steps.extend(kernel::labels(process, None));
     steps.extend(on_rootfs(rootfs.last));
-    steps.extend(process::finish(process, around, true)?);
+    steps.extend(process::finish(process, around, !request.at_once)?);
     Ok(steps)
 }
 
@@ -316,26 +330,8 @@ pub fn has_own_pids(spec: &Spec) -> bool {
     namespaces.is_some_and(|all| all.new & libc::CLONE_NEWPID as u64 != 0)
 }
 
-/// `CLONE_NEW*` bits in words.
-pub fn namespace_words(bits: u64) -> Vec<&'static str> {
-    [
-        (libc::CLONE_NEWNS, "mount"),
-        (libc::CLONE_NEWUTS, "uts"),
-        (libc::CLONE_NEWIPC, "ipc"),
-        (libc::CLONE_NEWUSER, "user"),
-        (libc::CLONE_NEWPID, "pid"),
-        (libc::CLONE_NEWNET, "network"),
-        (libc::CLONE_NEWCGROUP, "cgroup"),
-        (libc::CLONE_NEWTIME, "time"),
-    ]
-    .into_iter()
-    .filter(|(bit, _)| bits & *bit as u64 != 0)
-    .map(|(_, name)| name)
-    .collect()
-}
-
 fn namespace_names<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(namespace_words(*bits))
+    serializer.collect_seq(clone::namespace_words(*bits))
 }
 
 /// Properties that change what a container is and that we do not do: never ignored.

@@ -21,7 +21,7 @@ fn place(name: &str) -> Fresh {
 /// A child of a thread that entered: on v1 a thread can, and takes its children with it.
 fn enter(entry: Entry) -> Child {
     let thread = std::thread::spawn(move || {
-        entry.enter().unwrap();
+        sampan::cgroup::enter(entry.tasks()).unwrap();
         Command::new("sleep").arg("1000").spawn().unwrap()
     });
     thread.join().unwrap()
@@ -135,7 +135,7 @@ fn without_a_cgroup_a_limit_is_an_error() {
     );
     let entry = cgroup.entry().unwrap();
     assert!(entry.folder().is_none());
-    entry.enter().unwrap();
+    sampan::cgroup::enter(entry.tasks()).unwrap();
     cgroup.destroy().unwrap();
     assert!(cgroup.processes().unwrap().is_empty());
 }

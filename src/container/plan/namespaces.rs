@@ -28,11 +28,27 @@ pub struct Join {
 }
 
 impl Namespaces {
+    /// Whether a cgroup namespace is joined.
+    pub fn joins_cgroup(&self) -> bool {
+        let bit = libc::CLONE_NEWCGROUP as u64;
+        self.joins.iter().any(|join| join.kind & bit != 0)
+    }
+
     /// Whether the container does not share those of `bits` with the caller.
     pub fn own(&self, bits: i32) -> bool {
         let bits = bits as u64;
         self.new & bits != 0 || self.joins.iter().any(|join| join.kind & bits != 0)
     }
+}
+
+/// Those of `CLONE_NEW*` bits that clone is to make: of children the kernel makes no others, and before it moves `devices` the parent needs
+/// the network's. All else the child makes by itself, on another processor while the parent makes the cgroup.
+pub fn of_clone(new: u64, devices: bool) -> u64 {
+    let mut bits = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWTIME;
+    if devices {
+        bits |= libc::CLONE_NEWNET;
+    }
+    new & bits as u64
 }
 
 /// `CLONE_NEW*` bits to make, and what to join.

@@ -32,16 +32,19 @@ pub struct Surroundings {
     pub start: Option<Hooks>,
 }
 
-/// The first steps of every process: alone, waiting for the parent.
-pub fn begin(preserved: u32) -> Vec<Step> {
-    vec![
+/// The first steps of every process: alone, in its `namespaces` (`CLONE_NEW*` bits), waiting for the parent.
+pub fn begin(preserved: u32, namespaces: u64) -> Vec<Step> {
+    let mut steps = vec![
         Step::CloseDescriptors { preserved },
         Step::DieWithParent,
         Step::Umask(0),
-        Step::AwaitParent,
-        // only now, since the parent writes files of ours in /proc
-        Step::Undumpable,
-    ]
+    ];
+    if namespaces != 0 {
+        steps.push(Step::Namespaces(namespaces));
+    }
+    // undumpable only then, since the parent writes files of ours in /proc
+    steps.extend([Step::AwaitParent, Step::Undumpable]);
+    steps
 }
 
 /// A terminal, when the process has one.
