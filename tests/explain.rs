@@ -170,7 +170,8 @@ fn parent_call(step: &Value) -> Vec<String> {
         "begin" | "release" => vec!["sendmsg(".into()],
         "keepSpec" => vec!["spec.json".into()],
         "setUp" => vec!["recvmsg(".into()],
-        "record" => vec!["state.json".into()],
+        "draft" => vec!["openat(".into(), ".state.json".into()],
+        "record" => vec!["rename".into(), "state.json\"".into()],
         other => panic!("no call is known for step {other}: {what}"),
     }
 }

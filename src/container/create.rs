@@ -66,6 +66,7 @@ pub fn create_from(
         entry: Entry::default(),
         gate: None,
         child: None,
+        draft: None,
         state: None,
     };
     let made = plan
@@ -134,7 +135,8 @@ struct Creation<'a> {
     entry: Entry,
     gate: Option<gate::Child>,
     child: Option<Child>,
-    /// Once the record is written.
+    draft: Option<life::Draft>,
+    /// Once the record is there.
     state: Option<State>,
 }
 
@@ -205,10 +207,15 @@ impl<'a> Creation<'a> {
                 listener.send(child.pid, child.pid, &child.load_filter()?)
             }
             Step::SetUp => self.child()?.set_up().map(drop),
+            Step::Draft => {
+                self.draft = Some(life::Draft::new(self.describe()?)?);
+                Ok(())
+            }
             Step::Record => {
-                let state = self.describe()?;
-                life::store(&request.dir, &state)?;
-                self.state = Some(state);
+                let draft = self.draft.take();
+                let draft =
+                    draft.ok_or_else(|| Error::Other("the plan has no draft".to_owned()))?;
+                self.state = Some(draft.publish()?);
                 Ok(())
             }
             Step::Release => {

@@ -126,7 +126,9 @@ pub enum Step {
     Listen(Listener),
     /// Let the child set itself up, and wait until it is ready.
     SetUp,
-    /// Write the record.
+    /// Write the record under another name, while there is nothing else to do.
+    Draft,
+    /// Give the record its name: from now on there is a container.
     Record,
     /// Let the child go to the gate; from here on it outlives the parent.
     Release,
@@ -143,7 +145,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     let namespaces = namespaces::namespaces(linux)?;
     let (uids, gids) = namespaces::id_maps(linux, &namespaces)?;
     let devices = namespaces::net_devices(linux, &namespaces)?;
-    let new = namespaces::of_clone(namespaces.new, !devices.is_empty());
+    let new = namespaces.of_clone(linux);
     // whoever joins a cgroup namespace must be in the cgroup before; all others enter v1 hierarchies, of which there are many, when these
     // are made, and make namespaces meanwhile
     let (entered_before, rest) = match namespaces.joins_cgroup() {
@@ -189,7 +191,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     parent.extend(spec_process.oom_score_adj().map(Step::OomScore));
     parent.push(Step::Begin);
     parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
-    parent.push(Step::KeepSpec);
+    parent.extend([Step::KeepSpec, Step::Draft]);
     let hooks = hooks::hooks(spec, request)?;
     if hooks.before_start() {
         parent.push(Step::Mount);
@@ -209,7 +211,6 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
             request,
             host,
             &namespaces,
-            new,
             &hooks,
             filter,
             capabilities,
@@ -245,7 +246,6 @@ fn child(
     request: &CreateRequest,
     host: Host,
     namespaces: &namespaces::Namespaces,
-    cloned: u64,
     hooks: &hooks::All,
     filter: Option<seccomp::Program>,
     capabilities: process::Sets,
@@ -285,7 +285,10 @@ fn child(
     let on_rootfs = |steps: Vec<crate::rootfs::Step>| steps.into_iter().map(Step::Rootfs);
 
     let cgroup_namespace = libc::CLONE_NEWCGROUP as u64;
-    let mut steps = process::begin(preserved, namespaces.new & !cloned & !cgroup_namespace);
+    let mut steps = process::begin(
+        preserved,
+        namespaces.new & !namespaces.of_clone(linux) & !cgroup_namespace,
+    );
     steps.push(kernel::all_processors());
     if reaper {
         // while the host's /proc is still in sight; what it shows is sealed

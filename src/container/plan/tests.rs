@@ -49,6 +49,7 @@ fn plans_namespaces() {
             {"clone": {"new": ["pid"], "join": [{"kind": ["network"], "path": "/n"}]}},
             "begin",
             "keepSpec",
+            "draft",
             "setUp",
             "record",
             "release",
@@ -347,10 +348,10 @@ fn limits_come_before_hooks() {
         let child = serde_json::to_string(&made.child).unwrap();
         (parent.join(" "), child.contains("awaitHooks"))
     };
-    let plain = "cgroup gate clone begin limits keepSpec setUp record release";
+    let plain = "cgroup gate clone begin limits keepSpec draft setUp record release";
     assert_eq!(words(&spec), (plain.to_owned(), false));
     spec["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]});
-    let hooked = "cgroup gate clone begin limits keepSpec mount setUp record release";
+    let hooked = "cgroup gate clone begin limits keepSpec draft mount setUp record release";
     assert_eq!(words(&spec), (hooked.to_owned(), true));
     spec["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]});
     assert_eq!(words(&spec), (plain.to_owned(), false));
