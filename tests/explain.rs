@@ -169,7 +169,7 @@ fn parent_call(step: &Value) -> Vec<String> {
         "oomScore" => vec!["oom_score_adj".into()],
         "begin" | "release" => vec!["sendmsg(".into()],
         "keepSpec" => vec!["spec.json".into()],
-        "setUp" => vec!["recvmsg(".into()],
+        "setUp" | "letGo" => vec!["recv".into()],
         "draft" => vec!["openat(".into(), ".state.json".into()],
         "record" => vec!["rename".into(), "state.json\"".into()],
         other => panic!("no call is known for step {other}: {what}"),

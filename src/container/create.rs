@@ -218,13 +218,10 @@ impl<'a> Creation<'a> {
                 self.state = Some(draft.publish()?);
                 Ok(())
             }
-            Step::Release => {
-                let child = self.child()?;
-                child.release()?;
-                // it no longer dies with us once it closed the channel, on its way to the gate or by executing the program; before, our end
-                // would be its end
-                child.let_go()
-            }
+            Step::Release => self.child()?.release(),
+            // it no longer dies with us once it closed the channel, on its way to the gate or by executing the program; before, our end
+            // would be its end
+            Step::LetGo => self.child()?.let_go(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::cgroup::Cgroup;
 use crate::init;
 use crate::init::hooks::Hooks;
 use crate::seccomp;
-use crate::sys::clone;
+use crate::sys::{clone, process as process_calls};
 
 mod hooks;
 pub mod kernel;
@@ -23,6 +23,7 @@ mod rootfs;
 
 pub use hooks::{LaterHooks, state};
 pub use namespaces::{Join, NetDevice};
+use process::Way;
 
 /// What the plan depends on beside the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +37,11 @@ pub struct Host {
 impl Host {
     /// The machine and the user namespace that we are in, as far as `spec` asks: the first one maps everything onto itself.
     pub fn here(spec: &Spec) -> Host {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let numbers: Vec<&str> = map.split_whitespace().collect();
         let linux = spec.linux().as_ref();
         let label = linux.and_then(|linux| linux.mount_label().as_deref());
         Host {
-            user_namespace: numbers != ["0", "0", "4294967295"],
+            // without procfs nothing would work
+            user_namespace: process_calls::in_user_namespace().unwrap_or(true),
             selinux: label.is_some_and(|label| !label.is_empty())
                 && std::path::Path::new("/sys/fs/selinux/enforce").exists(),
         }
@@ -64,7 +64,7 @@ pub struct IdMap {
 pub struct Plan {
     /// The parent's part.
     pub parent: Vec<Step>,
-    /// The child's part.
+    /// The child's part, and how it ends.
     pub child: Vec<init::plan::Step>,
     /// Hooks of the container's later life.
     pub later: LaterHooks,
@@ -130,8 +130,10 @@ pub enum Step {
     Draft,
     /// Give the record its name: from now on there is a container.
     Record,
-    /// Let the child go to the gate; from here on it outlives the parent.
+    /// Let the child go to the gate or to the program as soon as it is ready; from there on it outlives the parent.
     Release,
+    /// Wait until it has gone.
+    LetGo,
 }
 
 /// Annotation that asks for a first process that reaps, for which the specification has no word.
@@ -202,20 +204,28 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     let state = || hooks::state(spec, request, "creating");
     let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), state);
     parent.extend(listener.map(Step::Listen));
-    parent.extend([Step::SetUp, Step::Record, Step::Release]);
+    let warnings = capabilities.warnings.clone();
+    let (child, way) = child(
+        spec,
+        request,
+        host,
+        &namespaces,
+        &hooks,
+        filter,
+        capabilities,
+    )?;
+    // nobody may find a container that is not set up, and join its namespaces
+    match way {
+        Way::Gate | Way::Told => {
+            parent.extend([Step::SetUp, Step::Record, Step::Release, Step::LetGo]);
+        }
+        Way::AtOnce => parent.extend([Step::Release, Step::LetGo, Step::Record]),
+    }
     Ok(Plan {
         parent,
-        warnings: capabilities.warnings.clone(),
-        child: child(
-            spec,
-            request,
-            host,
-            &namespaces,
-            &hooks,
-            filter,
-            capabilities,
-        )?,
+        child,
         later: hooks.later,
+        warnings,
     })
 }
 
@@ -249,7 +259,7 @@ fn child(
     hooks: &hooks::All,
     filter: Option<seccomp::Program>,
     capabilities: process::Sets,
-) -> Result<Vec<init::plan::Step>, String> {
+) -> Result<(Vec<init::plan::Step>, Way), String> {
     use init::plan::Step;
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
     let process = spec.process().as_ref().ok_or("process: is missing")?;
@@ -322,8 +332,19 @@ fn child(
     // after the hooks that are the runtime's, and as long as /proc is the host's
     steps.extend(kernel::labels(process, None));
     steps.extend(on_rootfs(rootfs.last));
-    steps.extend(process::finish(process, around, !request.at_once)?);
-    Ok(steps)
+    // a parent that has to answer on the way listens until all is set up
+    let asks = |step: &Step| {
+        use crate::rootfs::Step::MapSource;
+        matches!(step, Step::AwaitHooks | Step::Rootfs(MapSource { .. }))
+    };
+    let asks = steps.iter().any(asks) || around.listens();
+    let way = match (request.at_once, asks) {
+        (false, _) => Way::Gate,
+        (true, true) => Way::Told,
+        (true, false) => Way::AtOnce,
+    };
+    steps.extend(process::finish(process, around, way)?);
+    Ok((steps, way))
 }
 
 /// Whether a pid namespace is made: its processes end with the first one.

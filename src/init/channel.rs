@@ -127,11 +127,7 @@ pub fn receive(channel: &impl AsFd) -> io::Result<Option<(Message, Option<OwnedF
 
 /// [`receive`] with all descriptors that came.
 pub fn receive_all(channel: &impl AsFd) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
-    let (bytes, fds) = match socket::receive_all(channel) {
-        // the other end died with a message of ours unread
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-        other => other?,
-    };
+    let (bytes, fds) = socket::receive_all(channel)?;
     if bytes.is_empty() {
         return Ok(None);
     }

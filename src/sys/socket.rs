@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -40,7 +41,7 @@ pub fn connect(path: &Path, seconds: u64) -> io::Result<OwnedFd> {
     let wait = std::time::Duration::from_secs(seconds);
     rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(wait))?;
     match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
-        Err(rustix::io::Errno::AGAIN) => {
+        Err(Errno::AGAIN) => {
             let text = format!("nobody took the connection within {seconds} seconds");
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
@@ -78,10 +79,14 @@ pub fn receive(socket: &impl AsFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
 /// [`receive`] with all descriptors that came.
 pub fn receive_all(socket: &impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     // how long it is, so that no room is made and zeroed for what is mostly a word
-    let length = rustix::io::retry_on_intr(|| {
+    let length = loop {
         let look = RecvFlags::PEEK | RecvFlags::TRUNC;
-        rustix::net::recv(socket, &mut [0], look).map(|(_, length)| length)
-    })?;
+        match rustix::net::recv(socket, &mut [0], look) {
+            // told once, before what the other end said last: it closed with a message of ours unread
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            other => break other?.1,
+        }
+    };
     if length == 0 {
         return Ok((Vec::new(), Vec::new()));
     }
@@ -134,6 +139,14 @@ mod tests {
         let mut byte = [0];
         assert_eq!(rustix::io::read(&reader, &mut byte).unwrap(), 1);
         assert!(matches!(receive(&b).unwrap(), (text, None) if text.is_empty()));
+        // the last word of one that did not listen
+        let (a, b) = pair().unwrap();
+        send(&a, b"unread", None).unwrap();
+        send(&b, b"last", None).unwrap();
+        drop(b);
+        assert!(matches!(receive(&a).unwrap(), (text, None) if text == b"last"));
+        assert!(matches!(receive(&a).unwrap(), (text, None) if text.is_empty()));
+        let (_, b) = pair().unwrap();
         assert_eq!(
             send(&b, b"x", None).unwrap_err().kind(),
             io::ErrorKind::BrokenPipe

@@ -53,6 +53,7 @@ fn plans_namespaces() {
             "setUp",
             "record",
             "release",
+            "letGo",
         ])
     );
     let namespaces = json!([{"type": "mount"}]);
@@ -324,6 +325,9 @@ fn cgroups_come_before_those_who_enter() {
         );
         let text = made.to_string();
         assert!(!text.contains("gate") && text.contains("closeOnExec"));
+        // told to go on before it can be ready, and recorded when it is set up
+        let last: Vec<&Value> = steps.iter().rev().take(3).rev().collect();
+        assert_eq!(last, ["release", "letGo", "record"]);
     }
 }
 
@@ -348,10 +352,10 @@ fn limits_come_before_hooks() {
         let child = serde_json::to_string(&made.child).unwrap();
         (parent.join(" "), child.contains("awaitHooks"))
     };
-    let plain = "cgroup gate clone begin limits keepSpec draft setUp record release";
+    let plain = "cgroup gate clone begin limits keepSpec draft setUp record release letGo";
     assert_eq!(words(&spec), (plain.to_owned(), false));
     spec["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]});
-    let hooked = "cgroup gate clone begin limits keepSpec draft mount setUp record release";
+    let hooked = "cgroup gate clone begin limits keepSpec draft mount setUp record release letGo";
     assert_eq!(words(&spec), (hooked.to_owned(), true));
     spec["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]});
     assert_eq!(words(&spec), (plain.to_owned(), false));
