@@ -15,6 +15,7 @@ mod conntrack;
 pub mod error;
 mod host_local;
 mod ipam;
+mod layer3;
 mod link;
 mod loopback;
 mod masquerade;

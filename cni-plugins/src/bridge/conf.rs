@@ -1,7 +1,7 @@
 //! The configuration of `bridge` and what follows from it: pure.
 //!
 //! *Invariants*: a [`BridgeConf`] holds only what this plugin does; everything else that the reference plugin knows was
-//! refused by name. A [`Layer3`] is complete: whoever executes it decides nothing.
+//! refused by name.
 
 use std::net::IpAddr;
 
@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::conf::{Conf, arg, parse_mac, valid_ifname};
+use crate::conf::{Conf, valid_ifname};
 use crate::error::{CniError, Result};
-use crate::result::{AddResult, Dns, IpConfig, Route};
+use crate::layer3::Layer3;
+use crate::result::{AddResult, Dns, Route};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -34,20 +35,6 @@ struct Wire {
     port_isolation: bool,
     remove_bridge: bool,
     dns: Dns,
-    runtime_config: WireMac,
-    args: WireArgs,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireMac {
-    mac: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireArgs {
-    cni: WireMac,
 }
 
 impl Default for Wire {
@@ -71,8 +58,6 @@ impl Default for Wire {
             port_isolation: false,
             remove_bridge: false,
             dns: Dns::default(),
-            runtime_config: WireMac::default(),
-            args: WireArgs::default(),
         }
     }
 }
@@ -139,16 +124,6 @@ impl BridgeConf {
                 "cannot use IPAM when disableContainerInterface is set",
             ));
         }
-        let asked = wire
-            .runtime_config
-            .mac
-            .as_deref()
-            .or(wire.args.cni.mac.as_deref())
-            .or(arg(args, "MAC"));
-        let mac = asked.filter(|mac| !mac.is_empty()).map(|text| {
-            parse_mac(text)
-                .ok_or_else(|| CniError::config(format!("invalid link address {text:?}")))
-        });
         Ok(Self {
             bridge: wire.bridge,
             is_gateway: wire.is_gateway || wire.is_default_gateway,
@@ -164,7 +139,7 @@ impl BridgeConf {
             isolated: wire.port_isolation,
             remove_bridge: wire.remove_bridge,
             dns: wire.dns,
-            mac: mac.transpose()?,
+            mac: conf.mac(args)?,
         })
     }
 }
@@ -205,94 +180,32 @@ fn refuse(wire: &Wire) -> Result<()> {
     Ok(())
 }
 
-/// Addresses and routes to set up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Layer3 {
-    /// Of the container, with the gateways in force.
-    pub ips: Vec<IpConfig>,
-    /// Of the bridge.
-    pub gateways: Vec<IpNet>,
-    /// Of the container; next hops as the address plugin gave them.
-    pub routes: Vec<Route>,
-    /// As the address plugin gave it.
-    pub dns: Dns,
-}
-
-impl Layer3 {
-    /// Follows from what the address plugin answered.
-    pub fn new(conf: &BridgeConf, leased: AddResult) -> Self {
-        let mut plan = Self {
-            ips: leased.ips,
-            routes: leased.routes,
-            dns: if conf.dns == Dns::default() {
-                leased.dns
-            } else {
-                conf.dns.clone()
-            },
-            ..Self::default()
-        };
-        for ip in &mut plan.ips {
-            if conf.is_gateway && ip.gateway.is_none() {
-                ip.gateway = first_host(ip.address);
-            }
-            if conf.is_gateway
-                && let Some(gateway) = ip
-                    .gateway
-                    .and_then(|gw| IpNet::new(gw, ip.address.prefix_len()).ok())
-                && !plan.gateways.contains(&gateway)
-            {
-                plan.gateways.push(gateway);
+/// What follows from what the address plugin answered.
+pub fn plan(conf: &BridgeConf, leased: AddResult) -> Layer3 {
+    let mut plan = Layer3::new(&conf.dns, leased);
+    for ip in &mut plan.ips {
+        if conf.is_gateway && ip.gateway.is_none() {
+            ip.gateway = first_host(ip.address);
+        }
+        if conf.is_gateway
+            && let Some(gateway) = ip
+                .gateway
+                .and_then(|gw| IpNet::new(gw, ip.address.prefix_len()).ok())
+            && !plan.gateways.contains(&gateway)
+        {
+            plan.gateways.push(gateway);
+        }
+    }
+    if conf.is_default_gateway {
+        for v4 in [true, false] {
+            let default =
+                |route: &Route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4;
+            if !plan.routes.iter().any(default) {
+                plan.routes.extend(plan.gateway(v4).map(default_route));
             }
         }
-        if conf.is_default_gateway {
-            for v4 in [true, false] {
-                let default =
-                    |route: &Route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4;
-                if !plan.routes.iter().any(default) {
-                    plan.routes.extend(plan.gateway(v4).map(default_route));
-                }
-            }
-        }
-        plan
     }
-
-    /// The first gateway of a family.
-    fn gateway(&self, v4: bool) -> Option<IpAddr> {
-        self.ips
-            .iter()
-            .filter(|ip| ip.address.addr().is_ipv4() == v4)
-            .find_map(|ip| ip.gateway)
-    }
-
-    /// The routes with their next hops filled in.
-    pub fn resolved_routes(&self) -> impl Iterator<Item = Route> {
-        self.routes.iter().map(|route| Route {
-            gw: route
-                .gw
-                .or_else(|| self.gateway(route.dst.addr().is_ipv4())),
-            ..route.clone()
-        })
-    }
-
-    /// Whether any address is of IPv6, or of IPv4.
-    pub fn has_family(&self, v4: bool) -> bool {
-        self.ips.iter().any(|ip| ip.address.addr().is_ipv4() == v4)
-    }
-
-    /// A link address that follows from the first address. When a container comes back with the same address but
-    /// another link address, its neighbours would send to the old one until their caches expire.
-    pub fn mac(&self) -> Option<[u8; 6]> {
-        Some(match self.ips.first()?.address.addr() {
-            IpAddr::V4(ip) => {
-                let [a, b, c, d] = ip.octets();
-                [0x0a, 0x58, a, b, c, d]
-            }
-            IpAddr::V6(ip) => {
-                let [.., a, b, c, d] = ip.octets();
-                [0x0a, 0x59, a, b, c, d]
-            }
-        })
-    }
+    plan
 }
 
 fn first_host(address: IpNet) -> Option<IpAddr> {
@@ -394,11 +307,6 @@ mod tests {
                 "cannot use IPAM when disableContainerInterface is set",
             ),
             (
-                json!({"runtimeConfig": {"mac": "nonsense"}}),
-                7,
-                "invalid link address \"nonsense\"",
-            ),
-            (
                 json!({"mtu": -1}),
                 6,
                 "cannot read the configuration of network n",
@@ -410,23 +318,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn link_address_of_the_most_specific_source() {
-        let runtime = json!({"runtimeConfig": {"mac": "02:00:00:00:00:01"}, "args": {"cni": {"mac": "02:00:00:00:00:02"}}});
-        let args = json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}});
-        for (value, last) in [
-            (runtime, Some(1)),
-            (args, Some(2)),
-            (json!({"unknown": {}}), Some(3)),
-        ] {
-            let got =
-                BridgeConf::new(&conf(value), "IgnoreUnknown=1;MAC=02:00:00:00:00:03").unwrap();
-            assert_eq!(got.mac.map(|mac| mac[5]), last);
-        }
-    }
-
     fn plan(value: Value, leased: Value) -> Layer3 {
-        Layer3::new(
+        super::plan(
             &BridgeConf::new(&conf(value), "").unwrap(),
             serde_json::from_value(leased).unwrap(),
         )

@@ -13,16 +13,17 @@ use std::os::fd::AsFd;
 
 use serde_json::Value;
 
-use crate::conf::{Conf, format_mac};
+use crate::conf::Conf;
 use crate::error::{CniError, Result, all, with_undo};
-use crate::link::{Link, Links, VethPair};
+use crate::layer3::{self, Layer3, SetUp, interface};
+use crate::link::{AddressFlags, Kind, Link, Links, NewLink, VethPair};
 use crate::masquerade;
 use crate::netns::{HostLock, Netns};
-use crate::result::{AddResult, Interface, IpConfig, sandbox};
+use crate::result::{AddResult, Interface};
 use crate::skel::{Invocation, Plugin};
 use crate::tag::{self, tag};
 use crate::{ipam, sysctl};
-use conf::{BridgeConf, Existing, Layer3, compare};
+use conf::{BridgeConf, Existing, compare, plan};
 
 /// The commands.
 pub const PLUGIN: Plugin = Plugin {
@@ -35,15 +36,6 @@ pub const PLUGIN: Plugin = Plugin {
 
 /// Random names that are all taken mean that something else is wrong.
 const NAME_TRIES: usize = 16;
-
-fn interface(link: &Link, netns: Option<&Netns>) -> Interface {
-    Interface {
-        name: link.name.clone(),
-        mac: format_mac(&link.mac),
-        mtu: link.mtu,
-        sandbox: netns.map(|netns| sandbox(netns.path())).unwrap_or_default(),
-    }
-}
 
 /// One ADD: everything that its steps share.
 struct Attachment<'a> {
@@ -81,7 +73,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
             .to_json(&conf.cni_version);
     };
     let leased = ipam::add(conf, kind, invocation)?;
-    let connected = attachment.connect(Layer3::new(&bridge, leased));
+    let connected = attachment.connect(plan(&bridge, leased));
     match connected.and_then(|result| result.to_json(&conf.cni_version)) {
         Ok(value) => Ok(value),
         Err(error) => {
@@ -115,19 +107,7 @@ impl Attachment<'_> {
                 remove_bridge(&mut self.host, self.network, self.conf, &lock),
             )
         })?;
-        Ok(AddResult {
-            ips: layer3
-                .ips
-                .into_iter()
-                .map(|ip| IpConfig {
-                    interface: Some(2),
-                    ..ip
-                })
-                .collect(),
-            routes: layer3.routes,
-            dns: layer3.dns,
-            interfaces,
-        })
+        Ok(layer3.into_result(interfaces, 2))
     }
 
     /// The bridge, and the host's end of a new pair as its port.
@@ -187,7 +167,16 @@ impl Attachment<'_> {
         self.host.up(port)?;
         self.gateways(bridge, layer3)?;
         if !conf.disable_container_interface {
-            self.container(layer3)?;
+            layer3.set_up(
+                self.netns,
+                &mut self.pod,
+                self.ifname,
+                &SetUp {
+                    derive_mac: conf.mac.is_none(),
+                    detect_duplicates: false,
+                    prefix_routes: true,
+                },
+            )?;
             self.host.wait_operational(port)?;
         }
         if conf.ip_masq {
@@ -201,31 +190,6 @@ impl Attachment<'_> {
             interface(port, None),
             interface(&container, Some(self.netns)),
         ])
-    }
-
-    /// The container's end: addresses before routes, both usable at once.
-    fn container(&mut self, layer3: &Layer3) -> Result<()> {
-        let link = self.pod.require(self.ifname)?;
-        if let Some(mac) = layer3.mac().filter(|_| self.conf.mac.is_none()) {
-            self.pod.set_mac(&link, &mac)?;
-        }
-        let ifname = self.ifname;
-        self.netns.run(|| {
-            // the link-local address too is wanted at once, and nobody can have it yet
-            sysctl::set_if_present(&["ipv6", "conf", ifname, "accept_dad"], "0")?;
-            if layer3.has_family(false) {
-                sysctl::set(&["ipv6", "conf", ifname, "disable_ipv6"], "0")?;
-            }
-            Ok(())
-        })?;
-        self.pod.up(&link)?;
-        for ip in &layer3.ips {
-            self.pod.add_address(&link, ip.address)?;
-        }
-        for route in layer3.resolved_routes() {
-            self.pod.add_route(&link, &route)?;
-        }
-        Ok(())
     }
 
     fn gateways(&mut self, bridge: &Link, layer3: &Layer3) -> Result<()> {
@@ -252,7 +216,8 @@ impl Attachment<'_> {
             if wanted.addr().is_ipv6() {
                 sysctl::set(&["ipv6", "conf", &bridge.name, "disable_ipv6"], "0")?;
             }
-            self.host.add_address(bridge, *wanted)?;
+            self.host
+                .add_address(bridge, *wanted, AddressFlags::Nodad)?;
         }
         if layer3.has_family(true) {
             sysctl::set(&["ipv4", "ip_forward"], "1")?;
@@ -282,7 +247,12 @@ fn ensure_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<L
             "",
         ));
     }
-    if conf.vlan.is_some() && !bridge.vlan_filtering {
+    if conf.vlan.is_some()
+        && bridge.details
+            != Some(Kind::Bridge {
+                vlan_filtering: true,
+            })
+    {
         return Err(CniError::operation(
             format!("bridge {name:?} doesn't filter VLANs"),
             "",
@@ -300,7 +270,16 @@ fn ensure_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<L
 fn create_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<Link> {
     let name = &conf.bridge;
     let mac = conf.remove_bridge.then(|| mark::birth_mac(network, name));
-    host.create_bridge(name, conf.mtu, conf.vlan.is_some(), mac)?;
+    host.create(&NewLink {
+        name,
+        kind: Kind::Bridge {
+            vlan_filtering: conf.vlan.is_some(),
+        },
+        lower: None,
+        lower_netns: None,
+        mtu: conf.mtu,
+        mac,
+    })?;
     let bridge = host.require(name)?;
     let mut set_up = || {
         if conf.remove_bridge {
@@ -403,9 +382,10 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
     }
     let netns = Netns::open(invocation.required_netns()?)?;
     check_host(&bridge_conf, &result)?;
-    check_container(
-        invocation,
+    layer3::check(
         &netns,
+        &mut netns.run(Links::open)?,
+        &invocation.ifname,
         &result,
         !bridge_conf.disable_container_interface,
     )?;
@@ -450,58 +430,6 @@ fn check_host(conf: &BridgeConf, result: &AddResult) -> Result<()> {
             return Err(CniError::check(format!(
                 "interface {name} is no port of the bridge {}",
                 bridge.name
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn check_container(
-    invocation: &Invocation,
-    netns: &Netns,
-    result: &AddResult,
-    up: bool,
-) -> Result<()> {
-    let (ifname, path) = (&invocation.ifname, netns.path().display());
-    let mut pod = netns.run(Links::open)?;
-    let Some(link) = pod.by_name(ifname)? else {
-        return Err(CniError::check(format!(
-            "interface {ifname} is missing in {path}"
-        )));
-    };
-    if up && !link.up {
-        return Err(CniError::check(format!(
-            "interface {ifname} is down in {path}"
-        )));
-    }
-    let mac = result
-        .container_interface(ifname)
-        .map(|wanted| wanted.mac.to_lowercase())
-        .unwrap_or_default();
-    if !mac.is_empty() && mac != format_mac(&link.mac) {
-        return Err(CniError::check(format!(
-            "interface {ifname} has the link address {}, not {mac}",
-            format_mac(&link.mac)
-        )));
-    }
-    let addresses = pod.addresses(&link)?;
-    for wanted in result.container_ips(ifname).map(|ip| ip.address) {
-        if !addresses.contains(&wanted) {
-            return Err(CniError::check(format!(
-                "interface {ifname} has lost its address {wanted}"
-            )));
-        }
-    }
-    let routes = pod.routes(&link)?;
-    for wanted in &result.routes {
-        let same = |gw: Option<std::net::IpAddr>| wanted.gw.is_none() || wanted.gw == gw;
-        if !routes
-            .iter()
-            .any(|route| route.dst == wanted.dst.trunc() && same(route.gw))
-        {
-            return Err(CniError::check(format!(
-                "interface {ifname} has lost its route to {}",
-                wanted.dst
             )));
         }
     }
