@@ -731,5 +731,62 @@ fn in_process() {
         run("macvlan", &invocation).unwrap_err().to_string(),
         "plugin \"macvlan\" is not built in"
     );
-    assert_eq!(BUILT_IN, ["bridge", "host-local", "loopback", "portmap"]);
+    for name in ["bridge", "host-local", "loopback", "portmap"] {
+        assert!(BUILT_IN.contains(&name));
+    }
+    assert!(BUILT_IN.is_sorted(), "{BUILT_IN:?}");
+}
+
+#[test]
+fn one_program_by_its_names() {
+    let host = Host::new();
+    let folder = host.plugins();
+    let call = |path: &Path, args: &[&str], env: &str| {
+        let mut command = std::process::Command::new(path);
+        command
+            .args(args)
+            .env_remove("CNI_COMMAND")
+            .envs((!env.is_empty()).then_some(("CNI_COMMAND", env)))
+            .stdin(std::process::Stdio::null());
+        let output = command.output().unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let ours = Path::new(common::OURS);
+    let names = cni_plugins::BUILT_IN.join("\n") + "\n";
+    assert_eq!(call(ours, &["--list"], ""), (0, names, "".into()));
+    for args in [&[][..], &["--help"]] {
+        let (code, help, _) = call(ours, args, "");
+        assert_eq!(code, 0);
+        assert!(help.contains("bridge, "), "{help}");
+    }
+    let stranger = folder.join("stranger");
+    std::os::unix::fs::symlink(ours, &stranger).unwrap();
+    for (path, args, env, message) in [
+        (
+            stranger.as_path(),
+            &[][..],
+            "",
+            "plugin \"stranger\" is not built in",
+        ),
+        (ours, &[], "ADD", "plugin \"cni-plugins\" is not built in"),
+        (
+            ours,
+            &["-x"],
+            "",
+            "unknown argument \"-x\", only --help and --list are known",
+        ),
+    ] {
+        let expected = format!("cni-plugins: {message}\n");
+        assert_eq!(call(path, args, env), (1, "".into(), expected));
+    }
+    let (code, answer, _) = call(&folder.join("bridge"), &[], "STATUS");
+    assert_eq!(code, 1);
+    assert!(
+        answer.contains("error unmarshalling network config"),
+        "{answer}"
+    );
 }

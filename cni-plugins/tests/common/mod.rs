@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -11,12 +12,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub const OURS: [(&str, &str); 4] = [
-    ("bridge", env!("CARGO_BIN_EXE_bridge")),
-    ("host-local", env!("CARGO_BIN_EXE_host-local")),
-    ("loopback", env!("CARGO_BIN_EXE_loopback")),
-    ("portmap", env!("CARGO_BIN_EXE_portmap")),
-];
+/// Every plugin of ours.
+pub const OURS: &str = env!("CARGO_BIN_EXE_cni-plugins");
 pub const REFERENCE: &str = "/usr/lib/cni";
 
 /// The test's host. The test's thread lives in it; commands it starts do too.
@@ -65,6 +62,16 @@ impl Host {
         ip(&file, &["link", "set", "lo", "up"]);
         self.pods.push(file.clone());
         file
+    }
+
+    /// A folder with our plugins, for others that execute them.
+    pub fn plugins(&self) -> PathBuf {
+        let folder = self.temp.path().join("plugins");
+        fs::create_dir(&folder).unwrap();
+        for name in run(OURS, &["--list"]).lines() {
+            std::os::unix::fs::symlink(OURS, folder.join(name)).unwrap();
+        }
+        folder
     }
 
     pub fn leases(&self) -> PathBuf {
@@ -173,11 +180,8 @@ impl Call {
 
     /// Starts `program`, a name of ours or a path, and gives it the configuration.
     pub fn spawn(&self, program: &str, command: &str, config: &Value) -> Child {
-        let path = OURS
-            .iter()
-            .find(|(name, _)| *name == program)
-            .map_or(program, |(_, path)| path);
-        let mut child = Command::new(path)
+        let mut child = Command::new(if program.contains('/') { program } else { OURS })
+            .arg0(program)
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap())
             .env("CNI_COMMAND", command)
