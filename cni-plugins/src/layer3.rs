@@ -13,6 +13,7 @@ use crate::error::{CniError, Result};
 use crate::link::{AddressFlags, Link, Links};
 use crate::netns::Netns;
 use crate::result::{AddResult, Dns, Interface, IpConfig, Route, sandbox};
+use crate::skel::Invocation;
 use crate::sysctl;
 
 /// Addresses and routes to set up.
@@ -35,7 +36,8 @@ pub struct SetUp {
     pub derive_mac: bool,
     /// Wait until nobody else turned out to have an IPv6 address.
     pub detect_duplicates: bool,
-    /// An address makes its subnet reachable over the interface.
+    /// An address makes its subnet reachable over the interface, and the routes are added. Otherwise routes are the
+    /// caller's.
     pub prefix_routes: bool,
 }
 
@@ -106,35 +108,54 @@ impl Layer3 {
         }
     }
 
+    /// The addresses with their prefix lengths.
+    pub fn addresses(&self) -> Vec<IpNet> {
+        self.ips.iter().map(|ip| ip.address).collect()
+    }
+
     /// The container's interface up, with its addresses and then its routes.
     pub fn set_up(&self, netns: &Netns, pod: &mut Links, ifname: &str, how: &SetUp) -> Result<()> {
+        self.prepare(netns, pod, ifname, how)?;
         let link = pod.require(ifname)?;
-        // an interface that is up was used by the address plugin: its lease is bound to the address that it has
-        if let Some(mac) = self.mac().filter(|_| how.derive_mac && !link.up) {
-            pod.set_mac(&link, &mac)?;
+        self.bring_up(pod, &link, how)
+    }
+
+    /// The first half of [`Layer3::set_up`]: link address and settings.
+    pub fn prepare(&self, netns: &Netns, pod: &mut Links, ifname: &str, how: &SetUp) -> Result<()> {
+        if let Some(mac) = self.mac().filter(|_| how.derive_mac) {
+            let link = pod.require(ifname)?;
+            // an interface that is up was used by the address plugin: its lease is bound to the address that it has
+            if !link.up {
+                pod.set_mac(&link, &mac)?;
+            }
         }
-        netns.run(|| self.settings(ifname, how))?;
+        netns.run(|| self.settings(ifname, how))
+    }
+
+    /// The second half.
+    pub fn bring_up(&self, pod: &mut Links, link: &Link, how: &SetUp) -> Result<()> {
         let mut flags = AddressFlags::empty();
         flags.set(AddressFlags::Nodad, !how.detect_duplicates);
         flags.set(AddressFlags::Noprefixroute, !how.prefix_routes);
         // the kernel announces what is there when the interface comes up; an IPv6 route needs it up
         let (v4, v6): (Vec<_>, Vec<_>) = self
-            .ips
-            .iter()
-            .map(|ip| ip.address)
+            .addresses()
+            .into_iter()
             .partition(|address| address.addr().is_ipv4());
         for address in v4 {
-            pod.add_address(&link, address, flags)?;
+            pod.add_address(link, address, flags)?;
         }
-        pod.up(&link)?;
+        pod.up(link)?;
         for address in v6 {
-            pod.add_address(&link, address, flags)?;
+            pod.add_address(link, address, flags)?;
         }
-        for route in self.resolved_routes() {
-            pod.add_route(&link, &route)?;
+        if how.prefix_routes {
+            for route in self.resolved_routes() {
+                pod.add_route(link, &route)?;
+            }
         }
         if how.detect_duplicates {
-            settle(pod, &link)?;
+            settle(pod, link)?;
         }
         Ok(())
     }
@@ -195,6 +216,44 @@ pub fn interface(link: &Link, netns: Option<&Netns>) -> Interface {
         mtu: link.mtu,
         sandbox: netns.map(|netns| sandbox(netns.path())).unwrap_or_default(),
     }
+}
+
+/// An interface that is there already is somebody else's.
+pub fn require_absent(pod: &mut Links, netns: &Netns, ifname: &str) -> Result<()> {
+    match pod.by_name(ifname)? {
+        Some(_) => Err(CniError::operation(
+            format!(
+                "interface {ifname} exists already in {}",
+                netns.path().display()
+            ),
+            "",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Deletes the container's interface; a missing one and a missing namespace are success.
+pub fn delete_link(invocation: &Invocation) -> Result<()> {
+    let netns = match &invocation.netns {
+        Some(path) => Netns::open_if_present(path)?,
+        None => None,
+    };
+    let Some(netns) = netns else {
+        return Ok(());
+    };
+    let mut pod = netns.run(Links::open)?;
+    match pod.by_name(&invocation.ifname)? {
+        Some(link) => pod.delete(&link),
+        None => Ok(()),
+    }
+}
+
+/// For STATUS: the kernel must be able to make these kinds of links.
+pub fn require_drivers(links: &mut Links, kinds: &[&str]) -> Result<()> {
+    for kind in kinds {
+        links.require_driver(kind).map_err(CniError::unavailable)?;
+    }
+    Ok(())
 }
 
 /// Compares the container's interface with what ADD returned.

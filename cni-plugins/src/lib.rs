@@ -12,22 +12,32 @@
 mod bridge;
 pub mod conf;
 mod conntrack;
+mod dummy;
 pub mod error;
 mod host_local;
 mod ipam;
+mod ipvlan;
 mod layer3;
 mod link;
 mod loopback;
+mod macvlan;
+mod mark;
 mod masquerade;
 mod netfilter;
 mod netns;
 mod nft;
 mod portmap;
+mod ptp;
 pub mod result;
+mod single;
 pub mod skel;
+mod spoof;
 mod static_ip;
 mod sysctl;
 mod tag;
+mod veth;
+mod vlan;
+mod vxlan;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -45,10 +55,16 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("dummy", &dummy::PLUGIN),
     ("host-local", &host_local::PLUGIN),
+    ("ipvlan", &ipvlan::PLUGIN),
     ("loopback", &loopback::PLUGIN),
+    ("macvlan", &macvlan::PLUGIN),
     ("portmap", &portmap::PLUGIN),
+    ("ptp", &ptp::PLUGIN),
     ("static", &static_ip::PLUGIN),
+    ("vlan", &vlan::PLUGIN),
+    ("vxlan", &vxlan::PLUGIN),
 ];
 
 /// The plugins that [`run`] knows.

@@ -38,6 +38,17 @@ fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
     addresses.iter().map(rule).collect()
 }
 
+/// Refuses a value of `ipMasqBackend` that isn't here: silence would be a promise.
+pub fn require_backend(name: Option<&str>) -> Result<()> {
+    match name {
+        None | Some("nftables") => Ok(()),
+        Some(other) => Err(CniError::unsupported(
+            &format!("ipMasqBackend {other:?}"),
+            "only nftables",
+        )),
+    }
+}
+
 /// Adds the rules of an attachment, in place of any it has.
 pub fn add(tag: &str, addresses: &[IpNet], _lock: &HostLock) -> Result<()> {
     let mut nft = Nft::open()?;

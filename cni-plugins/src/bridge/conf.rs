@@ -7,12 +7,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::conf::{Conf, valid_ifname};
 use crate::error::{CniError, Result};
 use crate::layer3::Layer3;
+use crate::masquerade;
 use crate::result::{AddResult, Dns, Route};
+use crate::vxlan::Tunnel;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -27,14 +28,24 @@ struct Wire {
     hairpin_mode: bool,
     promisc_mode: bool,
     vlan: u16,
-    vlan_trunk: Vec<Value>,
+    vlan_trunk: Vec<WireTrunk>,
     preserve_default_vlan: bool,
     macspoofchk: bool,
+    ipspoofchk: bool,
     enabledad: bool,
     disable_container_interface: bool,
     port_isolation: bool,
     remove_bridge: bool,
     dns: Dns,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireTrunk {
+    #[serde(rename = "minID")]
+    min: Option<u16>,
+    #[serde(rename = "maxID")]
+    max: Option<u16>,
+    id: Option<u16>,
 }
 
 impl Default for Wire {
@@ -53,6 +64,7 @@ impl Default for Wire {
             vlan_trunk: Vec::new(),
             preserve_default_vlan: true,
             macspoofchk: false,
+            ipspoofchk: false,
             enabledad: false,
             disable_container_interface: false,
             port_isolation: false,
@@ -83,14 +95,24 @@ pub struct BridgeConf {
     pub promiscuous: bool,
     /// `vlan` of the port.
     pub vlan: Option<u16>,
+    /// `vlanTrunk`: first and last of the tagged VLANs of the port.
+    pub trunk: Vec<(u16, u16)>,
     /// `preserveDefaultVlan`: the port stays in VLAN 1 too.
     pub preserve_default_vlan: bool,
+    /// `macspoofchk` or `ipspoofchk`: frames with another source link address are dropped.
+    pub check_mac: bool,
+    /// `ipspoofchk`: packets with another source address are dropped (not in the reference plugin).
+    pub check_ip: bool,
+    /// `enabledad`: ADD waits for IPv6's duplicate detection.
+    pub detect_duplicates: bool,
     /// `disableContainerInterface`: the container's interface stays down.
     pub disable_container_interface: bool,
     /// `portIsolation`: ports don't reach each other.
     pub isolated: bool,
     /// `removeBridge`: a bridge that this plugin made goes with its last port (not in the reference plugin).
     pub remove_bridge: bool,
+    /// The tunnel that is a port of the bridge too; the plugin `vxlan`.
+    pub tunnel: Option<Tunnel>,
     /// `dns`; where it says anything it takes the place of the address plugin's.
     pub dns: Dns,
     /// The container's link address, where asked for.
@@ -101,7 +123,7 @@ impl BridgeConf {
     /// Reads and checks.
     pub fn new(conf: &Conf, args: &str) -> Result<Self> {
         let wire: Wire = conf.parse()?;
-        refuse(&wire)?;
+        masquerade::require_backend(wire.ip_masq_backend.as_deref())?;
         if !valid_ifname(&wire.bridge) {
             return Err(CniError::config(format!(
                 "invalid bridge name {:?}",
@@ -134,50 +156,56 @@ impl BridgeConf {
             hairpin: wire.hairpin_mode,
             promiscuous: wire.promisc_mode,
             vlan: Some(wire.vlan).filter(|vlan| *vlan > 0),
+            trunk: trunk(&wire.vlan_trunk)?,
+            check_mac: wire.macspoofchk || wire.ipspoofchk,
+            check_ip: wire.ipspoofchk,
+            detect_duplicates: wire.enabledad,
             preserve_default_vlan: wire.preserve_default_vlan,
             disable_container_interface: wire.disable_container_interface,
             isolated: wire.port_isolation,
             remove_bridge: wire.remove_bridge,
+            tunnel: None,
             dns: wire.dns,
             mac: conf.mac(args)?,
         })
     }
 }
 
-/// Options of the reference plugin that aren't here: silence would be a promise.
-fn refuse(wire: &Wire) -> Result<()> {
-    if wire.macspoofchk {
-        return Err(CniError::unsupported("macspoofchk", "leave it out"));
+impl BridgeConf {
+    /// The untagged VLAN of the port, where VLANs matter.
+    pub fn native_vlan(&self) -> Option<u16> {
+        // a trunk without a VLAN of its own has the usual default
+        self.vlan.or_else(|| (!self.trunk.is_empty()).then_some(1))
     }
-    if !wire.vlan_trunk.is_empty() {
-        return Err(CniError::unsupported(
-            "vlanTrunk",
-            "use vlan for a single VLAN",
-        ));
+}
+
+/// The VLANs of a trunk, sorted, without overlaps: the kernel takes ranges as they are.
+fn trunk(wire: &[WireTrunk]) -> Result<Vec<(u16, u16)>> {
+    let wrong = |why: String| Err(CniError::config(format!("invalid vlanTrunk: {why}")));
+    let mut ranges = Vec::new();
+    for entry in wire {
+        match (entry.min, entry.max) {
+            (Some(min), Some(max)) if min > max => {
+                return wrong(format!("minID {min} is greater than maxID {max}"));
+            }
+            (Some(min), Some(max)) => ranges.push((min, max)),
+            (None, None) if entry.id.is_some() => {}
+            _ => return wrong("an entry needs id, or minID and maxID".to_owned()),
+        }
+        ranges.extend(entry.id.map(|id| (id, id)));
     }
-    if wire.enabledad {
-        return Err(CniError::unsupported(
-            "enabledad",
-            "addresses are used without duplicate detection",
-        ));
+    if let Some((min, max)) = ranges.iter().find(|(min, max)| *min == 0 || *max > 4094) {
+        return wrong(format!("{min} to {max} is not between 1 and 4094"));
     }
-    if let Some(other) = wire
-        .ip_masq_backend
-        .as_deref()
-        .filter(|name| *name != "nftables")
-    {
-        return Err(CniError::unsupported(
-            &format!("ipMasqBackend {other:?}"),
-            "only nftables",
-        ));
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (min, max) in ranges {
+        match merged.last_mut() {
+            Some(last) if min <= last.1 + 1 => last.1 = last.1.max(max),
+            _ => merged.push((min, max)),
+        }
     }
-    if wire.vlan != 0 && (wire.is_gateway || wire.is_default_gateway) {
-        return Err(CniError::unsupported(
-            "isGateway together with vlan",
-            "route in the VLAN itself",
-        ));
-    }
-    Ok(())
+    Ok(merged)
 }
 
 /// What follows from what the address plugin answered.
@@ -252,7 +280,7 @@ pub fn compare(existing: IpNet, wanted: IpNet) -> Existing {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -266,29 +294,24 @@ mod tests {
     fn refusals() {
         let cases = [
             (
-                json!({"macspoofchk": true}),
-                2,
-                "macspoofchk is not supported by this plugin",
-            ),
-            (
-                json!({"vlanTrunk": [{"id": 1}]}),
-                2,
-                "vlanTrunk is not supported by this plugin",
-            ),
-            (
-                json!({"enabledad": true}),
-                2,
-                "enabledad is not supported by this plugin",
-            ),
-            (
                 json!({"ipMasqBackend": "iptables"}),
                 2,
                 "ipMasqBackend \"iptables\" is not supported by this plugin",
             ),
             (
-                json!({"vlan": 5, "isGateway": true}),
-                2,
-                "isGateway together with vlan is not supported by this plugin",
+                json!({"vlanTrunk": [{"minID": 5}]}),
+                7,
+                "invalid vlanTrunk: an entry needs id, or minID and maxID",
+            ),
+            (
+                json!({"vlanTrunk": [{"minID": 5, "maxID": 4}]}),
+                7,
+                "invalid vlanTrunk: minID 5 is greater than maxID 4",
+            ),
+            (
+                json!({"vlanTrunk": [{"id": 4095}]}),
+                7,
+                "invalid vlanTrunk: 4095 to 4095 is not between 1 and 4094",
             ),
             (json!({"bridge": "a/b"}), 7, "invalid bridge name \"a/b\""),
             (
@@ -372,6 +395,15 @@ mod tests {
             .map(|r| r.gw.unwrap().to_string())
             .collect();
         assert_eq!(routes, ["10.1.0.7"]);
+    }
+
+    #[test]
+    fn trunks() {
+        let value = json!({"vlanTrunk": [
+            {"minID": 10, "maxID": 20, "id": 5}, {"id": 21}, {"minID": 15, "maxID": 18}, {"id": 4094}, {"id": 5}
+        ]});
+        let got = BridgeConf::new(&conf(value), "").unwrap().trunk;
+        assert_eq!(got, [(5, 5), (10, 21), (4094, 4094)]);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //! *Invariants*: a link is there whole or not at all, and never under another name: what is killed in between has left
 //! nothing that has to be looked for. A kind that the kernel doesn't know is an error that says so.
 
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{fmt, io};
 
 use nix::libc;
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
@@ -25,10 +25,12 @@ use crate::error::{CniError, Result};
 /// What a kind of link has of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A bridge; whether it tells VLANs apart.
+    /// A bridge.
     Bridge {
-        /// `vlan_filtering`.
+        /// It tells VLANs apart.
         vlan_filtering: bool,
+        /// The VLAN of new ports; not for a bridge to be made.
+        default_vlan: Option<u16>,
     },
     /// An interface that drops everything.
     Dummy,
@@ -74,6 +76,45 @@ impl Kind {
             Self::Vxlan(_) => "vxlan",
         }
     }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name();
+        match self {
+            Self::Bridge { .. } | Self::Dummy => out.write_str(name),
+            Self::IpVlan(mode) => write!(out, "{name} in mode {mode}"),
+            Self::MacVlan { mode, .. } => write!(out, "{name} in mode {}", macvlan_mode(*mode)),
+            Self::Vlan(id) => write!(out, "{name} with id {id}"),
+            Self::Vxlan(vxlan) => {
+                write!(out, "{name} with id {}, port {}", vxlan.id, vxlan.port)?;
+                if let Some(local) = vxlan.local {
+                    write!(out, ", local address {local}")?;
+                }
+                if let Some(lower) = vxlan.lower {
+                    write!(out, ", over interface number {lower}")?;
+                }
+                write!(
+                    out,
+                    ", learning {}",
+                    if vxlan.learning { "on" } else { "off" }
+                )
+            }
+        }
+    }
+}
+
+/// The modes of a macvlan by the reference plugin's names.
+pub const MACVLAN_MODES: [(&str, MacVlanMode); 4] = [
+    ("bridge", MacVlanMode::Bridge),
+    ("private", MacVlanMode::Private),
+    ("vepa", MacVlanMode::Vepa),
+    ("passthru", MacVlanMode::Passthrough),
+];
+
+fn macvlan_mode(mode: MacVlanMode) -> &'static str {
+    let known = MACVLAN_MODES.iter().find(|(_, known)| *known == mode);
+    known.map_or("unknown", |(name, _)| name)
 }
 
 /// A link to make.

@@ -74,7 +74,7 @@ pub fn info_data(kind: &Kind) -> Option<InfoData> {
     Some(match kind {
         Kind::Dummy => return None,
         // where VLANs aren't wanted the kernel needn't know them
-        Kind::Bridge { vlan_filtering } => InfoData::Bridge(if *vlan_filtering {
+        Kind::Bridge { vlan_filtering, .. } => InfoData::Bridge(if *vlan_filtering {
             vec![InfoBridge::VlanFiltering(true)]
         } else {
             Vec::new()
@@ -107,6 +107,10 @@ fn kind_of(data: &InfoData) -> Option<Kind> {
     Some(match data {
         InfoData::Bridge(data) => Kind::Bridge {
             vlan_filtering: data.contains(&InfoBridge::VlanFiltering(true)),
+            default_vlan: data.iter().find_map(|info| match info {
+                InfoBridge::VlanDefaultPvid(vid) => Some(*vid).filter(|vid| *vid > 0),
+                _ => None,
+            }),
         },
         InfoData::IpVlan(data) => Kind::IpVlan(data.iter().find_map(|info| match info {
             InfoIpVlan::Mode(mode) => Some(*mode),

@@ -31,10 +31,11 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::error::{CniError, Result};
 use crate::result::Route;
-pub use create::{Kind, NewLink, VethPair, Vxlan, no_driver};
+pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan};
 use message::{
     address_message, address_of, default_route_link, family, link_of, route_message, route_of,
 };
+pub use rtnetlink::packet_route::link::{IpVlanMode, MacVlanMode};
 
 /// A dump is asked for again this often when the kernel says that it changed meanwhile.
 const DUMP_TRIES: usize = 8;
@@ -321,31 +322,50 @@ impl Links {
             .map_err(|cause| CniError::operation(what, cause))
     }
 
-    /// Makes `vid` the VLAN of a port, untagged, and the only one unless it is to keep the bridge's default too.
-    pub fn set_access_vlan(&mut self, port: &Link, vid: u16, keep_default: bool) -> Result<()> {
-        let request = |vid, flags| {
+    /// The VLANs of a bridge port: `native` untagged, those of `trunk` (first and last) tagged, and no longer `drop`.
+    pub fn set_vlans(
+        &mut self,
+        port: &Link,
+        native: u16,
+        trunk: &[(u16, u16)],
+        drop: Option<u16>,
+    ) -> Result<()> {
+        use BridgeVlanInfoFlags as Flags;
+        let request = |vlans: &[(u16, Flags)]| {
             let mut message = LinkMessage::default();
             message.header.interface_family = AddressFamily::Bridge;
             message.header.index = port.index;
-            message.attributes = vec![LinkAttribute::AfSpecBridge(vec![AfSpecBridge::VlanInfo(
-                BridgeVlanInfo { flags, vid },
-            )])];
+            let info = |(vid, flags): &(u16, Flags)| {
+                AfSpecBridge::VlanInfo(BridgeVlanInfo {
+                    flags: *flags,
+                    vid: *vid,
+                })
+            };
+            message.attributes = vec![LinkAttribute::AfSpecBridge(
+                vlans.iter().map(info).collect(),
+            )];
             message
         };
-        let untagged = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
+        let mut wanted = Vec::new();
+        for (first, last) in trunk {
+            if first == last {
+                wanted.push((*first, Flags::empty()));
+            } else {
+                wanted.push((*first, Flags::RangeBegin));
+                wanted.push((*last, Flags::RangeEnd));
+            }
+        }
+        // last: an untagged VLAN that is in the trunk too stays untagged
+        wanted.push((native, Flags::Pvid | Flags::Untagged));
         let mut set = || {
-            self.call(Message::SetLink(request(vid, untagged)), 0)?;
-            if vid != 1 && !keep_default {
-                // the port got the bridge's default VLAN when it was attached
-                self.call(
-                    Message::DelLink(request(1, BridgeVlanInfoFlags::empty())),
-                    0,
-                )?;
+            self.call(Message::SetLink(request(&wanted)), 0)?;
+            if let Some(vid) = drop {
+                self.call(Message::DelLink(request(&[(vid, Flags::empty())])), 0)?;
             }
             Ok(())
         };
         set().map_err(|cause: io::Error| {
-            CniError::operation(format!("cannot set the VLAN {vid} of {}", port.name), cause)
+            CniError::operation(format!("cannot set the VLANs of {}", port.name), cause)
         })
     }
 
