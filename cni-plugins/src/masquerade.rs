@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ipnet::IpNet;
 
-use crate::error::{CniError, Result};
+use crate::error::Result;
 use crate::netns::HostLock;
 use crate::nft::{Batch, Chain, Expr, Family, Nft, POSTROUTING, Rule, Table};
 
@@ -70,17 +70,5 @@ pub fn retain(wanted: impl Fn(&str) -> bool, _lock: &HostLock) -> Result<()> {
 
 /// Whether the rules are there.
 pub fn check(tag: &str, addresses: &[IpNet]) -> Result<()> {
-    let found = Nft::open()?
-        .rules(&TABLE)?
-        .iter()
-        .filter(|rule| rule.comment == tag)
-        .count();
-    if found >= addresses.len() {
-        return Ok(());
-    }
-    Err(CniError::check(format!(
-        "{found} of {} masquerading rules are in the nftables table inet {}",
-        addresses.len(),
-        TABLE.name
-    )))
+    Nft::open()?.check(&TABLE, &rules(tag, addresses))
 }
