@@ -14,6 +14,7 @@ pub mod conf;
 mod conntrack;
 mod dummy;
 pub mod error;
+mod firewall;
 mod host_local;
 mod ipam;
 mod ipvlan;
@@ -56,6 +57,7 @@ const PROGRAM: &str = "cni-plugins";
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
     ("dummy", &dummy::PLUGIN),
+    ("firewall", &firewall::PLUGIN),
     ("host-local", &host_local::PLUGIN),
     ("ipvlan", &ipvlan::PLUGIN),
     ("loopback", &loopback::PLUGIN),
