@@ -15,6 +15,7 @@ mod conntrack;
 mod dummy;
 pub mod error;
 mod firewall;
+mod host_device;
 mod host_local;
 mod ipam;
 mod ipvlan;
@@ -36,6 +37,8 @@ mod spoof;
 mod static_ip;
 mod sysctl;
 mod tag;
+mod tap;
+mod tun;
 mod veth;
 mod vlan;
 mod vxlan;
@@ -58,6 +61,7 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
     ("dummy", &dummy::PLUGIN),
     ("firewall", &firewall::PLUGIN),
+    ("host-device", &host_device::PLUGIN),
     ("host-local", &host_local::PLUGIN),
     ("ipvlan", &ipvlan::PLUGIN),
     ("loopback", &loopback::PLUGIN),
@@ -65,6 +69,7 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("portmap", &portmap::PLUGIN),
     ("ptp", &ptp::PLUGIN),
     ("static", &static_ip::PLUGIN),
+    ("tap", &tap::PLUGIN),
     ("vlan", &vlan::PLUGIN),
     ("vxlan", &vxlan::PLUGIN),
 ];

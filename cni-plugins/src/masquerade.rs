@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ipnet::IpNet;
 
-use crate::error::Result;
+use crate::error::{CniError, Result};
 use crate::netns::HostLock;
 use crate::nft::{Batch, Chain, Expr, Family, Nft, POSTROUTING, Rule, Table};
 

@@ -166,6 +166,21 @@ impl Sides<'_> {
     }
 }
 
+impl Sides<'_> {
+    /// Gives an interface that was made otherwise MTU and link address.
+    pub fn adopt(&mut self, mtu: Option<u32>) -> Result<()> {
+        let link = self.pod.require(self.ifname)?;
+        if let Some(mtu) = mtu {
+            self.pod.set_mtu(&link, mtu)?;
+        }
+        if let Some(mac) = self.mac {
+            self.pod.set_mac(&link, &mac)?;
+        }
+        self.derive_mac = self.mac.is_none();
+        Ok(())
+    }
+}
+
 /// Opens both sides and calls `work`.
 fn with_sides<T>(
     conf: &Conf,
@@ -200,6 +215,19 @@ pub fn add_with(
     given: AddResult,
     make: impl FnOnce(&mut Sides<'_>) -> Result<()>,
 ) -> Result<Value> {
+    add_undone_by(conf, invocation, given, make, |_| {
+        layer3::delete_link(invocation)
+    })
+}
+
+/// As [`add_with`]; `undo` undoes what `make` did, even by half.
+pub fn add_undone_by(
+    conf: &Conf,
+    invocation: &Invocation,
+    given: AddResult,
+    make: impl FnOnce(&mut Sides<'_>) -> Result<()>,
+    undo: impl FnOnce(&mut Sides<'_>) -> Result<()>,
+) -> Result<Value> {
     let Common { dns } = conf.parse()?;
     with_sides(conf, invocation, |sides| {
         layer3::require_absent(&mut sides.pod, sides.netns, sides.ifname)?;
@@ -213,7 +241,7 @@ pub fn add_with(
                 finish(sides, Layer3::new(&dns, addresses))?.to_json(&conf.cni_version)
             })
         });
-        done.map_err(|error| with_undo(error, layer3::delete_link(invocation)))
+        done.map_err(|error| with_undo(error, undo(sides)))
     })
 }
 
