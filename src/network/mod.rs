@@ -5,7 +5,11 @@
 //! generate       compose networks as such lists
 //! subnets        which addresses these have, and for how long
 //! attach         ADD, CHECK, DEL along the chains of all interfaces; the cache that DEL works from
+//! request        what a plugin is handed
 //! invoke         one plugin, once
+//! program        the same as a process, with bounds
+//! probe          VERSION and STATUS
+//! gc             what attachments left that are gone
 //! result         what ADD answered
 //! default_route  which interface has it, one per family
 //! hosts          /etc/hosts, /etc/resolv.conf
@@ -13,9 +17,9 @@
 //! owner          which container ids are this state folder's
 //! netlink        the few kernel messages that this module sends itself
 //!
-//! up     subnets::acquire, generate or Cni::load · preference, offer_one_default · netns::create · add_all
-//!        · keep_one_default · hosts::hosts, hosts::resolv_conf
-//! down   del_all · netns::remove · subnets::release
+//! up     subnets::acquire, generate or Cni::load · preference, offer_one_default · netns::create · gc::collect
+//!        · gc::hold · add_all · keep_one_default · hosts::hosts, hosts::resolv_conf
+//! down   gc::hold · del_all · netns::remove · subnets::release
 //! ```
 //!
 //! *Invariants:* whatever was begun can be undone from what is on disk; nothing here resolves names or talks to any
@@ -26,11 +30,15 @@ mod attach;
 mod conf;
 mod default_route;
 mod error;
+pub mod gc;
 mod generate;
 pub mod hosts;
 mod invoke;
 pub mod netns;
 pub mod owner;
+mod probe;
+mod program;
+mod request;
 mod result;
 pub mod subnets;
 
@@ -41,11 +49,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use attach::{add, add_all, check, del, del_all, gc, status};
+pub use attach::{Recorded, add, add_all, check, del, del_all, recorded};
 pub use default_route::{Candidate, keep_one_default, offer_one_default, preference};
 pub use error::{Error, PluginFailure};
 pub use generate::{bridge_name, generate};
 pub use invoke::Command;
+pub use probe::{status, versions};
 pub use result::Attached;
 
 /// Where configuration and plugins are found.

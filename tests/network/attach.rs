@@ -253,12 +253,12 @@ fn status_and_garbage_collection() {
         let config = json!({"cniVersion": version, "name": "n", "plugins": [{"type": kind}]});
         NetworkList::parse(config.to_string().as_bytes(), "test").unwrap()
     };
-    let valid = [("pod".to_string(), "eth0".to_string())];
+    let valid = [("pod".to_string(), "eth0".to_string())].into();
     // nobody is asked before 1.1.0
     network::status(&host.cni, &of("1.0.0", "two")).unwrap();
-    network::gc(&host.cni, &of("1.0.0", "two"), &valid).unwrap();
+    network::gc::gc(&host.cni, &of("1.0.0", "two"), &valid).unwrap();
     network::status(&host.cni, &of("1.1.0", "one")).unwrap();
-    network::gc(&host.cni, &of("1.1.0", "one"), &valid).unwrap();
+    network::gc::gc(&host.cni, &of("1.1.0", "one"), &valid).unwrap();
     let log = host.log();
     let lines: Vec<_> = log.lines().collect();
     assert_eq!((lines[0].trim(), lines[2].trim()), ("STATUS", "GC"));
