@@ -24,6 +24,7 @@ mod nft;
 mod portmap;
 pub mod result;
 pub mod skel;
+mod static_ip;
 mod sysctl;
 mod tag;
 
@@ -46,6 +47,7 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("host-local", &host_local::PLUGIN),
     ("loopback", &loopback::PLUGIN),
     ("portmap", &portmap::PLUGIN),
+    ("static", &static_ip::PLUGIN),
 ];
 
 /// The plugins that [`run`] knows.
