@@ -17,7 +17,9 @@ use serde_json::Value;
 
 use super::error::doing;
 use super::invoke::{self, Call, Command};
-use super::{Attached, Attachment, Cni, Error, NetworkList, PluginFailure, netns, probe, request};
+use super::{
+    Attached, Attachment, Cni, Error, NetworkList, PluginFailure, gc, netns, probe, request,
+};
 use crate::sys::file::write_atomic;
 
 /// Version of the cache file.
@@ -96,6 +98,7 @@ pub fn add(
             "an attachment is recorded there already; delete it first",
         ));
     }
+    let _held = gc::hold(cni, &attachment.network.name)?;
     let mut record = Record {
         version: VERSION,
         attachment: attachment.clone(),
@@ -157,6 +160,7 @@ pub fn del(cni: &Cni, netns: Option<&Path>, cache: &Path) -> Result<(), Error> {
     let Some(record) = Record::load(cache)? else {
         return Ok(());
     };
+    let _held = gc::hold(cni, &record.attachment.network.name)?;
     // what is left of a pin after a restart of the machine is a plain file, which no plugin takes for "gone"
     let netns = netns.filter(|path| netns::exists(path));
     let plugins = record.attachment.network.plugins();
@@ -285,7 +289,7 @@ impl Record {
         let list = &attachment.network;
         let old_del = command == Command::Del && !list.at_least("0.4.0");
         let previous = self.result.as_ref().filter(|_| !old_del);
-        let config = request::of_attachment(attachment, plugin, previous);
+        let config = request::of_attachment(cni, attachment, plugin, previous);
         let call = Call {
             command,
             container_id: &attachment.container_id,

@@ -76,6 +76,7 @@ fn refused_before_anything_runs() {
     let cni = Cni {
         conf_dirs: vec![],
         plugin_dirs: vec![],
+        state: "/nonexistent".into(),
     };
     for (attachment, expected) in table {
         let got = prepare(&cni, &attachment).unwrap_err().to_string();
@@ -88,6 +89,7 @@ fn a_damaged_or_foreign_cache_is_an_error_that_names_it() {
     let cni = Cni {
         conf_dirs: vec![],
         plugin_dirs: vec![],
+        state: "/nonexistent".into(),
     };
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("00-eth0.json");

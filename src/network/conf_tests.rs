@@ -168,6 +168,7 @@ fn first_file_with_the_name_wins_and_broken_ones_hide_nothing() {
     let cni = Cni {
         conf_dirs: vec![one.clone(), dir.path().join("missing"), two],
         plugin_dirs: vec![],
+        state: "/nonexistent".into(),
     };
     let (lists, broken) = cni.list().unwrap();
     let names: Vec<_> = lists.iter().map(|l| l.name.as_str()).collect();
@@ -208,6 +209,7 @@ fn plugins_of_the_folder_with_the_networks_name() {
     let cni = Cni {
         conf_dirs: vec![dir.path().into()],
         plugin_dirs: vec![],
+        state: "/nonexistent".into(),
     };
     let folder = dir.path().join("a");
     std::fs::create_dir(&folder).unwrap();

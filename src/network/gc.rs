@@ -11,6 +11,7 @@
 //! bears a container id of this state folder ([`super::owner`]) that no record has.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use super::attach::kind;
+use super::conf::is_name;
 use super::error::doing;
 use super::invoke::{Command, is_built_in};
 use super::probe::{settle, without_container};
@@ -38,8 +40,8 @@ const MAX_FILE: u64 = 1 << 20;
 pub type Key = (String, String);
 
 /// Holds GC off a network while ADD or DEL is at work on it (CNI §3 "Lifecycle & Ordering").
-pub fn hold(state: &Path, network: &str) -> Result<File, Error> {
-    let (file, path) = open_lock(state, network)?;
+pub(super) fn hold(cni: &Cni, network: &str) -> Result<File, Error> {
+    let (file, path) = open_lock(&cni.state, network)?;
     rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockShared))
         .map_err(Error::io(doing("lock", &path)))?;
     Ok(file)
@@ -54,15 +56,14 @@ pub enum Busy {
     Skip,
 }
 
-/// Removes what attachments to the network left that are gone, and gives how many leases of theirs the plugins had not
-/// given back. `caches` are all folders that record attachments of this state folder. All errors are given.
+/// Removes what attachments to the network left that are gone, and gives how many addresses are free again. `caches` are all folders that record attachments of this state folder. All errors are given.
 pub fn collect(
     cni: &Cni,
-    state: &Path,
     list: &NetworkList,
     caches: &[PathBuf],
     busy: Busy,
 ) -> Result<usize, Error> {
+    let state = &cni.state;
     let (file, path) = open_lock(state, &list.name)?;
     let operation = match busy {
         Busy::Wait => FlockOperation::LockExclusive,
@@ -80,7 +81,6 @@ pub fn collect(
         valid.extend(foreign_leases(folder, state)?);
     }
     let mut errors = Vec::new();
-    errors.extend(gc(cni, list, &valid).err());
     let mut removed = 0;
     for folder in &folders {
         match sweep_leases(folder, state, &ours) {
@@ -88,6 +88,7 @@ pub fn collect(
             Err(error) => errors.push(error),
         }
     }
+    errors.extend(gc(cni, list, &valid).err());
     Error::all(errors).map(|()| removed)
 }
 
@@ -127,7 +128,7 @@ pub fn gc(cni: &Cni, list: &NetworkList, valid: &BTreeSet<Key>) -> Result<(), Er
         if !all && !is_built_in(kind(plugin), list.plugin_dirs(cni)) {
             return None;
         }
-        let mut config = request::of_network(&list, plugin);
+        let mut config = request::of_network(cni, &list, plugin);
         config.insert("cni.dev/valid-attachments".into(), json!(valid));
         without_container(cni, &list, Command::Gc, plugin, config).err()
     });
@@ -212,12 +213,13 @@ fn sweep_leases(folder: &Path, state: &Path, ours: &BTreeSet<Key>) -> Result<usi
         // the reference plugin makes the file first and writes then: under the lock, one without content is of a
         // plugin that was killed between the two, and nobody's
         if key.0.is_empty() || (key.0.starts_with(&prefix) && is_stale(&key)) {
-            match fs::remove_file(&file) {
-                Err(e) if e.kind() != ErrorKind::NotFound => {
-                    errors.push(Error::io(doing("remove", &file))(e));
-                }
-                _ => removed += 1,
-            }
+            let freed = remove(&file);
+            removed += usize::from(freed.is_ok());
+            errors.extend(freed.err());
+            // our own plugin's, see its store
+            let mut mark = OsString::from(".mark.");
+            mark.push(file.file_name().unwrap_or_default());
+            errors.extend(remove(&file.with_file_name(mark)).err());
         }
     }
     Error::all(errors).map(|()| removed)
@@ -249,6 +251,13 @@ fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries.iter().map(fs::DirEntry::path).collect())
 }
 
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(doing("remove", path))(e)),
+        _ => Ok(()),
+    }
+}
+
 /// A small file; empty when it went away meanwhile.
 fn small(path: &Path) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
@@ -259,6 +268,13 @@ fn small(path: &Path) -> Result<Vec<u8>, Error> {
 }
 
 fn open_lock(state: &Path, network: &str) -> Result<(File, PathBuf), Error> {
+    // it comes from a record, too
+    if !is_name(network) {
+        return Err(Error::invalid(
+            format!("network `{network}`"),
+            "must begin with a letter or digit and hold only these, `_`, `.` and `-`",
+        ));
+    }
     let dir = state.join("networks");
     fs::create_dir_all(&dir).map_err(Error::io(doing("create folder", &dir)))?;
     let path = dir.join(format!("{network}.lock"));

@@ -18,8 +18,8 @@
 //! netlink        the few kernel messages that this module sends itself
 //!
 //! up     subnets::acquire, generate or Cni::load · preference, offer_one_default · netns::create · gc::collect
-//!        · gc::hold · add_all · keep_one_default · hosts::hosts, hosts::resolv_conf
-//! down   gc::hold · del_all · netns::remove · subnets::release
+//!        · add_all · keep_one_default · hosts::hosts, hosts::resolv_conf
+//! down   del_all · netns::remove · subnets::release
 //! ```
 //!
 //! *Invariants:* whatever was begun can be undone from what is on disk; nothing here resolves names or talks to any
@@ -57,13 +57,15 @@ pub use invoke::Command;
 pub use probe::{status, versions};
 pub use result::Attached;
 
-/// Where configuration and plugins are found.
+/// Where configuration and plugins are found, and what is at work is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cni {
     /// Folders with `*.conflist`, `*.conf`, `*.json` (`/etc/cni/net.d`).
     pub conf_dirs: Vec<PathBuf>,
     /// `CNI_PATH` (`/opt/cni/bin`, `/usr/lib/cni`).
     pub plugin_dirs: Vec<PathBuf>,
+    /// Folder of running pods (`/run/sampan`).
+    pub state: PathBuf,
 }
 
 /// A network list with where it came from.

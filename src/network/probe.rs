@@ -64,7 +64,7 @@ pub fn status(cni: &Cni, list: &NetworkList) -> Result<(), Error> {
         return Ok(());
     }
     for plugin in list.plugins() {
-        let config = request::of_network(&list, plugin);
+        let config = request::of_network(cni, &list, plugin);
         without_container(cni, &list, Command::Status, plugin, config)?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::conf::{declares, is_ifname, is_name};
-use super::{Attachment, Error, NetworkList};
+use super::{Attachment, Cni, Error, NetworkList, owner};
 
 /// Capabilities that may go unheard.
 const OPTIONAL: &[&str] = &["aliases", "dns", "labels"];
@@ -74,11 +74,12 @@ pub(super) fn validate(attachment: &Attachment) -> Result<(), Error> {
 /// The configuration that a plugin is handed for an attachment (CNI §3 "Deriving request configuration"). `previous`
 /// is the result that goes with it.
 pub(super) fn of_attachment(
+    cni: &Cni,
     attachment: &Attachment,
     plugin: &Value,
     previous: Option<&Value>,
 ) -> Map<String, Value> {
-    let mut config = of_network(&attachment.network, plugin);
+    let mut config = of_network(cni, &attachment.network, plugin);
     if let Some(previous) = previous {
         config.insert("prevResult".into(), previous.clone());
     }
@@ -92,7 +93,7 @@ pub(super) fn of_attachment(
 }
 
 /// The configuration that a plugin is handed for a network as a whole: GC, STATUS.
-pub(super) fn of_network(list: &NetworkList, plugin: &Value) -> Map<String, Value> {
+pub(super) fn of_network(cni: &Cni, list: &NetworkList, plugin: &Value) -> Map<String, Value> {
     let mut config = plugin.as_object().cloned().unwrap_or_default();
     config.retain(|key, _| {
         !matches!(
@@ -102,7 +103,18 @@ pub(super) fn of_network(list: &NetworkList, plugin: &Value) -> Map<String, Valu
     });
     config.insert("cniVersion".into(), list.version().into());
     config.insert("name".into(), list.name.clone().into());
+    let runtime = json!({"runtime": owner::runtime(&cni.state)});
+    if let Some(args) = args(&mut config) {
+        args.insert("sampan".into(), runtime);
+    }
     config
+}
+
+/// `args` of a configuration, made where it is missing. `None`: the file has something else there, which is its
+/// plugin's matter.
+fn args(config: &mut Map<String, Value>) -> Option<&mut Map<String, Value>> {
+    let args = config.entry("args").or_insert_with(|| json!({}));
+    args.as_object_mut()
 }
 
 /// Everything that is asked for by the name of its capability (CNI CONVENTIONS.md "Well-known Capabilities").
@@ -153,10 +165,7 @@ fn add_args(config: &mut Map<String, Value>, attachment: &Attachment) {
         });
         info.insert("port_mappings".into(), mappings.collect());
     }
-    let args = config.entry("args").or_insert_with(|| json!({}));
-    let Some(args) = args.as_object_mut() else {
-        return;
-    };
+    let Some(args) = args(config) else { return };
     if !cni.is_empty() {
         match args.get_mut("cni").and_then(Value::as_object_mut) {
             Some(known) => known.extend(cni),

@@ -9,6 +9,11 @@ fn of_attachments() {
         "capabilities": {"ips": true, "mac": false, "portMappings": true, "bandwidth": true, "labels": true},
         "args": {"own": 1, "cni": {"x": 1}},
         "cni.dev/x": 1, "prevResult": 1, "runtimeConfig": {"ips": []}});
+    let cni = Cni {
+        conf_dirs: vec![],
+        plugin_dirs: vec![],
+        state: "/run/sampan".into(),
+    };
     let plain = Attachment {
         network: NetworkList {
             name: "net".into(),
@@ -20,7 +25,7 @@ fn of_attachments() {
         ..Attachment::default()
     };
     let base = json!({"type": "p", "cniVersion": "1.0.0", "name": "net", "mtu": 9,
-        "args": {"own": 1, "cni": {"x": 1}}});
+        "args": {"own": 1, "cni": {"x": 1}, "sampan": {"runtime": "sampan-2298630b"}}});
     let with = |pairs: &[(&str, Value)]| {
         let mut config = base.clone();
         for (key, value) in pairs {
@@ -49,6 +54,7 @@ fn of_attachments() {
     let labels = json!([{"key": "app", "value": "web"}]);
     let args = json!({
         "own": 1,
+        "sampan": {"runtime": "sampan-2298630b"},
         "cni": {"x": 1, "labels": labels, "ips": ["10.0.0.2/24", "fd00::2"]},
         "org.apache.mesos": {"network_info": {
             "name": "net",
@@ -78,9 +84,9 @@ fn of_attachments() {
         ),
     ];
     for (attachment, previous, expected) in table {
-        let got = of_attachment(attachment, &plugin, previous);
+        let got = of_attachment(&cni, attachment, &plugin, previous);
         assert_eq!(Value::Object(got), expected);
     }
-    let network = of_network(&plain.network, &plugin);
+    let network = of_network(&cni, &plain.network, &plugin);
     assert_eq!(Value::Object(network), base);
 }
