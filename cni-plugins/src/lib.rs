@@ -13,6 +13,7 @@ mod bridge;
 pub mod conf;
 mod conntrack;
 pub mod error;
+mod firewall;
 mod host_local;
 mod ipam;
 mod link;
@@ -44,6 +45,7 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("firewall", &firewall::PLUGIN),
     ("host-local", &host_local::PLUGIN),
     ("loopback", &loopback::PLUGIN),
     ("portmap", &portmap::PLUGIN),
