@@ -12,6 +12,7 @@
 mod bridge;
 pub mod conf;
 mod conntrack;
+mod dhcp;
 pub mod error;
 mod host_local;
 mod ipam;
@@ -35,6 +36,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+pub use dhcp::renewal;
 pub use error::CniError;
 pub use skel::{Command, Invocation};
 
@@ -44,6 +46,7 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("dhcp", &dhcp::PLUGIN),
     ("host-local", &host_local::PLUGIN),
     ("loopback", &loopback::PLUGIN),
     ("portmap", &portmap::PLUGIN),
@@ -96,6 +99,9 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
+    if renewal::is_meant(path.as_ref()) {
+        return renewal::main(args);
+    }
     let text = match find(&name) {
         Ok(plugin) => return skel::process(plugin),
         // a runtime whose configuration has the program's name as a type wants no help
