@@ -18,20 +18,26 @@ const TABLE: Table = Table {
     chains: &[Chain::base(CHAIN, "nat", POSTROUTING, 100)],
 };
 
+/// What an attachment sends to one of its own subnets keeps its source.
 fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
     let rule = |address: &IpNet| {
         let multicast = match address {
             IpNet::V4(_) => IpNet::new_assert([224, 0, 0, 0].into(), 4),
             IpNet::V6(_) => IpNet::new_assert([0xff00u16, 0, 0, 0, 0, 0, 0, 0].into(), 8),
         };
+        let own = addresses
+            .iter()
+            .filter(|other| other.addr().is_ipv4() == address.addr().is_ipv4())
+            .map(IpNet::trunc);
+        let mut exprs = vec![Expr::Source(true, address.addr().into())];
+        exprs.extend(
+            own.chain([multicast])
+                .map(|net| Expr::Destination(false, net)),
+        );
+        exprs.push(Expr::Masquerade);
         Rule {
             chain: CHAIN.into(),
-            exprs: vec![
-                Expr::Source(true, address.addr().into()),
-                Expr::Destination(false, address.trunc()),
-                Expr::Destination(false, multicast),
-                Expr::Masquerade,
-            ],
+            exprs,
             comment: tag.to_owned(),
         }
     };

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::conf::Conf;
 use crate::conntrack::{self, Target};
-use crate::error::{CniError, PORT_TAKEN, Result, with_undo};
+use crate::error::{CniError, PORT_TAKEN, Result, all, with_undo};
 use crate::link::Links;
 use crate::netns::HostLock;
 use crate::nft::{
@@ -249,16 +249,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         .for_each(|rule| batch.delete(&TABLE, rule));
     wanted.iter().for_each(|rule| batch.rule(&TABLE, rule));
     nft.apply(batch)?;
-    let udp: Vec<Target> = mappings
-        .iter()
-        .map(|mapping| mapping.host)
-        .filter(|host| host.protocol == Protocol::Udp)
-        .map(|host| Target {
-            address: host.address,
-            port: host.port,
-        })
-        .collect();
-    match conntrack::forget_udp(&udp) {
+    match forget_udp(mappings.iter().map(|mapping| mapping.host)) {
         Ok(()) => conf.passed_on(),
         Err(error) => Err(with_undo(
             error,
@@ -304,14 +295,34 @@ fn open_hairpin(result: &AddResult) -> Result<()> {
     Ok(())
 }
 
+/// Flows that know the old state of these ports begin anew.
+fn forget_udp(ports: impl Iterator<Item = HostPort>) -> Result<()> {
+    let udp: Vec<Target> = ports
+        .filter(|host| host.protocol == Protocol::Udp)
+        .map(|host| Target {
+            address: host.address,
+            port: host.port,
+        })
+        .collect();
+    conntrack::forget_udp(&udp)
+}
+
 fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
     let tag = own_tag(conf, invocation)?;
     retain(|comment| !is_of(&tag, comment))
 }
 
+/// Removes the rules whose comment isn't wanted, the table after its last mapping, and the flows that went by the rules.
 fn retain(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let _lock = HostLock::take()?;
-    Nft::open()?.retain(&TABLE, wanted)
+    let mut nft = Nft::open()?;
+    let found = nft.rules(&TABLE)?;
+    let gone = found
+        .iter()
+        .filter(|rule| !rule.comment.is_empty() && !wanted(&rule.comment));
+    let ports = gone.filter_map(|rule| HostPort::of_comment(&rule.comment));
+    let removed = nft.retain(&TABLE, &wanted);
+    all([removed, forget_udp(ports)])
 }
 
 fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
