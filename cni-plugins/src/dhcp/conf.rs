@@ -125,7 +125,11 @@ impl DhcpConf {
             options.push((code, value.into()));
         }
         let mut wanted: Vec<u8> = Vec::new();
-        for request in ipam.request.iter().filter(|request| !request.option.is_empty()) {
+        for request in ipam
+            .request
+            .iter()
+            .filter(|request| !request.option.is_empty())
+        {
             wanted.push(number(&request.option)?);
         }
         if !ipam.request.iter().any(|request| request.skip_default) {
@@ -184,8 +188,13 @@ mod tests {
             {"option": "host-name", "fromArg": "K8S_POD_NAME"}, {"option": "60", "value": "x"},
             {"option": "user-class", "value": "y", "fromArg": "ABSENT"}, {"option": "routers"}
         ]);
-        let request = json!([{"skipDefault": true}, {"option": "6"}, {"option": "routers"}, {"option": "6"}]);
-        let full = read(json!({"provide": provide, "request": request}), "A=1;K8S_POD_NAME=web").unwrap();
+        let request =
+            json!([{"skipDefault": true}, {"option": "6"}, {"option": "routers"}, {"option": "6"}]);
+        let full = read(
+            json!({"provide": provide, "request": request}),
+            "A=1;K8S_POD_NAME=web",
+        )
+        .unwrap();
         let expected = [
             id,
             (12, b"web".to_vec()),
@@ -194,7 +203,10 @@ mod tests {
             (55, vec![6, 3]),
         ];
         assert_eq!(full.options, expected);
-        let own = read(json!({"provide": [{"option": "dhcp-client-identifier", "value": "me"}]}), "");
+        let own = read(
+            json!({"provide": [{"option": "dhcp-client-identifier", "value": "me"}]}),
+            "",
+        );
         assert_eq!(own.unwrap().options[0], (61, b"me".to_vec()));
         for bad in [
             json!({"provide": [{"option": "colour", "value": "x"}]}),

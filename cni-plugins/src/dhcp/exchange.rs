@@ -108,8 +108,7 @@ impl Interface {
         let open = || -> io::Result<File> {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             // RAW and not DGRAM: the addresses of the frames are chosen and seen
-            let socket =
-                socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::IP))?;
+            let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(eth::IP))?;
             let address = getifaddrs()?
                 .filter(|found| found.interface_name == ifname)
                 .find_map(|found| found.address?.as_link_addr().copied())
@@ -235,7 +234,9 @@ impl Client<'_> {
                         let why = heard.answer.text(option::MESSAGE).unwrap_or_default();
                         last = format!("the DHCP server offers {ip} and refuses it then: {why}");
                         // it may go on so: the next DISCOVER waits
-                        std::thread::sleep(FIRST_WAIT.min(end.saturating_duration_since(Instant::now())));
+                        std::thread::sleep(
+                            FIRST_WAIT.min(end.saturating_duration_since(Instant::now())),
+                        );
                         break;
                     }
                     None => last = format!("the DHCP server offers {ip} and is silent then"),
@@ -244,7 +245,11 @@ impl Client<'_> {
         }
         Err(CniError::new(
             OPERATION_FAILED,
-            format!("no address for {} within {} s", self.ifname, timeout.as_secs()),
+            format!(
+                "no address for {} within {} s",
+                self.ifname,
+                timeout.as_secs()
+            ),
         )
         .because(last))
     }

@@ -168,7 +168,11 @@ pub fn result(answer: &Answer, address: Ipv4Net, conf: &DhcpConf) -> AddResult {
         }],
         routes: routes(answer, conf.priority),
         dns: Dns {
-            nameservers: answer.ips(option::DNS).iter().map(Ipv4Addr::to_string).collect(),
+            nameservers: answer
+                .ips(option::DNS)
+                .iter()
+                .map(Ipv4Addr::to_string)
+                .collect(),
             domain: answer.text(option::DOMAIN).unwrap_or_default(),
             search: answer.search(),
             options: Vec::new(),
@@ -226,8 +230,9 @@ impl Lease {
 
     /// Writes the file.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_vec(self)
-            .map_err(|cause| CniError::new(OPERATION_FAILED, "cannot write a lease").because(cause))?;
+        let text = serde_json::to_vec(self).map_err(|cause| {
+            CniError::new(OPERATION_FAILED, "cannot write a lease").because(cause)
+        })?;
         let new = path.with_extension("new");
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, path))
@@ -280,7 +285,10 @@ mod tests {
             assert_eq!(hour.due(now, tried), expected, "{now} {tried:?}");
         }
         let strange = Times::new(0, 10, Some(100), Some(90));
-        assert_eq!((strange.renew, strange.rebind, strange.end), (10_000, 10_000, 10_000));
+        assert_eq!(
+            (strange.renew, strange.rebind, strange.end),
+            (10_000, 10_000, 10_000)
+        );
         let endless = Times::new(5, u32::MAX, None, None);
         assert!(matches!(endless.due(6, None), Due::Wait(_)));
     }

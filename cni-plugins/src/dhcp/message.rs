@@ -104,7 +104,7 @@ impl Question<'_> {
         for (code, value) in &self.options {
             let value = value.get(..255).unwrap_or(value);
             bytes.extend([*code, value.len() as u8]);
-            bytes.extend(*value);
+            bytes.extend_from_slice(value);
         }
         bytes.push(255);
         bytes.resize(bytes.len().max(SHORTEST), 0);
@@ -162,7 +162,10 @@ impl Answer {
         }
         let mut options = BTreeMap::new();
         read_options(bytes.get(FIXED..)?, &mut options);
-        let overload = options.get(&option::OVERLOAD).and_then(|v| v.first()).copied();
+        let overload = options
+            .get(&option::OVERLOAD)
+            .and_then(|v| v.first())
+            .copied();
         let overload = overload.unwrap_or(0);
         if overload & 1 != 0 {
             read_options(bytes.get(108..236)?, &mut options);
@@ -229,10 +232,11 @@ impl Answer {
         let mut rest = self.option(option::CLASSLESS_ROUTES)?;
         let mut routes = Vec::new();
         while let Some((length, behind)) = rest.split_first() {
-            let (significant, behind) =
-                behind.split_at_checked(usize::from(length.div_ceil(8)))?;
+            let (significant, behind) = behind.split_at_checked(usize::from(length.div_ceil(8)))?;
             let mut network = [0; 4];
-            network.get_mut(..significant.len())?.copy_from_slice(significant);
+            network
+                .get_mut(..significant.len())?
+                .copy_from_slice(significant);
             let net = Ipv4Net::new(network.into(), *length).ok()?;
             routes.push((net.trunc(), ip(behind, 0)?));
             rest = behind.get(4..)?;
@@ -286,7 +290,10 @@ fn read_name(bytes: &[u8], mut at: usize) -> Option<(String, usize)> {
             }
             1..=63 => {
                 let label = bytes.get(at + 1..at + 1 + usize::from(length))?;
-                if !label.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)) {
+                if !label
+                    .iter()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+                {
                     return None;
                 }
                 if !name.is_empty() {
@@ -316,7 +323,10 @@ fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;
     for pair in bytes.chunks(2) {
         let low = pair.get(1).copied().unwrap_or(0);
-        sum += u32::from(u16::from_be_bytes([pair.first().copied().unwrap_or(0), low]));
+        sum += u32::from(u16::from_be_bytes([
+            pair.first().copied().unwrap_or(0),
+            low,
+        ]));
     }
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -325,11 +335,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// The Ethernet frame of a message from a client.
-pub fn frame(
-    from: ([u8; 6], Ipv4Addr),
-    to: ([u8; 6], Ipv4Addr),
-    payload: &[u8],
-) -> Vec<u8> {
+pub fn frame(from: ([u8; 6], Ipv4Addr), to: ([u8; 6], Ipv4Addr), payload: &[u8]) -> Vec<u8> {
     let udp_length = (payload.len() + 8) as u16;
     // RFC 768: the checksum also covers addresses, protocol and length
     let mut udp = Vec::from(from.1.octets());
@@ -438,7 +444,9 @@ mod tests {
         assert_eq!(bytes[28..34], [2, 0, 0, 0, 0, 9]);
         assert_eq!(
             bytes[236..254],
-            [99, 130, 83, 99, 53, 1, 3, 55, 2, 1, 3, 12, 3, b'w', b'e', b'b', 255, 0]
+            [
+                99, 130, 83, 99, 53, 1, 3, 55, 2, 1, 3, 12, 3, b'w', b'e', b'b', 255, 0
+            ]
         );
         assert_eq!(Answer::read(&bytes), None, "a question is no answer");
     }
@@ -451,7 +459,10 @@ mod tests {
         assert_eq!(unframe(&bytes), None, "it is to a server");
         bytes[36..38].copy_from_slice(&CLIENT_PORT.to_be_bytes());
         let (found, from) = unframe(&bytes).unwrap();
-        assert_eq!((from, found.kind, found.address), (server, Kind::Offer, ip("10.0.0.7")));
+        assert_eq!(
+            (from, found.kind, found.address),
+            (server, Kind::Offer, ip("10.0.0.7"))
+        );
         assert_eq!((found.xid, found.mac), (0x0102_0304, mac));
         assert_eq!(found.prefix_len(), Some(24));
         // what the kernel's own sum over such a packet comes to
@@ -461,7 +472,15 @@ mod tests {
         udp.extend(&bytes[34..]);
         udp[14..16].copy_from_slice(&SERVER_PORT.to_be_bytes());
         assert_eq!(checksum(&udp), 0);
-        for (at, value) in [(12, 1), (14, 0x65), (14, 0x44), (20, 0x20), (23, 6), (24, 0), (39, 0)] {
+        for (at, value) in [
+            (12, 1),
+            (14, 0x65),
+            (14, 0x44),
+            (20, 0x20),
+            (23, 6),
+            (24, 0),
+            (38, 0),
+        ] {
             let mut broken = bytes.clone();
             broken[at] = value;
             assert_eq!(unframe(&broken), None, "byte {at}");
@@ -572,7 +591,11 @@ mod tests {
                     let _ = (answer.ip(code), answer.ips(code), answer.seconds(code));
                     let _ = answer.text(code);
                 }
-                let _ = (answer.classless_routes(), answer.static_routes(), answer.search());
+                let _ = (
+                    answer.classless_routes(),
+                    answer.static_routes(),
+                    answer.search(),
+                );
                 let _ = (answer.mtu(), answer.prefix_len());
             }
         }

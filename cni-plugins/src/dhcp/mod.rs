@@ -55,7 +55,9 @@ fn boottime(moment: Instant) -> u64 {
 
 /// Device and inode of what is at `path`.
 fn id_of(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    fs::metadata(path)
+        .ok()
+        .map(|found| (found.dev(), found.ino()))
 }
 
 fn lease_path(conf: &Conf, invocation: &Invocation) -> PathBuf {
@@ -89,8 +91,9 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let heard = client.acquire(&interface, dhcp.timeout, |answer| {
         lease::acceptable(answer).map(|_| ())
     })?;
-    let (address, server) = lease::acceptable(&heard.answer)
-        .map_err(|why| CniError::new(OPERATION_FAILED, format!("no address for {ifname}: {why}")))?;
+    let (address, server) = lease::acceptable(&heard.answer).map_err(|why| {
+        CniError::new(OPERATION_FAILED, format!("no address for {ifname}: {why}"))
+    })?;
     let mut keep = || -> Result<Value> {
         let result = settle(&mut links, &link, &dhcp, &heard, address)?;
         let result = result.to_json(&conf.cni_version)?;
@@ -127,7 +130,10 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
 
 fn mac_of(link: &Link) -> Result<[u8; 6]> {
     <[u8; 6]>::try_from(&*link.mac).map_err(|_| {
-        CniError::config(format!("DHCP over {}: it has no Ethernet address", link.name))
+        CniError::config(format!(
+            "DHCP over {}: it has no Ethernet address",
+            link.name
+        ))
     })
 }
 
@@ -178,7 +184,9 @@ fn release(lease: &Lease) -> Result<()> {
     }
     let interface = netns.run(|| Interface::open(&lease.ifname))?;
     let server: (Ipv4Addr, [u8; 6]) = (lease.server, lease.server_mac);
-    lease.client().release(&interface, lease.address.addr(), server)
+    lease
+        .client()
+        .release(&interface, lease.address.addr(), server)
 }
 
 /// The namespace that the lease was got in, unless its path leads elsewhere now.
@@ -208,7 +216,9 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
     };
     let address = lease.address;
     if let Some(why) = &lease.lost {
-        return Err(CniError::check(format!("dhcp: {ifname} lost {address}: {why}")));
+        return Err(CniError::check(format!(
+            "dhcp: {ifname} lost {address}: {why}"
+        )));
     }
     if !lease.process.is_alive() {
         return Err(CniError::check(format!(

@@ -97,7 +97,10 @@ impl Process {
     /// Kills it and waits until it is gone; gone already is success.
     pub fn end(&self) -> Result<()> {
         let failed = |cause: Errno| {
-            CniError::operation(format!("cannot end the process {}", self.pid), io::Error::from(cause))
+            CniError::operation(
+                format!("cannot end the process {}", self.pid),
+                io::Error::from(cause),
+            )
         };
         let Some(pid) = Pid::from_raw(self.pid) else {
             return Ok(());

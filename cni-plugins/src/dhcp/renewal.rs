@@ -64,7 +64,9 @@ fn start(path: &Path) -> std::result::Result<(), String> {
         // the list itself is closed already
         let _ = nix::unistd::close(fd);
     }
-    let stays = command(STAY, path).spawn().map_err(|cause| cause.to_string())?;
+    let stays = command(STAY, path)
+        .spawn()
+        .map_err(|cause| cause.to_string())?;
     println!("{}", stays.id());
     Ok(())
 }
@@ -123,10 +125,15 @@ enum Verdict {
 fn ask(lease: &Lease, netns: &Netns, stage: Due) -> Verdict {
     let address = lease.address.addr();
     let client = lease.client();
+    // the next stage doesn't wait for an answer to this one
+    let until = |end: u64| WAIT.min(Duration::from_millis(end.saturating_sub(now())));
     let heard = netns.run(|| {
         Ok(match stage {
-            Due::Renew => client.renew(address, lease.server, WAIT).ok().flatten(),
-            Due::Rebind => client.rebind(address, WAIT)?,
+            Due::Renew => {
+                let wait = until(lease.times.rebind);
+                client.renew(address, lease.server, wait).ok().flatten()
+            }
+            Due::Rebind => client.rebind(address, until(lease.times.end))?,
             Due::Wait(_) | Due::End => None,
         })
     });

@@ -317,6 +317,15 @@ impl Links {
         self.change(link, "the link address", builder)
     }
 
+    /// Sets the MTU in bytes.
+    pub fn set_mtu(&mut self, link: &Link, mtu: u32) -> Result<()> {
+        self.change(
+            link,
+            "the MTU",
+            LinkMessageBuilder::<LinkUnspec>::new().mtu(mtu),
+        )
+    }
+
     /// Sets `ifalias`.
     pub fn set_alias(&mut self, link: &Link, alias: &str) -> Result<()> {
         self.change(
