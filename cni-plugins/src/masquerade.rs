@@ -44,6 +44,17 @@ fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
     addresses.iter().map(rule).collect()
 }
 
+/// Refuses a value of `ipMasqBackend` that isn't here: silence would be a promise.
+pub fn require_backend(name: Option<&str>) -> Result<()> {
+    match name {
+        None | Some("nftables") => Ok(()),
+        Some(other) => Err(CniError::unsupported(
+            &format!("ipMasqBackend {other:?}"),
+            "only nftables",
+        )),
+    }
+}
+
 /// Adds the rules of an attachment, in place of any it has.
 pub fn add(tag: &str, addresses: &[IpNet], _lock: &HostLock) -> Result<()> {
     let mut nft = Nft::open()?;
@@ -70,17 +81,5 @@ pub fn retain(wanted: impl Fn(&str) -> bool, _lock: &HostLock) -> Result<()> {
 
 /// Whether the rules are there.
 pub fn check(tag: &str, addresses: &[IpNet]) -> Result<()> {
-    let found = Nft::open()?
-        .rules(&TABLE)?
-        .iter()
-        .filter(|rule| rule.comment == tag)
-        .count();
-    if found >= addresses.len() {
-        return Ok(());
-    }
-    Err(CniError::check(format!(
-        "{found} of {} masquerading rules are in the nftables table inet {}",
-        addresses.len(),
-        TABLE.name
-    )))
+    Nft::open()?.check(&TABLE, &rules(tag, addresses))
 }

@@ -31,7 +31,7 @@ use crate::nft::{
 use crate::result::AddResult;
 use crate::skel::{Invocation, Plugin};
 use crate::sysctl;
-use crate::tag::{self, tag};
+use crate::tag::{self, is_of, tag};
 use conf::{HostPort, Mapping, PortmapConf, Protocol};
 
 /// The commands.
@@ -182,12 +182,6 @@ fn rules(tag: &str, conf: &PortmapConf, container: &[IpNet]) -> Result<Vec<Rule>
     }
 }
 
-fn is_of(tag: &str, comment: &str) -> bool {
-    comment
-        .strip_prefix(tag)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-}
-
 /// A host port that another attachment has.
 fn conflict(tag: &str, wanted: &[Mapping], found: &[FoundRule]) -> Option<CniError> {
     let others = found.iter().filter(|rule| !is_of(tag, &rule.comment));
@@ -332,26 +326,10 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
         return Ok(());
     }
     let tag = own_tag(conf, invocation)?;
-    let mut found = Nft::open()?.rules(&TABLE)?;
-    let wanted = rules(
-        &tag,
-        &portmap,
-        &container_addresses(&result, &invocation.ifname),
-    )?;
-    for rule in base_rules().into_iter().chain(wanted) {
-        let same = |known: &FoundRule| known.chain == rule.chain && known.comment == rule.comment;
-        match found.iter().position(same) {
-            Some(index) => drop(found.swap_remove(index)),
-            None => {
-                let (chain, whose) = (rule.chain, rule.comment);
-                return Err(CniError::check(format!(
-                    "missing rule in the nftables chain {TABLE} {chain}"
-                ))
-                .because(whose));
-            }
-        }
-    }
-    Ok(())
+    let container = container_addresses(&result, &invocation.ifname);
+    let mut wanted = base_rules();
+    wanted.extend(rules(&tag, &portmap, &container)?);
+    Nft::open()?.check(&TABLE, &wanted)
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
