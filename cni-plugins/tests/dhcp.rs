@@ -376,3 +376,83 @@ fn without_an_answer() {
         "interface eth7 not found"
     );
 }
+
+/// The interface is there, and up, when the address is asked for and when it is given back.
+#[test]
+fn under_the_plugins_of_interfaces() {
+    let mut host = Host::new();
+    // a network behind a port of the host, where the server is
+    run(
+        "ip",
+        &["link", "add", "uplink", "type", "veth", "peer", "lan0"],
+    );
+    run("ip", &["link", "add", "br7", "type", "bridge"]);
+    run("ip", &["link", "set", "br7", "up"]);
+    run("ip", &["link", "set", "lan0", "up"]);
+    run("ip", &["link", "set", "uplink", "up"]);
+    run("ip", &["addr", "add", "10.77.0.1/24", "dev", "lan0"]);
+    let mut server = None;
+    for (name, attached, kind) in [
+        ("m", "", json!({"type": "macvlan", "master": "uplink"})),
+        ("b", "br7", json!({"type": "bridge", "bridge": "br7"})),
+    ] {
+        if !attached.is_empty() {
+            run("ip", &["link", "set", "uplink", "master", attached]);
+        }
+        server.get_or_insert_with(|| {
+            Server::start(
+                host.temp.path(),
+                "lan0",
+                "option router 10.77.0.1\noption lease 3600",
+            )
+        });
+        let pod = host.pod(name);
+        let mut config = config(&host, json!({}));
+        for (key, value) in kind.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let plugin = kind["type"].as_str().unwrap();
+        let call = Call::new(name, &pod);
+        let result = call.ok(plugin, "ADD", &config);
+        let address = result["ips"][0]["address"].as_str().unwrap();
+        let link = ip_json(&pod, &["addr", "show", "dev", "eth0"]);
+        assert_eq!(common::addresses(&link), [address], "{plugin}");
+        // the lease is for the link address that the interface keeps
+        let mac: Vec<u8> =
+            serde_json::from_value(lease(&host, name).unwrap()["mac"].clone()).unwrap();
+        let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(link[0]["address"], mac.join(":"), "{plugin}");
+        let routes = ip_json(&pod, &["route", "show", "default"]);
+        assert_eq!(routes[0]["gateway"], "10.77.0.1", "{plugin}");
+        let target = format!("--net={}", pod.display());
+        run(
+            "nsenter",
+            &[&target, "busybox", "ping", "-c1", "-W2", "10.77.0.1"],
+        );
+        config["prevResult"] = result.clone();
+        call.ok(plugin, "CHECK", &config);
+        let (plain, _) = address.split_once('/').unwrap();
+        let server = server.as_ref().unwrap();
+        let begin = unix_time();
+        wait_for("the server's record", || {
+            server.end_of(plain).is_some_and(|end| end > begin + 3000)
+        });
+        call.ok(plugin, "DEL", &config);
+        wait_for("the release", || {
+            server.end_of(plain).is_none_or(|end| end < begin + 60)
+        });
+        assert_eq!(lease(&host, name), None);
+        let none = ip_json(&pod, &["link"]);
+        assert_eq!(none.as_array().unwrap().len(), 1, "{none}");
+    }
+    // nobody answers: nothing is left
+    drop(server);
+    let before = host.snapshot();
+    let pod = host.pod("silent");
+    let mut silent = config(&host, json!({"timeout": 1}));
+    silent["type"] = json!("bridge");
+    silent["bridge"] = json!("br7");
+    let error = Call::new("silent", &pod).err("bridge", "ADD", &silent);
+    assert_eq!(error["msg"], "no address for eth0 within 1 s");
+    assert_eq!(host.snapshot(), before);
+}
