@@ -29,6 +29,7 @@ mod generate;
 pub mod hosts;
 mod invoke;
 pub mod netns;
+mod ranges;
 mod result;
 pub mod subnets;
 
@@ -41,7 +42,7 @@ use serde_json::Value;
 pub use attach::{add, add_all, check, del, del_all, gc, status};
 pub use default_route::{Candidate, keep_one_default, offer_one_default, preference};
 pub use error::{Error, PluginFailure};
-pub use generate::{bridge_name, generate};
+pub use generate::{GENERATED, bridge_name, gateways, generate};
 pub use invoke::Command;
 pub use result::Attached;
 

@@ -20,7 +20,9 @@ use crate::{Host, addresses, attachment, default_routes, host_links, ip, ip_in};
 fn network(key: &str, more: Value) -> Network {
     let mut all = json!({
         "key": key, "origin": {"file": "compose.yaml", "line": 1}, "name": format!("app_{key}"),
-        "external": false, "driver": "bridge", "internal": true, "enable_ipv6": true,
+        "external": false, "driver": "bridge", "internal": true, "enable_ipv4": true, "enable_ipv6": true,
+        "ipam_driver": null, "ipam_options": {},
+        "extra": {"default": false, "routes": [], "config": {}, "plugins": []},
         "driver_opts": {}, "ipam": [], "labels": {}, "attachment": {"aliases": []},
     });
     for (key, value) in more.as_object().unwrap() {
