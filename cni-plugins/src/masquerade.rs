@@ -3,23 +3,19 @@
 //! *Invariants*: a rule's comment is its attachment's tag; the table exists as long as it has a rule. Callers hold the
 //! host lock.
 
+use std::borrow::Cow;
+
 use ipnet::IpNet;
 
 use crate::error::{CniError, Result};
 use crate::netns::HostLock;
-use crate::nft::{Batch, Chain, Expr, FoundRule, Hook, Nft, POSTROUTING, Rule, Table};
+use crate::nft::{Batch, Chain, Expr, Family, Nft, POSTROUTING, Rule, Table};
 
 const CHAIN: &str = "postrouting";
 const TABLE: Table = Table {
-    name: "sampan_masquerade",
-    chains: &[Chain {
-        name: CHAIN,
-        hook: Some(Hook {
-            kind: "nat",
-            number: POSTROUTING,
-            priority: 100,
-        }),
-    }],
+    family: Family::Inet,
+    name: Cow::Borrowed("sampan_masquerade"),
+    chains: &[Chain::base(CHAIN, "nat", POSTROUTING, 100)],
 };
 
 fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
@@ -29,7 +25,7 @@ fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
             IpNet::V6(_) => IpNet::new_assert([0xff00u16, 0, 0, 0, 0, 0, 0, 0].into(), 8),
         };
         Rule {
-            chain: CHAIN,
+            chain: CHAIN.into(),
             exprs: vec![
                 Expr::Source(true, address.addr().into()),
                 Expr::Destination(false, address.trunc()),
@@ -63,22 +59,7 @@ pub fn remove(tag: &str, lock: &HostLock) -> Result<()> {
 
 /// Removes the rules whose comment isn't wanted, and the table after its last rule.
 pub fn retain(wanted: impl Fn(&str) -> bool, _lock: &HostLock) -> Result<()> {
-    let mut nft = Nft::open()?;
-    let (keep, drop): (Vec<FoundRule>, Vec<FoundRule>) = nft
-        .rules(&TABLE)?
-        .into_iter()
-        .partition(|rule| wanted(&rule.comment));
-    let mut batch = Batch::default();
-    if drop.is_empty() {
-        return Ok(());
-    }
-    if keep.is_empty() {
-        batch.delete_table(&TABLE);
-    }
-    for rule in drop.iter().filter(|_| !keep.is_empty()) {
-        batch.delete(&TABLE, rule);
-    }
-    nft.apply(batch)
+    Nft::open()?.retain(&TABLE, wanted)
 }
 
 /// Whether the rules are there.

@@ -12,11 +12,7 @@ fn attachment(config: Value) -> Attachment {
         },
         container_id: "pod-1".into(),
         ifname: "eth0".into(),
-        ips: vec![],
-        mac: None,
-        ports: vec![],
-        aliases: vec![],
-        args: vec![],
+        ..Attachment::default()
     }
 }
 

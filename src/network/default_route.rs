@@ -201,11 +201,7 @@ mod tests {
                 },
                 container_id: "c".into(),
                 ifname: ifname.to_string(),
-                ips: vec![],
-                mac: None,
-                ports: vec![],
-                aliases: vec![],
-                args: vec![],
+                ..Attachment::default()
             }
         };
         let (v4, v6, both) = (["0.0.0.0/0"], ["::/0"], ["0.0.0.0/0", "::/0"]);

@@ -10,6 +10,7 @@
 //! default_route  which interface has it, one per family
 //! hosts          /etc/hosts, /etc/resolv.conf
 //! netns          pinned namespaces
+//! owner          which container ids are this state folder's
 //! netlink        the few kernel messages that this module sends itself
 //!
 //! up     subnets::acquire, generate or Cni::load · preference, offer_one_default · netns::create · add_all
@@ -29,15 +30,17 @@ mod generate;
 pub mod hosts;
 mod invoke;
 pub mod netns;
+pub mod owner;
 mod ranges;
 mod result;
 pub mod subnets;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use attach::{add, add_all, check, del, del_all, gc, status};
 pub use default_route::{Candidate, keep_one_default, offer_one_default, preference};
@@ -56,7 +59,7 @@ pub struct Cni {
 }
 
 /// A network list with where it came from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct NetworkList {
     /// `name`.
     pub name: String,
@@ -81,8 +84,8 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
 }
 
-/// One interface of a pod: what ADD, CHECK and DEL are called with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One interface of a pod: what ADD, CHECK and DEL are called with. [`Default`] is for the wishes, which are none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The network.
     pub network: NetworkList,
@@ -100,4 +103,10 @@ pub struct Attachment {
     pub aliases: Vec<String>,
     /// `CNI_ARGS` pairs.
     pub args: Vec<(String, String)>,
+    /// Labels of the pod (capability `labels`, and the key `args` of the configuration).
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Other capabilities by name (`bandwidth`, `dns`, `ipRanges`, `deviceID`, …) with their values as they are.
+    #[serde(default)]
+    pub capabilities: Map<String, Value>,
 }

@@ -10,7 +10,7 @@ use super::{Error, Result, lock, plan};
 use crate::compose::project::Network;
 use crate::network::{
     Attached, Attachment, Candidate, NetworkList, PortMapping, add_all, del_all, generate,
-    keep_one_default, netns, offer_one_default, preference, subnets,
+    keep_one_default, netns, offer_one_default, owner, preference, subnets,
 };
 
 /// Makes it. Runs in a single-threaded process; what a killed one left is removed first, what a failure leaves too.
@@ -72,7 +72,7 @@ fn attachments(dir: &PodDir, pod: &Pod, ports: &[PublishedPort]) -> Result<Plan>
         let fixed = &network.attachment;
         attachments.push(Attachment {
             network: list,
-            container_id: format!("sampan-{}", dir.name),
+            container_id: owner::container_id(&pod.state, &dir.name),
             ifname,
             ips: [
                 fixed.ipv4_address.map(|ip| ip.to_string()),
@@ -84,7 +84,8 @@ fn attachments(dir: &PodDir, pod: &Pod, ports: &[PublishedPort]) -> Result<Plan>
             mac: fixed.mac_address.clone(),
             ports: Vec::new(),
             aliases: fixed.aliases.clone(),
-            args: Vec::new(),
+            args: owner::arguments(&dir.name),
+            ..Attachment::default()
         });
     }
     offer_one_default(&mut attachments, &preferred);

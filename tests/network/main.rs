@@ -117,11 +117,7 @@ fn attachment(network: NetworkList, ifname: &str) -> Attachment {
         network,
         container_id: "pod".into(),
         ifname: ifname.into(),
-        ips: vec![],
-        mac: None,
-        ports: vec![],
-        aliases: vec![],
-        args: vec![],
+        ..Attachment::default()
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod conf;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -24,7 +25,7 @@ use crate::error::{CniError, PORT_TAKEN, Result, with_undo};
 use crate::link::Links;
 use crate::netns::HostLock;
 use crate::nft::{
-    Batch, Chain, Expr, FoundRule, Hook, MAX_COMMENT, Nft, OUTPUT, POSTROUTING, PREROUTING, Rule,
+    Batch, Chain, Expr, Family, FoundRule, MAX_COMMENT, Nft, OUTPUT, POSTROUTING, PREROUTING, Rule,
     Table,
 };
 use crate::result::AddResult;
@@ -46,28 +47,15 @@ const HOST_PORTS: &str = "hostports";
 const MASQUERADE: &str = "masquerade";
 const DNAT_PRIORITY: i32 = -100;
 
-const fn base(name: &'static str, kind: &'static str, number: u32, priority: i32) -> Chain {
-    Chain {
-        name,
-        hook: Some(Hook {
-            kind,
-            number,
-            priority,
-        }),
-    }
-}
-
 const TABLE: Table = Table {
-    name: "sampan_portmap",
+    family: Family::Inet,
+    name: Cow::Borrowed("sampan_portmap"),
     chains: &[
-        Chain {
-            name: HOST_PORTS,
-            hook: None,
-        },
-        base("prerouting", "nat", PREROUTING, DNAT_PRIORITY),
-        base("output", "nat", OUTPUT, DNAT_PRIORITY),
-        base(MASQUERADE, "nat", POSTROUTING, 100),
-        base("martians", "filter", PREROUTING, -300),
+        Chain::plain(HOST_PORTS),
+        Chain::base("prerouting", "nat", PREROUTING, DNAT_PRIORITY),
+        Chain::base("output", "nat", OUTPUT, DNAT_PRIORITY),
+        Chain::base(MASQUERADE, "nat", POSTROUTING, 100),
+        Chain::base("martians", "filter", PREROUTING, -300),
     ],
 };
 
@@ -92,19 +80,19 @@ fn loopback(v4: bool) -> IpNet {
 
 /// The rules that belong to no mapping.
 fn base_rules() -> Vec<Rule> {
-    let rule = |chain, exprs| Rule {
-        chain,
+    let rule = |chain: &'static str, exprs| Rule {
+        chain: chain.into(),
         exprs,
         comment: String::new(),
     };
     vec![
         rule(
             "prerouting",
-            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS)],
+            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS.into())],
         ),
         rule(
             "output",
-            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS)],
+            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS.into())],
         ),
         rule(
             "martians",
@@ -133,7 +121,7 @@ fn mapping_rule(tag: &str, mapping: &Mapping) -> Rule {
         Expr::Dnat(mapping.container, mapping.container_port),
     ]);
     Rule {
-        chain: HOST_PORTS,
+        chain: HOST_PORTS.into(),
         exprs,
         comment: format!("{tag} {host}"),
     }
@@ -152,7 +140,7 @@ fn masquerade_rules(tag: &str, conf: &PortmapConf, container: &IpNet) -> Vec<Rul
             Expr::Masquerade,
         ]);
         Rule {
-            chain: MASQUERADE,
+            chain: MASQUERADE.into(),
             exprs,
             comment: tag.to_owned(),
         }
@@ -274,7 +262,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         Ok(()) => conf.passed_on(),
         Err(error) => Err(with_undo(
             error,
-            remove(&mut nft, |comment| !is_of(&tag, comment)),
+            nft.retain(&TABLE, |comment| !is_of(&tag, comment)),
         )),
     }
 }
@@ -321,31 +309,9 @@ fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
     retain(|comment| !is_of(&tag, comment))
 }
 
-/// Removes the rules whose comment isn't wanted, and the table after its last mapping.
 fn retain(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let _lock = HostLock::take()?;
-    remove(&mut Nft::open()?, wanted)
-}
-
-/// [`retain`] under the caller's lock.
-fn remove(nft: &mut Nft, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    let found = nft.rules(&TABLE)?;
-    let owned: Vec<&FoundRule> = found
-        .iter()
-        .filter(|rule| !rule.comment.is_empty())
-        .collect();
-    let drop: Vec<&FoundRule> = owned
-        .iter()
-        .copied()
-        .filter(|rule| !wanted(&rule.comment))
-        .collect();
-    let mut batch = Batch::default();
-    if drop.len() == owned.len() && !found.is_empty() {
-        batch.delete_table(&TABLE);
-    } else {
-        drop.iter().for_each(|rule| batch.delete(&TABLE, rule));
-    }
-    nft.apply(batch)
+    Nft::open()?.retain(&TABLE, wanted)
 }
 
 fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
@@ -368,8 +334,7 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
             None => {
                 let (chain, whose) = (rule.chain, rule.comment);
                 return Err(CniError::check(format!(
-                    "missing rule in the nftables chain inet {} {chain}",
-                    TABLE.name
+                    "missing rule in the nftables chain {TABLE} {chain}"
                 ))
                 .because(whose));
             }

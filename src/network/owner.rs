@@ -1,0 +1,46 @@
+//! Which container ids are ours, told from the id alone: records may be lost (`/run` after a reboot), leases and rules
+//! that bear an id may not.
+//!
+//! *Invariant:* two state folders never have an id in common, so one never takes the other's pods for its own that are
+//! gone; nor does an id of another runtime look like ours.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+/// What container ids of pods of the state folder begin with.
+pub fn prefix(state: &Path) -> String {
+    let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
+    let hex: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
+    format!("sampan-{hex}-")
+}
+
+/// `CNI_CONTAINERID` of a pod.
+pub fn container_id(state: &Path, pod: &str) -> String {
+    format!("{}{pod}", prefix(state))
+}
+
+/// `CNI_ARGS` that tell a plugin about the pod in the words of Kubernetes, which plugins look for. The first one
+/// lets those pass that know none of the others.
+pub fn arguments(pod: &str) -> Vec<(String, String)> {
+    [
+        ("IgnoreUnknown", "1"),
+        ("K8S_POD_NAMESPACE", "sampan"),
+        ("K8S_POD_NAME", pod),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_two_state_folders_differ() {
+        let id = container_id(Path::new("/run/sampan"), "web");
+        assert_eq!(id, "sampan-2298630b-web");
+        assert!(id.starts_with(&prefix(Path::new("/run/sampan"))));
+        assert!(!id.starts_with(&prefix(Path::new("/run/other"))));
+    }
+}
