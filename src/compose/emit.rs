@@ -253,7 +253,12 @@ fn ports(s: &Service, out: &mut Dict) {
         entry.maybe_text("host_ip", port.host_ip.map(|ip| ip.to_string()).as_deref());
         entry.maybe_text(
             "published",
-            port.published.map(|p| p.to_string()).as_deref(),
+            port.published
+                .map(|first| match port.published_end {
+                    Some(last) => format!("{first}-{last}"),
+                    None => first.to_string(),
+                })
+                .as_deref(),
         );
         entry.bare("target", Some(port.target));
         entry.text("protocol", &port.protocol);

@@ -243,6 +243,9 @@ pub struct Port {
     pub host_ip: Option<std::net::IpAddr>,
     /// Port on the host; `None` lets Sampan choose one.
     pub published: Option<u16>,
+    /// Last port of a range on the host, of which the first free one is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_end: Option<u16>,
     /// Port in the pod.
     pub target: u16,
     /// `tcp`, `udp`, `sctp`.
