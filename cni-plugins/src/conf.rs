@@ -33,6 +33,15 @@ pub struct ValidAttachment {
     pub ifname: String,
 }
 
+/// Addresses that a runtime asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RequestedIps {
+    /// From `args.cni.ips`.
+    pub args: Vec<String>,
+    /// From `runtimeConfig.ips`.
+    pub capability: Vec<String>,
+}
+
 /// A container id or network name as the specification allows it.
 pub fn valid_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -138,6 +147,31 @@ impl Conf {
                     .because(cause)
             }),
         }
+    }
+
+    /// The addresses that the runtime asks for: `args.cni.ips` and the capability `ips` (CONVENTIONS.md), as they are
+    /// written.
+    pub fn requested_ips(&self) -> Result<RequestedIps> {
+        #[derive(Deserialize)]
+        struct Wire {
+            args: Option<WireArgs>,
+            #[serde(rename = "runtimeConfig")]
+            runtime: Option<WireIps>,
+        }
+        #[derive(Deserialize)]
+        struct WireArgs {
+            cni: Option<WireIps>,
+        }
+        #[derive(Deserialize)]
+        struct WireIps {
+            ips: Option<Vec<String>>,
+        }
+        let wire: Wire = self.parse()?;
+        let ips = |wire: Option<WireIps>| wire.and_then(|wire| wire.ips).unwrap_or_default();
+        Ok(RequestedIps {
+            args: ips(wire.args.and_then(|args| args.cni)),
+            capability: ips(wire.runtime),
+        })
     }
 
     /// `ipam.type`, where addresses are wanted.

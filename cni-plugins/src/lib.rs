@@ -13,6 +13,7 @@ mod bridge;
 pub mod conf;
 mod conntrack;
 pub mod error;
+mod firewall;
 mod host_local;
 mod ipam;
 mod link;
@@ -24,6 +25,7 @@ mod nft;
 mod portmap;
 pub mod result;
 pub mod skel;
+mod static_ip;
 mod sysctl;
 mod tag;
 
@@ -43,9 +45,11 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("firewall", &firewall::PLUGIN),
     ("host-local", &host_local::PLUGIN),
     ("loopback", &loopback::PLUGIN),
     ("portmap", &portmap::PLUGIN),
+    ("static", &static_ip::PLUGIN),
 ];
 
 /// The plugins that [`run`] knows.

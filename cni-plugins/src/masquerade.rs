@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ipnet::IpNet;
 
-use crate::error::{CniError, Result};
+use crate::error::Result;
 use crate::netns::HostLock;
 use crate::nft::{Batch, Chain, Expr, Family, Nft, POSTROUTING, Rule, Table};
 
@@ -18,20 +18,26 @@ const TABLE: Table = Table {
     chains: &[Chain::base(CHAIN, "nat", POSTROUTING, 100)],
 };
 
+/// What an attachment sends to one of its own subnets keeps its source.
 fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
     let rule = |address: &IpNet| {
         let multicast = match address {
             IpNet::V4(_) => IpNet::new_assert([224, 0, 0, 0].into(), 4),
             IpNet::V6(_) => IpNet::new_assert([0xff00u16, 0, 0, 0, 0, 0, 0, 0].into(), 8),
         };
+        let own = addresses
+            .iter()
+            .filter(|other| other.addr().is_ipv4() == address.addr().is_ipv4())
+            .map(IpNet::trunc);
+        let mut exprs = vec![Expr::Source(true, address.addr().into())];
+        exprs.extend(
+            own.chain([multicast])
+                .map(|net| Expr::Destination(false, net)),
+        );
+        exprs.push(Expr::Masquerade);
         Rule {
             chain: CHAIN.into(),
-            exprs: vec![
-                Expr::Source(true, address.addr().into()),
-                Expr::Destination(false, address.trunc()),
-                Expr::Destination(false, multicast),
-                Expr::Masquerade,
-            ],
+            exprs,
             comment: tag.to_owned(),
         }
     };
@@ -64,17 +70,5 @@ pub fn retain(wanted: impl Fn(&str) -> bool, _lock: &HostLock) -> Result<()> {
 
 /// Whether the rules are there.
 pub fn check(tag: &str, addresses: &[IpNet]) -> Result<()> {
-    let found = Nft::open()?
-        .rules(&TABLE)?
-        .iter()
-        .filter(|rule| rule.comment == tag)
-        .count();
-    if found >= addresses.len() {
-        return Ok(());
-    }
-    Err(CniError::check(format!(
-        "{found} of {} masquerading rules are in the nftables table inet {}",
-        addresses.len(),
-        TABLE.name
-    )))
+    Nft::open()?.check(&TABLE, &rules(tag, addresses))
 }

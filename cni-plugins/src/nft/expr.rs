@@ -86,6 +86,8 @@ pub enum Expr {
     LocalDestination,
     /// `ct state`: any of these bits.
     State(u32),
+    /// The same, or `ct status dnat`, as the match of xtables: iptables(8) doesn't read tables that hold nftables' own.
+    XtablesState(u32),
     /// `ct direction reply`.
     Reply,
     /// `ct status dnat`.
@@ -282,6 +284,11 @@ impl Encoder {
                 self.mask(&bits.to_ne_bytes());
                 self.cmp(false, &0u32.to_ne_bytes());
             }
+            Expr::XtablesState(bits) => self.expr("match", |e| {
+                e.text(1, "conntrack");
+                e.number(2, 3);
+                e.attr(3, &conntrack_match(*bits));
+            }),
             Expr::Reply => {
                 self.load("ct", CT_DIRECTION);
                 // IP_CT_DIR_REPLY
@@ -315,6 +322,16 @@ impl Encoder {
             }
         }
     }
+}
+
+/// `struct xt_conntrack_mtinfo3` of `linux/netfilter/xt_conntrack.h`.
+fn conntrack_match(state: u32) -> [u8; 164] {
+    // XT_CONNTRACK_STATE in match_flags; XT_CONNTRACK_STATE_DNAT beside the bits that both have in common
+    let (flags, state) = (1u16.to_ne_bytes(), (state as u16 | 1 << 7).to_ne_bytes());
+    let mut info = [0; 164];
+    info[146..148].copy_from_slice(&flags);
+    info[150..152].copy_from_slice(&state);
+    info
 }
 
 /// An address as the kernel compares it.

@@ -32,6 +32,7 @@ const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const DEL_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
 const GET_RULE: u16 = SUBSYSTEM << 8 | 7;
 const DEL_RULE: u16 = SUBSYSTEM << 8 | 8;
@@ -233,6 +234,11 @@ impl Batch {
         self.new_rule(table, rule, NLM_F_CREATE | NLM_F_APPEND);
     }
 
+    /// Puts a rule before the others of its chain.
+    pub fn first(&mut self, table: &Table, rule: &Rule) {
+        self.new_rule(table, rule, NLM_F_CREATE);
+    }
+
     fn new_rule(&mut self, table: &Table, rule: &Rule, flags: u16) {
         let what = format!(
             "add a rule to the nftables chain {table} {} ({})",
@@ -313,6 +319,38 @@ impl Nft {
         // some kernels' filter lets other tables through
         let found = self.0.dump(request, |body| found_rule(body, &table.name));
         absent_is_empty(found, table)
+    }
+
+    /// Whether a table has a chain.
+    pub fn has_chain(&mut self, table: &Table, chain: &str) -> Result<bool> {
+        let request = |flags| {
+            let mut request = Encoder::new(GET_CHAIN, flags, 1, table.family.number(), 0);
+            request.text(1, &table.name);
+            request
+        };
+        let is_it = |body: &[u8]| {
+            let named = |number, name: &str| {
+                Attrs::of_body(body).any(|(kind, data)| kind == number && text(data) == name)
+            };
+            (named(1, &table.name) && named(3, chain)).then_some(())
+        };
+        let found = self.0.dump(request, is_it);
+        Ok(!absent_is_empty(found, table)?.is_empty())
+    }
+
+    /// CHECK: whether a table has rules for all of these, by chain and comment.
+    pub fn check(&mut self, table: &Table, wanted: &[Rule]) -> Result<()> {
+        let mut found = self.rules(table)?;
+        for rule in wanted {
+            let same =
+                |known: &FoundRule| known.chain == rule.chain && known.comment == rule.comment;
+            let Some(index) = found.iter().position(same) else {
+                let what = format!("missing rule in the nftables chain {table} {}", rule.chain);
+                return Err(CniError::check(what).because(&rule.comment));
+            };
+            found.swap_remove(index);
+        }
+        Ok(())
     }
 
     /// Removes the rules of owners that aren't wanted, and the table after the last rule that has an owner.

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::conf::Conf;
 use crate::conntrack::{self, Target};
-use crate::error::{CniError, PORT_TAKEN, Result, with_undo};
+use crate::error::{CniError, PORT_TAKEN, Result, all, with_undo};
 use crate::link::Links;
 use crate::netns::HostLock;
 use crate::nft::{
@@ -31,7 +31,7 @@ use crate::nft::{
 use crate::result::AddResult;
 use crate::skel::{Invocation, Plugin};
 use crate::sysctl;
-use crate::tag::{self, tag};
+use crate::tag::{self, is_of, tag};
 use conf::{HostPort, Mapping, PortmapConf, Protocol};
 
 /// The commands.
@@ -182,12 +182,6 @@ fn rules(tag: &str, conf: &PortmapConf, container: &[IpNet]) -> Result<Vec<Rule>
     }
 }
 
-fn is_of(tag: &str, comment: &str) -> bool {
-    comment
-        .strip_prefix(tag)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
-}
-
 /// A host port that another attachment has.
 fn conflict(tag: &str, wanted: &[Mapping], found: &[FoundRule]) -> Option<CniError> {
     let others = found.iter().filter(|rule| !is_of(tag, &rule.comment));
@@ -249,16 +243,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         .for_each(|rule| batch.delete(&TABLE, rule));
     wanted.iter().for_each(|rule| batch.rule(&TABLE, rule));
     nft.apply(batch)?;
-    let udp: Vec<Target> = mappings
-        .iter()
-        .map(|mapping| mapping.host)
-        .filter(|host| host.protocol == Protocol::Udp)
-        .map(|host| Target {
-            address: host.address,
-            port: host.port,
-        })
-        .collect();
-    match conntrack::forget_udp(&udp) {
+    match forget_udp(mappings.iter().map(|mapping| mapping.host)) {
         Ok(()) => conf.passed_on(),
         Err(error) => Err(with_undo(
             error,
@@ -304,14 +289,34 @@ fn open_hairpin(result: &AddResult) -> Result<()> {
     Ok(())
 }
 
+/// Flows that know the old state of these ports begin anew.
+fn forget_udp(ports: impl Iterator<Item = HostPort>) -> Result<()> {
+    let udp: Vec<Target> = ports
+        .filter(|host| host.protocol == Protocol::Udp)
+        .map(|host| Target {
+            address: host.address,
+            port: host.port,
+        })
+        .collect();
+    conntrack::forget_udp(&udp)
+}
+
 fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
     let tag = own_tag(conf, invocation)?;
     retain(|comment| !is_of(&tag, comment))
 }
 
+/// Removes the rules whose comment isn't wanted, the table after its last mapping, and the flows that went by the rules.
 fn retain(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let _lock = HostLock::take()?;
-    Nft::open()?.retain(&TABLE, wanted)
+    let mut nft = Nft::open()?;
+    let found = nft.rules(&TABLE)?;
+    let gone = found
+        .iter()
+        .filter(|rule| !rule.comment.is_empty() && !wanted(&rule.comment));
+    let ports = gone.filter_map(|rule| HostPort::of_comment(&rule.comment));
+    let removed = nft.retain(&TABLE, &wanted);
+    all([removed, forget_udp(ports)])
 }
 
 fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
@@ -321,26 +326,10 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
         return Ok(());
     }
     let tag = own_tag(conf, invocation)?;
-    let mut found = Nft::open()?.rules(&TABLE)?;
-    let wanted = rules(
-        &tag,
-        &portmap,
-        &container_addresses(&result, &invocation.ifname),
-    )?;
-    for rule in base_rules().into_iter().chain(wanted) {
-        let same = |known: &FoundRule| known.chain == rule.chain && known.comment == rule.comment;
-        match found.iter().position(same) {
-            Some(index) => drop(found.swap_remove(index)),
-            None => {
-                let (chain, whose) = (rule.chain, rule.comment);
-                return Err(CniError::check(format!(
-                    "missing rule in the nftables chain {TABLE} {chain}"
-                ))
-                .because(whose));
-            }
-        }
-    }
-    Ok(())
+    let container = container_addresses(&result, &invocation.ifname);
+    let mut wanted = base_rules();
+    wanted.extend(rules(&tag, &portmap, &container)?);
+    Nft::open()?.check(&TABLE, &wanted)
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
