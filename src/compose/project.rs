@@ -356,6 +356,7 @@ pub struct IpamPool {
     /// Gateway; the first address of the subnet when not given.
     pub gateway: Option<std::net::IpAddr>,
     /// `aux_addresses`: other hosts', never given to a pod.
+    #[serde(default)]
     pub aux_addresses: BTreeMap<String, std::net::IpAddr>,
 }
 
