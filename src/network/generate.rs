@@ -253,7 +253,7 @@ fn sets(ranges: &[Range]) -> Value {
     let mut sets = Vec::new();
     for is_v4 in [true, false] {
         let family = |r: &&Range| r.subnet.addr().is_ipv4() == is_v4;
-        let set: Vec<_> = ranges.iter().filter(family).map(Range::to_json).collect();
+        let set: Vec<_> = ranges.iter().filter(family).map(|r| r.to_json()).collect();
         if !set.is_empty() {
             sets.push(set);
         }

@@ -23,7 +23,7 @@ pub(super) struct Range {
 
 impl Range {
     /// As an entry of host-local's `ranges`.
-    pub fn to_json(&self) -> Value {
+    pub fn to_json(self) -> Value {
         let mut range = json!({"subnet": self.subnet, "gateway": self.gateway});
         if let (Some(first), Some(last), Some(range)) =
             (self.first, self.last, range.as_object_mut())
