@@ -64,7 +64,7 @@ fn pods(global: &Global, network: &str) -> anyhow::Result<Vec<serde_json::Value>
 }
 
 fn list(global: &Global, format: Format) -> Outcome {
-    let (lists, errors) = global.cni().list()?;
+    let (lists, errors) = global.cni()?.list()?;
     for error in &errors {
         output::warning(&error.to_string());
     }
@@ -121,7 +121,7 @@ fn inspect(global: &Global, name: &str) -> anyhow::Result<serde_json::Value> {
             "version": 1, "name": name, "source": "generated", "subnets": network.subnets, "pods": pods,
         }));
     }
-    match global.cni().load(name) {
+    match global.cni()?.load(name) {
         Ok(list) => Ok(json!({
             "version": 1, "name": name, "source": list.source, "config": list.config, "pods": pods,
         })),

@@ -21,6 +21,7 @@
 //!     status.json               written by the supervisor alone
 //!     ended.json                how the last run ended, before its container is removed
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
+//! <state>/cni/                  attachments that `sampan cni` made, as in network/
 //! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
 //! <root>/volumes/NAME/          named volumes: _data, volume.json
 //! ```
@@ -50,6 +51,11 @@ impl Folders {
     /// Folder of a named volume.
     pub fn volume(&self, name: &str) -> PathBuf {
         self.root.join("volumes").join(name)
+    }
+
+    /// Folder of attachments that were made by hand.
+    pub fn by_hand(&self) -> PathBuf {
+        self.state.join("cni")
     }
 
     /// One pod.
