@@ -12,6 +12,7 @@
 mod bridge;
 pub mod conf;
 mod conntrack;
+mod dhcp;
 mod dummy;
 pub mod error;
 mod firewall;
@@ -50,6 +51,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+pub use dhcp::renewal;
 pub use error::CniError;
 pub use skel::{Command, Invocation};
 
@@ -59,6 +61,7 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("dhcp", &dhcp::PLUGIN),
     ("dummy", &dummy::PLUGIN),
     ("firewall", &firewall::PLUGIN),
     ("host-device", &host_device::PLUGIN),
@@ -120,6 +123,9 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
+    if renewal::is_meant(path.as_ref()) {
+        return renewal::main(args);
+    }
     let text = match find(&name) {
         Ok(plugin) => return skel::process(plugin),
         // a runtime whose configuration has the program's name as a type wants no help
