@@ -22,8 +22,9 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
 use rtnetlink::packet_route::link::{
-    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData,
+    InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo,
+    LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -506,6 +507,41 @@ impl Links {
                     found.extend(route_of(&route));
                 }
             }
+        }
+        Ok(found)
+    }
+
+    /// Has a bridge show the packets that it passes on to the hooks of IP, where the kernel has br_netfilter.
+    pub fn show_to_netfilter(&mut self, bridge: &Link) -> Result<()> {
+        let mut message = LinkUnspec::new_with_index(bridge.index).build();
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                InfoBridge::NfCallIpTables(true),
+                InfoBridge::NfCallIp6Tables(true),
+            ])),
+        ]));
+        self.call(Message::NewLink(message), 0)
+            .map(|_| ())
+            .map_err(|cause| {
+                let what = format!("cannot show the packets of {} to netfilter", bridge.name);
+                CniError::operation(what, cause)
+            })
+    }
+
+    /// Every address of the namespace.
+    pub fn all_addresses(&mut self) -> Result<Vec<IpAddr>> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = AddressMessage::default();
+            message.header.family = family;
+            let answer = self
+                .call(Message::GetAddress(message), NLM_F_DUMP)
+                .map_err(|cause| CniError::operation("cannot list the addresses", cause))?;
+            found.extend(answer.into_iter().filter_map(|message| match message {
+                Message::NewAddress(found) => address_of(&found).map(|net| net.addr()),
+                _ => None,
+            }));
         }
         Ok(found)
     }
