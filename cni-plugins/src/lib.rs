@@ -12,23 +12,38 @@
 mod bridge;
 pub mod conf;
 mod conntrack;
+mod dhcp;
+mod dummy;
 pub mod error;
 mod firewall;
+mod host_device;
 mod host_local;
 mod ipam;
+mod ipvlan;
+mod layer3;
 mod link;
 mod loopback;
+mod macvlan;
+mod mark;
 mod masquerade;
 mod netfilter;
 mod netns;
 mod nft;
 mod policy;
 mod portmap;
+mod ptp;
 pub mod result;
+mod single;
 pub mod skel;
+mod spoof;
 mod static_ip;
 mod sysctl;
 mod tag;
+mod tap;
+mod tun;
+mod veth;
+mod vlan;
+mod vxlan;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -37,6 +52,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+pub use dhcp::renewal;
 pub use error::CniError;
 pub use policy::apply as apply_policy;
 pub use skel::{Command, Invocation};
@@ -47,12 +63,21 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("dhcp", &dhcp::PLUGIN),
+    ("dummy", &dummy::PLUGIN),
     ("firewall", &firewall::PLUGIN),
+    ("host-device", &host_device::PLUGIN),
     ("host-local", &host_local::PLUGIN),
+    ("ipvlan", &ipvlan::PLUGIN),
     ("loopback", &loopback::PLUGIN),
+    ("macvlan", &macvlan::PLUGIN),
     ("policy", &policy::PLUGIN),
     ("portmap", &portmap::PLUGIN),
+    ("ptp", &ptp::PLUGIN),
     ("static", &static_ip::PLUGIN),
+    ("tap", &tap::PLUGIN),
+    ("vlan", &vlan::PLUGIN),
+    ("vxlan", &vxlan::PLUGIN),
 ];
 
 /// The plugins that [`run`] knows.
@@ -102,6 +127,9 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
+    if renewal::is_meant(path.as_ref()) {
+        return renewal::main(args);
+    }
     let text = match find(&name) {
         Ok(plugin) => return skel::process(plugin),
         // a runtime whose configuration has the program's name as a type wants no help

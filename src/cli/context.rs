@@ -24,11 +24,12 @@ impl Global {
     }
 
     /// CNI folders.
-    pub fn cni(&self) -> Cni {
-        Cni {
+    pub fn cni(&self) -> anyhow::Result<Cni> {
+        Ok(Cni {
             conf_dirs: self.cni_conf.clone(),
             plugin_dirs: self.cni_path.clone(),
-        }
+            state: self.folders()?.state,
+        })
     }
 
     fn load_request(&self) -> anyhow::Result<LoadRequest> {

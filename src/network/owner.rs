@@ -15,6 +15,11 @@ pub fn prefix(state: &Path) -> String {
     format!("sampan-{hex}-")
 }
 
+/// Name of the runtime, by which our own plugins know whose lease they gave (`args.sampan.runtime`).
+pub fn runtime(state: &Path) -> String {
+    prefix(state).trim_end_matches('-').to_string()
+}
+
 /// `CNI_CONTAINERID` of a pod.
 pub fn container_id(state: &Path, pod: &str) -> String {
     format!("{}{pod}", prefix(state))

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,14 @@ pub fn names(folders: &Folders) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// All folders that record attachments: each pod's, and those made by hand (`sampan cni`).
+pub fn network_caches(folders: &Folders) -> Result<Vec<PathBuf>> {
+    let names = names(folders)?;
+    let mut caches: Vec<_> = names.iter().map(|n| folders.pod(n).network()).collect();
+    caches.push(folders.by_hand());
+    Ok(caches)
 }
 
 /// A pod's record; `None` when there is no such pod, or only what a failed start left.

@@ -11,6 +11,7 @@
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
 //!   network/NN-IFNAME.json      attachments and CNI results
+//!   changes.json                networks attached and detached since `up`
 //!   sandbox.json                what set-up found out: addresses, default route
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
@@ -20,6 +21,7 @@
 //!     status.json               written by the supervisor alone
 //!     ended.json                how the last run ended, before its container is removed
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
+//! <state>/cni/                  attachments that `sampan cni` made, as in network/
 //! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
 //! <root>/volumes/NAME/          named volumes: _data, volume.json
 //! ```
@@ -49,6 +51,11 @@ impl Folders {
     /// Folder of a named volume.
     pub fn volume(&self, name: &str) -> PathBuf {
         self.root.join("volumes").join(name)
+    }
+
+    /// Folder of attachments that were made by hand.
+    pub fn by_hand(&self) -> PathBuf {
+        self.state.join("cni")
     }
 
     /// One pod.
@@ -144,6 +151,11 @@ impl PodDir {
     /// `sandbox.json`.
     pub fn sandbox(&self) -> PathBuf {
         self.dir.join("sandbox.json")
+    }
+
+    /// `changes.json`.
+    pub fn changes(&self) -> PathBuf {
+        self.dir.join("changes.json")
     }
 
     /// `exits/`.

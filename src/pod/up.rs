@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde::Deserialize;
 
+use super::adopt::network_caches;
 use super::control::{self, Request};
 use super::layout::{Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Pod, Policy};
@@ -20,7 +21,7 @@ use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::{PullPolicy, Service};
 use crate::image::{self, Image, Progress, PullOptions, Store};
-use crate::network::Cni;
+use crate::network::{Cni, gc};
 
 /// What to bring up, and with which surroundings.
 #[derive(Debug)]
@@ -96,6 +97,7 @@ pub fn up(
             }
         }
     };
+    collect_garbage(&request, progress);
     // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
     let made = make(request.folders, &dir, &pod).and_then(|()| Ok(pod.cgroup.create()?));
     if let Err(error) = made {
@@ -124,6 +126,34 @@ pub fn up(
         let _ = control::ask(&dir.socket(), &stop, &mut *progress);
     }
     Err(undo(request.folders, &dir, error))
+}
+
+/// What attachments left that are gone, on the networks that this pod is going to be on: a pool that leaked is whole
+/// again before an address is asked for. A failure is told and keeps nothing from being tried.
+fn collect_garbage(request: &UpRequest<'_>, progress: &mut dyn FnMut(&str, &str)) {
+    let networks = request.project.networks.iter().filter(|n| n.external);
+    for network in networks {
+        // one that is not there is reported where it is needed
+        let Ok(list) = request.cni.load(&network.name) else {
+            continue;
+        };
+        let collected = network_caches(request.folders)
+            .and_then(|caches| Ok(gc::collect(&request.cni, &list, &caches, gc::Busy::Skip)?));
+        match collected {
+            Ok(0) => {}
+            Ok(count) => progress(
+                "",
+                &format!(
+                    "network {}: {count} leaked addresses are free again",
+                    list.name
+                ),
+            ),
+            Err(error) => progress(
+                "",
+                &format!("network {}: what leaked stays: {error}", list.name),
+            ),
+        }
+    }
 }
 
 /// SIGINT and SIGTERM by descriptor.

@@ -4,12 +4,6 @@
 //! elements are found again by their comment, which the kernel keeps as user data in the form that nft(8) prints. What
 //! the kernel answers is read with bounds. Numbers: `linux/netfilter/nf_tables.h`, `nfnetlink.h`.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the plugin bridge looks into frames with the rest of it"
-)]
-
 mod expr;
 mod set;
 
