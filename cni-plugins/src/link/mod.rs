@@ -6,6 +6,7 @@
 mod create;
 mod filter;
 mod message;
+mod shape;
 
 use std::io;
 use std::net::IpAddr;
@@ -37,6 +38,7 @@ use message::{
     address_message, address_of, default_route_link, family, link_of, route_message, route_of,
 };
 pub use rtnetlink::packet_route::link::{IpVlanMode, MacVlanMode};
+pub use shape::{Choice, Direction, Rate};
 
 /// A dump is asked for again this often when the kernel says that it changed meanwhile.
 const DUMP_TRIES: usize = 8;
