@@ -32,6 +32,7 @@ mod nft;
 mod portmap;
 mod ptp;
 pub mod result;
+mod sbr;
 mod single;
 pub mod skel;
 mod spoof;
@@ -40,8 +41,10 @@ mod sysctl;
 mod tag;
 mod tap;
 mod tun;
+mod tuning;
 mod veth;
 mod vlan;
+mod vrf;
 mod vxlan;
 
 use std::ffi::OsString;
@@ -71,9 +74,12 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("macvlan", &macvlan::PLUGIN),
     ("portmap", &portmap::PLUGIN),
     ("ptp", &ptp::PLUGIN),
+    ("sbr", &sbr::PLUGIN),
     ("static", &static_ip::PLUGIN),
     ("tap", &tap::PLUGIN),
+    ("tuning", &tuning::PLUGIN),
     ("vlan", &vlan::PLUGIN),
+    ("vrf", &vrf::PLUGIN),
     ("vxlan", &vxlan::PLUGIN),
 ];
 
