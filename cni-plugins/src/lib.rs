@@ -29,6 +29,7 @@ mod masquerade;
 mod netfilter;
 mod netns;
 mod nft;
+mod policy;
 mod portmap;
 mod ptp;
 pub mod result;
@@ -56,6 +57,7 @@ use serde_json::Value;
 
 pub use dhcp::renewal;
 pub use error::CniError;
+pub use policy::apply as apply_policy;
 pub use skel::{Command, Invocation};
 
 /// The program's own name.
@@ -72,6 +74,7 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("ipvlan", &ipvlan::PLUGIN),
     ("loopback", &loopback::PLUGIN),
     ("macvlan", &macvlan::PLUGIN),
+    ("policy", &policy::PLUGIN),
     ("portmap", &portmap::PLUGIN),
     ("ptp", &ptp::PLUGIN),
     ("sbr", &sbr::PLUGIN),
@@ -116,7 +119,8 @@ fn help() -> String {
         "{PROGRAM}: CNI plugins for container runtimes, which execute them by their names.\n\n\
          It has {}.\n\n\
          Make a link for each of them where the runtime looks for plugins, beside this program:\n\n    \
-         for name in $(./{PROGRAM} --list); do ln -s {PROGRAM} $name; done\n",
+         for name in $(./{PROGRAM} --list); do ln -s {PROGRAM} $name; done\n\n\
+         {PROGRAM} policy apply CONFIGURATION gives the pods that run now the rules of a changed network configuration.\n",
         BUILT_IN.join(", ")
     )
 }
@@ -140,8 +144,9 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
             None => Ok(help()),
             Some(word) if word == "--help" => Ok(help()),
             Some(word) if word == "--list" => Ok(BUILT_IN.join("\n") + "\n"),
+            Some(word) if word == "policy" => policy::command(args).map(|()| String::new()),
             Some(word) => Err(CniError::config(format!(
-                "unknown argument {word:?}, only --help and --list are known"
+                "unknown argument {word:?}, only --help, --list and policy are known"
             ))),
         },
     };
