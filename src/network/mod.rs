@@ -49,7 +49,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use attach::{Recorded, add, add_all, check, del, del_all, recorded};
+pub use attach::{Recorded, add, add_all, check, del, del_all, del_unrecorded, recorded};
 pub use default_route::{Candidate, keep_one_default, offer_one_default, preference};
 pub use error::{Error, PluginFailure};
 pub use generate::{bridge_name, generate};
