@@ -12,22 +12,36 @@
 mod bridge;
 pub mod conf;
 mod conntrack;
+mod dummy;
 pub mod error;
 mod firewall;
+mod host_device;
 mod host_local;
 mod ipam;
+mod ipvlan;
+mod layer3;
 mod link;
 mod loopback;
+mod macvlan;
+mod mark;
 mod masquerade;
 mod netfilter;
 mod netns;
 mod nft;
 mod portmap;
+mod ptp;
 pub mod result;
+mod single;
 pub mod skel;
+mod spoof;
 mod static_ip;
 mod sysctl;
 mod tag;
+mod tap;
+mod tun;
+mod veth;
+mod vlan;
+mod vxlan;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -45,11 +59,19 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("dummy", &dummy::PLUGIN),
     ("firewall", &firewall::PLUGIN),
+    ("host-device", &host_device::PLUGIN),
     ("host-local", &host_local::PLUGIN),
+    ("ipvlan", &ipvlan::PLUGIN),
     ("loopback", &loopback::PLUGIN),
+    ("macvlan", &macvlan::PLUGIN),
     ("portmap", &portmap::PLUGIN),
+    ("ptp", &ptp::PLUGIN),
     ("static", &static_ip::PLUGIN),
+    ("tap", &tap::PLUGIN),
+    ("vlan", &vlan::PLUGIN),
+    ("vxlan", &vxlan::PLUGIN),
 ];
 
 /// The plugins that [`run`] knows.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use ipnet::IpNet;
 
-use crate::error::Result;
+use crate::error::{CniError, Result};
 use crate::netns::HostLock;
 use crate::nft::{Batch, Chain, Expr, Family, Nft, POSTROUTING, Rule, Table};
 
@@ -42,6 +42,17 @@ fn rules(tag: &str, addresses: &[IpNet]) -> Vec<Rule> {
         }
     };
     addresses.iter().map(rule).collect()
+}
+
+/// Refuses a value of `ipMasqBackend` that isn't here: silence would be a promise.
+pub fn require_backend(name: Option<&str>) -> Result<()> {
+    match name {
+        None | Some("nftables") => Ok(()),
+        Some(other) => Err(CniError::unsupported(
+            &format!("ipMasqBackend {other:?}"),
+            "only nftables",
+        )),
+    }
 }
 
 /// Adds the rules of an attachment, in place of any it has.

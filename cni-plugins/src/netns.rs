@@ -26,7 +26,8 @@ pub struct Netns {
     path: PathBuf,
 }
 
-fn open_own() -> Result<File> {
+/// The calling thread's namespace.
+pub fn open_own() -> Result<File> {
     File::open(OWN).map_err(|cause| CniError::io("open", Path::new(OWN), &cause))
 }
 

@@ -55,6 +55,11 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
+    /// Bring networks and ports of a running pod to what its records want
+    SandboxChange {
+        /// Pod folder
+        dir: PathBuf,
+    },
     /// Make the container of a service folder, up to its gate
     Create {
         /// Service folder
@@ -93,6 +98,7 @@ pub fn run() -> Outcome {
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
+        Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
         Command::Create { dir } => {
             crate::sys::seal::ensure()?;
             told(&dir, create(&dir))

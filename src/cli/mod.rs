@@ -10,6 +10,7 @@ mod explain;
 mod image;
 mod internal;
 mod lifecycle;
+mod live;
 mod logs;
 mod network;
 mod output;

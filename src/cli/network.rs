@@ -5,7 +5,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{self, Format};
-use super::{Global, Outcome};
+use super::{Global, Outcome, live};
 use crate::network::subnets;
 use crate::pod::adopt;
 use crate::pod::record::{self, Sandbox};
@@ -25,6 +25,14 @@ pub enum Command {
         #[arg(required = true)]
         networks: Vec<String>,
     },
+    /// Attach a network to a running pod
+    Attach(live::Attach),
+    /// Take a network from a running pod
+    Detach(live::Detach),
+    /// Publish a port of a running pod
+    Publish(live::Publish),
+    /// Take a published port of a running pod back
+    Unpublish(live::Publish),
 }
 
 /// Runs one of them.
@@ -35,6 +43,10 @@ pub fn run(global: &Global, command: Command) -> Outcome {
             let all: anyhow::Result<Vec<_>> = networks.iter().map(|n| inspect(global, n)).collect();
             output::json(&all?)
         }
+        Command::Attach(args) => live::attach(global, args),
+        Command::Detach(args) => live::detach(global, args),
+        Command::Publish(args) => live::publish(global, args),
+        Command::Unpublish(args) => live::unpublish(global, args),
     }
 }
 

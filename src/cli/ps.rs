@@ -139,7 +139,7 @@ fn print(rows: &[Row], with_pod: bool) -> Outcome {
     let table = rows
         .iter()
         .map(|row| {
-            let ports: Vec<String> = row.ports.iter().map(port).collect();
+            let ports: Vec<String> = row.ports.iter().map(|p| p.mapping.to_string()).collect();
             let mut cells = vec![
                 row.service.clone(),
                 row.image.clone(),
@@ -153,15 +153,6 @@ fn print(rows: &[Row], with_pod: bool) -> Outcome {
         })
         .collect();
     output::table(&header, table)
-}
-
-fn port(published: &PublishedPort) -> String {
-    let mapping = &published.mapping;
-    let host = mapping.host_ip.map_or("*".to_string(), |ip| ip.to_string());
-    format!(
-        "{host}:{}->{}/{}",
-        mapping.host_port, mapping.container_port, mapping.protocol
-    )
 }
 
 fn state(row: &Row) -> String {

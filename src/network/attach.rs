@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::conf::declares;
 use super::error::doing;
 use super::invoke::{self, Call, Command};
 use super::{
-    Attached, Attachment, Cni, Error, NetworkList, PluginFailure, gc, netns, probe, request,
+    Attached, Attachment, Cni, Error, NetworkList, PluginFailure, PortMapping, gc, netns, probe,
+    request,
 };
 use crate::sys::file::write_atomic;
 
@@ -187,6 +189,31 @@ pub fn del_unrecorded(
     Error::all(record.delete(cni, netns))
 }
 
+/// Gives the attachment of `cache` other published ports: the plugins that publish are told DEL, then ADD with all of
+/// `ports`. When that fails the ports before are published again.
+pub fn republish(
+    cni: &Cni,
+    netns: &Path,
+    ports: &[PortMapping],
+    cache: &Path,
+) -> Result<(), Error> {
+    let mut record = match Record::load(cache)? {
+        Some(record) if record.added => record,
+        _ => {
+            return Err(Error::invalid(
+                cache.display().to_string(),
+                "no completed attachment is recorded there",
+            ));
+        }
+    };
+    let _held = gc::hold(cni, &record.attachment.network.name)?;
+    let before = record.attachment.ports.clone();
+    record.publish(cni, netns, ports, cache).map_err(|error| {
+        let undo = record.publish(cni, netns, &before, cache).err();
+        error.with_undo(undo.into_iter().collect())
+    })
+}
+
 /// Attaches one after the other, `cache_dir/NN-ifname.json` each; all are checked before the first is begun. When one
 /// fails, those before it are deleted again.
 pub fn add_all(
@@ -275,6 +302,27 @@ impl Record {
             return Err(refuse(None, why));
         }
         Ok(Some(record))
+    }
+
+    fn publish(
+        &mut self,
+        cni: &Cni,
+        netns: &Path,
+        ports: &[PortMapping],
+        cache: &Path,
+    ) -> Result<(), Error> {
+        let list = self.attachment.network.clone();
+        let all = list.plugins().iter();
+        let able: Vec<_> = all.filter(|p| declares(p, "portMappings")).collect();
+        for plugin in able.iter().rev() {
+            self.run(cni, Command::Del, Some(netns), plugin)?;
+        }
+        self.attachment.ports = ports.to_vec();
+        self.store(cache)?;
+        for plugin in &able {
+            self.run(cni, Command::Add, Some(netns), plugin)?;
+        }
+        Ok(())
     }
 
     fn store(&self, path: &Path) -> Result<(), Error> {

@@ -13,12 +13,13 @@
 //! result         what ADD answered
 //! default_route  which interface has it, one per family
 //! hosts          /etc/hosts, /etc/resolv.conf
+//! interface      what is asked of one beyond its plugins; stable link addresses
 //! netns          pinned namespaces
 //! owner          which container ids are this state folder's
 //! netlink        the few kernel messages that this module sends itself
 //!
-//! up     subnets::acquire, generate or Cni::load · preference, offer_one_default · netns::create · gc::collect
-//!        · add_all · keep_one_default · hosts::hosts, hosts::resolv_conf
+//! up     subnets::acquire, generate or Cni::load · netns::create · gc::collect · add, offered for each
+//!        · preference, settle · hosts::hosts, hosts::resolv_conf
 //! down   del_all · netns::remove · subnets::release
 //! ```
 //!
@@ -33,11 +34,13 @@ mod error;
 pub mod gc;
 mod generate;
 pub mod hosts;
+pub mod interface;
 mod invoke;
 pub mod netns;
 pub mod owner;
 mod probe;
 mod program;
+mod ranges;
 mod request;
 mod result;
 pub mod subnets;
@@ -49,10 +52,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use attach::{Recorded, add, add_all, check, del, del_all, del_unrecorded, recorded};
-pub use default_route::{Candidate, keep_one_default, offer_one_default, preference};
+pub use attach::{
+    Recorded, add, add_all, check, del, del_all, del_unrecorded, recorded, republish,
+};
+pub use default_route::{Candidate, Offer, offered, preference, settle, winner};
 pub use error::{Error, PluginFailure};
-pub use generate::{bridge_name, generate};
+pub use generate::{GENERATED, bridge_name, gateways, generate, is_routed};
 pub use invoke::Command;
 pub use probe::{status, versions};
 pub use result::Attached;
@@ -92,6 +97,19 @@ pub struct PortMapping {
     /// Address on the host; absent: every address.
     #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
+}
+
+impl std::fmt::Display for PortMapping {
+    /// `127.0.0.1:8080->80/tcp`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]")?,
+            Some(ip) => write!(f, "{ip}")?,
+            None => write!(f, "*")?,
+        }
+        let (host, inside) = (self.host_port, self.container_port);
+        write!(f, ":{host}->{inside}/{}", self.protocol)
+    }
 }
 
 /// One interface of a pod: what ADD, CHECK and DEL are called with. [`Default`] is for the wishes, which are none.

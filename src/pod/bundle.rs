@@ -130,7 +130,7 @@ impl<'a> Prepared<'a> {
     }
 
     fn write_names(&self, sandbox: &Sandbox) -> Result<()> {
-        let default = sandbox.interfaces.iter().find(|i| i.default_route);
+        let default = sandbox.interfaces.iter().find(|i| i.has_default());
         let gateways = default.map_or(&[][..], |i| &i.gateways);
         let hosts = hosts::hosts(&self.pod.project, self.service, gateways)?;
         self.write_file("hosts", hosts.as_bytes())?;

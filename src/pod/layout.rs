@@ -11,6 +11,7 @@
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
 //!   network/NN-IFNAME.json      attachments and CNI results
+//!   changes.json                networks attached and detached since `up`
 //!   sandbox.json                what set-up found out: addresses, default route
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
@@ -155,6 +156,11 @@ impl PodDir {
     /// `sandbox.json`.
     pub fn sandbox(&self) -> PathBuf {
         self.dir.join("sandbox.json")
+    }
+
+    /// `changes.json`.
+    pub fn changes(&self) -> PathBuf {
+        self.dir.join("changes.json")
     }
 
     /// `exits/`.

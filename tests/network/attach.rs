@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use sampan::network::{
-    self, Attachment, Candidate, NetworkList, add, add_all, check, del, del_all, keep_one_default,
-    netns, offer_one_default, preference,
+    self, Attachment, Candidate, NetworkList, add, add_all, check, del, del_all, netns, offered,
+    preference, settle,
 };
 use serde_json::{Value, json};
 
@@ -106,11 +106,12 @@ fn one_default_route_per_family() {
 fn one_default(host: &Host) -> [usize; 2] {
     let candidate = |n: i64, priority: i64| Candidate {
         ifname: format!("eth{n}"),
+        chosen: false,
         priority,
         internal: n == 3,
     };
     [([0, 0, 9], "eth1"), ([0, 1, 9], "eth2")].map(|(priorities, chosen)| {
-        let mut attachments: Vec<_> = (1..=3)
+        let attachments: Vec<_> = (1..=3)
             .map(|n| attachment(host.bridge(n, &[]), &format!("eth{n}")))
             .collect();
         let pod = host.netns("pod");
@@ -120,11 +121,20 @@ fn one_default(host: &Host) -> [usize; 2] {
             .map(|(n, p)| candidate(n, p))
             .collect();
         let preferred = preference(&candidates);
-        offer_one_default(&mut attachments, &preferred);
-        add_all(&host.cni, &pod, &attachments, &cache).unwrap();
+        let attached = add_all(&host.cni, &pod, &attachments, &cache).unwrap();
         let made = default_routes(&pod, "-4").len();
+        let offers: Vec<_> = attachments
+            .iter()
+            .zip(&attached)
+            .map(|(a, attached)| {
+                let offers = offered(&pod, &a.ifname, &a.network, attached).unwrap();
+                // what the plugin made, or would have made
+                assert_eq!(offers.len(), 2, "{}: {offers:?}", a.ifname);
+                (a.ifname.clone(), offers)
+            })
+            .collect();
         for _ in 0..2 {
-            keep_one_default(&pod, &preferred).unwrap();
+            settle(&pod, &preferred, &offers).unwrap();
             assert_eq!(default_routes(&pod, "-4"), [chosen]);
             assert_eq!(default_routes(&pod, "-6"), [chosen]);
         }

@@ -266,3 +266,76 @@ pub fn ask(address: &str) -> String {
         });
     answer.unwrap_or_else(|cause| format!("error: {:?}", cause.kind()))
 }
+
+/// Answers every datagram with the sender's address as it sees it.
+pub fn serve_udp(pod: &Path, address: &str) {
+    let socket = inside(pod, || std::net::UdpSocket::bind(address).unwrap());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(peer.ip().to_string().as_bytes(), peer);
+        }
+    });
+}
+
+/// Sends a datagram, again when nothing comes, and returns the answer; an error as text.
+pub fn ask_udp(address: &str) -> String {
+    let any = if address.starts_with('[') {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    let socket = std::net::UdpSocket::bind(any).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .unwrap();
+    let mut buffer = [0; 64];
+    for _ in 0..4 {
+        if let Err(cause) = socket.send_to(b"hello", address) {
+            return format!("error: {:?}", cause.kind());
+        }
+        if let Ok(length) = socket.recv(&mut buffer) {
+            return String::from_utf8_lossy(&buffer[..length]).into_owned();
+        }
+    }
+    "error: TimedOut".to_owned()
+}
+
+/// Whether the kernel can make links of a kind; says so aloud where it can't.
+pub fn has_kind(kind: &str) -> bool {
+    let base: &[&str] = match kind {
+        "vlan" | "ipvlan" | "macvlan" => &["link", "lo"],
+        _ => &[],
+    };
+    let more: &[&str] = match kind {
+        "vlan" => &["id", "1"],
+        "vxlan" => &["id", "1", "dstport", "1"],
+        _ => &[],
+    };
+    let args = [
+        &["link", "add"],
+        base,
+        &["name", "probe0", "type", kind],
+        more,
+    ]
+    .concat();
+    let output = Command::new("ip").args(args).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        run("ip", &["link", "del", "probe0"]);
+    }
+    let known = !error.contains("Unknown device type") && !error.contains("not supported");
+    if !known {
+        println!("skipped: needs a kernel with {kind}");
+    }
+    known
+}
+
+/// A machine beside the host: its interface `up1` and the host's `up0` are the ends of one cable.
+pub fn plug_cable(outside: &Path) {
+    let netns = outside.to_str().unwrap();
+    let pair = ["type", "veth", "peer", "name", "up1", "netns", netns];
+    run("ip", &[&["link", "add", "up0"], &pair[..]].concat());
+    run("ip", &["link", "set", "up0", "up"]);
+    ip(outside, &["link", "set", "up1", "up"]);
+}
