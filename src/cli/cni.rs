@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
-use super::{Global, Outcome, output};
+use super::{Global, Outcome, context, output};
 use crate::network::gc::{self, Busy};
 use crate::network::{self, Attachment, Cni, owner};
 use crate::pod::adopt::network_caches;
@@ -60,7 +60,7 @@ pub struct Args {
     )]
     capability_args: String,
     /// Label of the container; may be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = context::pair)]
     labels: Vec<(String, String)>,
     /// Container id instead of one that follows from the namespace
     #[arg(long, value_name = "ID")]
@@ -178,13 +178,6 @@ fn namespace(args: &Args) -> anyhow::Result<PathBuf> {
 fn pairs(text: &str) -> anyhow::Result<Vec<(String, String)>> {
     let pairs = text.split(';').filter(|pair| !pair.is_empty());
     pairs
-        .map(|pair| label(pair).map_err(anyhow::Error::msg))
+        .map(|pair| context::pair(pair).map_err(anyhow::Error::msg))
         .collect()
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err(format!("`{text}`: must be KEY=VALUE")),
-    }
 }

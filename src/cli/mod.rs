@@ -13,6 +13,7 @@ mod lifecycle;
 mod live;
 mod logs;
 mod network;
+mod networks;
 mod output;
 mod ps;
 mod run;

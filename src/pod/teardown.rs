@@ -60,6 +60,17 @@ pub fn remove_patiently(
     )))
 }
 
+/// Goes on with a removal that was not finished, once. The caller holds the pod's lock.
+pub fn finish(folders: &Folders, dir: &PodDir) -> Result<()> {
+    let only = lock::evict(&dir.remover_lock())?;
+    let done = remove(folders, dir);
+    if done.is_err() && is_held_up(dir) {
+        drop(only);
+        adopt::spawn(dir, "remover")?;
+    }
+    done
+}
+
 /// Gives up the pod's networks: what plugins failed to delete is theirs from now on. The caller holds the pod's lock.
 pub fn abandon_networks(dir: &PodDir) -> Result<()> {
     let _only = lock::evict(&dir.remover_lock())?;

@@ -62,7 +62,7 @@ pub fn up(
     let ask = match adopt::load(&dir)? {
         // what a killed `down` left
         Some(_) if dir.removing().exists() => {
-            teardown::remove(request.folders, &dir)?;
+            teardown::finish(request.folders, &dir)?;
             Request::Up {
                 healthy: request.wait,
             }
