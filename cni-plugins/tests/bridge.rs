@@ -779,7 +779,7 @@ fn one_program_by_its_names() {
             ours,
             &["-x"],
             "",
-            "unknown argument \"-x\", only --help and --list are known",
+            "unknown argument \"-x\", only --help, --list and policy are known",
         ),
     ] {
         let expected = format!("cni-plugins: {message}\n");

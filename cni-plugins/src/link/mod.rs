@@ -4,6 +4,7 @@
 //! are synchronous: the kernel answers a request before `send` returns, so no runtime is needed. Errors name the object.
 
 mod create;
+mod filter;
 mod message;
 
 use std::io;
