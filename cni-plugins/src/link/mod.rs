@@ -6,6 +6,7 @@
 mod create;
 mod filter;
 mod message;
+mod policy;
 
 use std::io;
 use std::net::IpAddr;
@@ -36,6 +37,7 @@ pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan, no_driver};
 use message::{
     address_message, address_of, default_route_link, family, link_of, route_message, route_of,
 };
+pub use policy::{KernelRoute, SourceRule};
 pub use rtnetlink::packet_route::link::{IpVlanMode, MacVlanMode};
 
 /// A dump is asked for again this often when the kernel says that it changed meanwhile.
@@ -70,6 +72,20 @@ pub struct Link {
     pub lower: Option<u32>,
     /// Somebody asked for everything that passes.
     pub promiscuous: bool,
+    /// It receives every multicast packet.
+    pub all_multicast: bool,
+    /// Length of the transmit queue, in packets.
+    pub queue: u32,
+}
+
+impl Link {
+    /// The table of a VRF.
+    pub fn vrf_table(&self) -> Option<u32> {
+        match self.details {
+            Some(Kind::Vrf(table)) => Some(table),
+            _ => None,
+        }
+    }
 }
 
 /// A route as it was found.
@@ -250,12 +266,6 @@ impl Links {
             "the state down",
             LinkMessageBuilder::<LinkUnspec>::new().down(),
         )
-    }
-
-    /// Makes a link receive everything.
-    pub fn promiscuous(&mut self, link: &Link) -> Result<()> {
-        let builder = LinkMessageBuilder::<LinkUnspec>::new().promiscuous(true);
-        self.change(link, "promiscuous mode", builder)
     }
 
     /// Sets the link address.
@@ -464,10 +474,20 @@ impl Links {
     /// Adds a route over `link`. One to the same destination with the same metric stays as it is: with several
     /// interfaces the first to claim a destination has it.
     pub fn add_route(&mut self, link: &Link, route: &Route) -> Result<()> {
-        match self.call(
-            Message::NewRoute(route_message(link, route)),
-            NLM_F_CREATE | NLM_F_EXCL,
-        ) {
+        self.add_route_from(link, route, None)
+    }
+
+    /// As [`Links::add_route`]; what uses it is sent from `source`.
+    pub fn add_route_from(
+        &mut self,
+        link: &Link,
+        route: &Route,
+        source: Option<IpAddr>,
+    ) -> Result<()> {
+        let mut message = route_message(link, route);
+        let source = source.map(|source| RouteAttribute::PrefSource(source.into()));
+        message.attributes.extend(source);
+        match self.call(Message::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL) {
             Err(cause) if cause.raw_os_error() != Some(libc::EEXIST) => {
                 let via = route.gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
                 let what = format!(
