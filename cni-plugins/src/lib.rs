@@ -9,6 +9,7 @@
 //! callers ─► run ───────────────────────────────────────┴─► plugin ─► link, nft (netlink) · netns · sysctl · ipam
 //! ```
 
+mod bandwidth;
 mod bridge;
 pub mod conf;
 mod conntrack;
@@ -33,6 +34,7 @@ mod policy;
 mod portmap;
 mod ptp;
 pub mod result;
+mod sbr;
 mod single;
 pub mod skel;
 mod spoof;
@@ -41,8 +43,10 @@ mod sysctl;
 mod tag;
 mod tap;
 mod tun;
+mod tuning;
 mod veth;
 mod vlan;
+mod vrf;
 mod vxlan;
 
 use std::ffi::OsString;
@@ -62,6 +66,7 @@ const PROGRAM: &str = "cni-plugins";
 
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
+    ("bandwidth", &bandwidth::PLUGIN),
     ("bridge", &bridge::PLUGIN),
     ("dhcp", &dhcp::PLUGIN),
     ("dummy", &dummy::PLUGIN),
@@ -74,9 +79,12 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("policy", &policy::PLUGIN),
     ("portmap", &portmap::PLUGIN),
     ("ptp", &ptp::PLUGIN),
+    ("sbr", &sbr::PLUGIN),
     ("static", &static_ip::PLUGIN),
     ("tap", &tap::PLUGIN),
+    ("tuning", &tuning::PLUGIN),
     ("vlan", &vlan::PLUGIN),
+    ("vrf", &vrf::PLUGIN),
     ("vxlan", &vxlan::PLUGIN),
 ];
 

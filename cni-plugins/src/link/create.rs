@@ -34,6 +34,8 @@ pub enum Kind {
     },
     /// An interface that drops everything.
     Dummy,
+    /// A queue for what other interfaces hand over.
+    Ifb,
     /// A copy of another interface with the same link address.
     IpVlan(IpVlanMode),
     /// An interface on another one with a link address of its own.
@@ -45,6 +47,8 @@ pub enum Kind {
     },
     /// The frames of another interface with this VLAN id.
     Vlan(u16),
+    /// A routing domain with this table.
+    Vrf(u32),
     /// Ethernet in UDP.
     Vxlan(Vxlan),
 }
@@ -70,9 +74,11 @@ impl Kind {
         match self {
             Self::Bridge { .. } => "bridge",
             Self::Dummy => "dummy",
+            Self::Ifb => "ifb",
             Self::IpVlan(_) => "ipvlan",
             Self::MacVlan { .. } => "macvlan",
             Self::Vlan(_) => "vlan",
+            Self::Vrf(_) => "vrf",
             Self::Vxlan(_) => "vxlan",
         }
     }
@@ -82,10 +88,11 @@ impl fmt::Display for Kind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name();
         match self {
-            Self::Bridge { .. } | Self::Dummy => out.write_str(name),
+            Self::Bridge { .. } | Self::Dummy | Self::Ifb => out.write_str(name),
             Self::IpVlan(mode) => write!(out, "{name} in mode {mode}"),
             Self::MacVlan { mode, .. } => write!(out, "{name} in mode {}", macvlan_mode(*mode)),
             Self::Vlan(id) => write!(out, "{name} with id {id}"),
+            Self::Vrf(table) => write!(out, "{name} with table {table}"),
             Self::Vxlan(vxlan) => {
                 write!(out, "{name} with id {}, port {}", vxlan.id, vxlan.port)?;
                 if let Some(local) = vxlan.local {
@@ -150,7 +157,7 @@ pub struct VethPair<'a> {
 }
 
 /// Names of kinds and of what the kernel must be built with for them.
-const DRIVERS: [(&str, &str); 8] = [
+const DRIVERS: [(&str, &str); 9] = [
     ("bridge", "BRIDGE"),
     ("dummy", "DUMMY"),
     ("ipvlan", "IPVLAN"),
@@ -158,6 +165,7 @@ const DRIVERS: [(&str, &str); 8] = [
     ("tun", "TUN"),
     ("veth", "VETH"),
     ("vlan", "VLAN_8021Q"),
+    ("vrf", "NET_VRF"),
     ("vxlan", "VXLAN"),
 ];
 

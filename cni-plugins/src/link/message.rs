@@ -7,8 +7,8 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoBridge, InfoData, InfoIpVlan, InfoMacVlan, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, State,
+    InfoBridge, InfoData, InfoIpVlan, InfoMacVlan, InfoVlan, InfoVrf, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo, State,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -38,6 +38,7 @@ pub fn link_of(message: Message) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        all_multicast: message.header.flags.contains(LinkFlags::Allmulti),
         ..Link::default()
     };
     for attribute in message.attributes {
@@ -53,6 +54,7 @@ pub fn link_of(message: Message) -> Option<Link> {
                 link.operational = state == State::Up;
                 link.inoperable = !matches!(state, State::Up | State::Unknown);
             }
+            LinkAttribute::TxQueueLen(length) => link.queue = length,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -75,7 +77,7 @@ pub fn link_of(message: Message) -> Option<Link> {
 /// What is particular to a kind, as the kernel takes it.
 pub fn info_data(kind: &Kind) -> Option<InfoData> {
     Some(match kind {
-        Kind::Dummy => return None,
+        Kind::Dummy | Kind::Ifb => return None,
         // where VLANs aren't wanted the kernel needn't know them
         Kind::Bridge { vlan_filtering, .. } => InfoData::Bridge(if *vlan_filtering {
             vec![InfoBridge::VlanFiltering(true)]
@@ -89,6 +91,7 @@ pub fn info_data(kind: &Kind) -> Option<InfoData> {
                 .collect(),
         ),
         Kind::Vlan(id) => InfoData::Vlan(vec![InfoVlan::Id(*id)]),
+        Kind::Vrf(table) => InfoData::Vrf(vec![InfoVrf::TableId(*table)]),
         Kind::Vxlan(vxlan) => {
             let mut data = vec![
                 InfoVxlan::Id(vxlan.id),
@@ -128,6 +131,10 @@ fn kind_of(data: &InfoData) -> Option<Kind> {
         },
         InfoData::Vlan(data) => Kind::Vlan(data.iter().find_map(|info| match info {
             InfoVlan::Id(id) => Some(*id),
+            _ => None,
+        })?),
+        InfoData::Vrf(data) => Kind::Vrf(data.iter().find_map(|info| match info {
+            InfoVrf::TableId(table) => Some(*table),
             _ => None,
         })?),
         InfoData::Vxlan(data) => {
