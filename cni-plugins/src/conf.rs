@@ -196,6 +196,19 @@ impl Conf {
         })
     }
 
+    /// Who calls: `args.sampan.runtime`, so that several runtimes can share a network's folder. Those that don't say
+    /// count as one.
+    pub fn runtime(&self) -> Result<&str> {
+        let name = self.value.pointer("/args/sampan/runtime");
+        let name = name.and_then(Value::as_str).unwrap_or_default();
+        if name.len() > 255 || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(CniError::config(format!(
+                "args.sampan.runtime {name:?} is no name"
+            )));
+        }
+        Ok(name)
+    }
+
     /// `ipam.type`, where addresses are wanted.
     pub fn ipam_type(&self) -> Option<&str> {
         self.value

@@ -12,6 +12,7 @@
 mod bridge;
 pub mod conf;
 mod conntrack;
+mod dhcp;
 mod dummy;
 pub mod error;
 mod firewall;
@@ -28,6 +29,7 @@ mod masquerade;
 mod netfilter;
 mod netns;
 mod nft;
+mod policy;
 mod portmap;
 mod ptp;
 pub mod result;
@@ -50,7 +52,9 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
+pub use dhcp::renewal;
 pub use error::CniError;
+pub use policy::apply as apply_policy;
 pub use skel::{Command, Invocation};
 
 /// The program's own name.
@@ -59,6 +63,7 @@ const PROGRAM: &str = "cni-plugins";
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("bridge", &bridge::PLUGIN),
+    ("dhcp", &dhcp::PLUGIN),
     ("dummy", &dummy::PLUGIN),
     ("firewall", &firewall::PLUGIN),
     ("host-device", &host_device::PLUGIN),
@@ -66,6 +71,7 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("ipvlan", &ipvlan::PLUGIN),
     ("loopback", &loopback::PLUGIN),
     ("macvlan", &macvlan::PLUGIN),
+    ("policy", &policy::PLUGIN),
     ("portmap", &portmap::PLUGIN),
     ("ptp", &ptp::PLUGIN),
     ("static", &static_ip::PLUGIN),
@@ -107,7 +113,8 @@ fn help() -> String {
         "{PROGRAM}: CNI plugins for container runtimes, which execute them by their names.\n\n\
          It has {}.\n\n\
          Make a link for each of them where the runtime looks for plugins, beside this program:\n\n    \
-         for name in $(./{PROGRAM} --list); do ln -s {PROGRAM} $name; done\n",
+         for name in $(./{PROGRAM} --list); do ln -s {PROGRAM} $name; done\n\n\
+         {PROGRAM} policy apply CONFIGURATION gives the pods that run now the rules of a changed network configuration.\n",
         BUILT_IN.join(", ")
     )
 }
@@ -120,6 +127,9 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         .file_name()
         .unwrap_or_default()
         .to_string_lossy();
+    if renewal::is_meant(path.as_ref()) {
+        return renewal::main(args);
+    }
     let text = match find(&name) {
         Ok(plugin) => return skel::process(plugin),
         // a runtime whose configuration has the program's name as a type wants no help
@@ -128,8 +138,9 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
             None => Ok(help()),
             Some(word) if word == "--help" => Ok(help()),
             Some(word) if word == "--list" => Ok(BUILT_IN.join("\n") + "\n"),
+            Some(word) if word == "policy" => policy::command(args).map(|()| String::new()),
             Some(word) => Err(CniError::config(format!(
-                "unknown argument {word:?}, only --help and --list are known"
+                "unknown argument {word:?}, only --help, --list and policy are known"
             ))),
         },
     };

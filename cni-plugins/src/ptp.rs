@@ -3,6 +3,7 @@
 //! *Invariants*: the host's end has the gateways' addresses and a route to each of the container's; the container reaches
 //! even its own subnet through the gateway. Whatever is on the host carries the attachment's tag.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use ipnet::IpNet;
@@ -51,8 +52,11 @@ impl PtpConf {
     }
 }
 
+/// rtnetlink(7): a destination on this host, as the reference plugin has it.
+const HOST_SCOPE: u8 = 254;
+
 /// A route over the pair.
-fn over_pair(dst: IpNet, gw: Option<std::net::IpAddr>) -> Route {
+fn over_pair(dst: IpNet, gw: Option<IpAddr>) -> Route {
     Route {
         dst,
         gw,
@@ -64,8 +68,8 @@ fn over_pair(dst: IpNet, gw: Option<std::net::IpAddr>) -> Route {
     }
 }
 
-/// The addresses of the host's end, and the container's routes to them and through them.
-fn plan(layer3: &mut Layer3) -> Result<Vec<Route>> {
+/// The addresses of the host's end, and the container's routes to them and through them, with the address to send from.
+fn plan(layer3: &mut Layer3) -> Result<Vec<(Route, Option<IpAddr>)>> {
     let mut routes = Vec::new();
     for IpConfig {
         address, gateway, ..
@@ -75,16 +79,18 @@ fn plan(layer3: &mut Layer3) -> Result<Vec<Route>> {
             CniError::config(format!("the address plugin gave no gateway with {address}"))
         })?;
         let own = IpNet::from(gateway);
+        let source = Some(address.addr());
         if !layer3.gateways.contains(&own) {
             layer3.gateways.push(own);
-            routes.push(over_pair(own, None));
+            routes.push((over_pair(own, None), source));
         }
         let net = over_pair(address.trunc(), Some(gateway));
-        if address.prefix_len() < address.max_prefix_len() && !routes.contains(&net) {
-            routes.push(net);
+        let is_new = routes.iter().all(|(route, _)| *route != net);
+        if address.prefix_len() < address.max_prefix_len() && is_new {
+            routes.push((net, source));
         }
     }
-    routes.extend(layer3.resolved_routes());
+    routes.extend(layer3.resolved_routes().map(|route| (route, None)));
     Ok(routes)
 }
 
@@ -116,9 +122,10 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         };
         layer3.set_up(&netns, &mut pod, &invocation.ifname, &how)?;
         let link = pod.require(&invocation.ifname)?;
-        for route in &routes {
-            pod.add_route(&link, route)?;
+        for (route, source) in &routes {
+            pod.add_route_from(&link, route, *source)?;
         }
+        host.wait_operational(&end)?;
         if ptp.ip_masq {
             masquerade::add(&tag, &layer3.addresses(), &HostLock::take()?)?;
         }
@@ -146,7 +153,11 @@ fn set_up_host(host: &mut Links, end: &Link, layer3: &Layer3) -> Result<()> {
         host.add_address(end, *gateway, AddressFlags::Nodad)?;
     }
     for ip in &layer3.ips {
-        host.add_route(end, &over_pair(IpNet::from(ip.address.addr()), None))?;
+        let route = Route {
+            scope: Some(HOST_SCOPE),
+            ..over_pair(IpNet::from(ip.address.addr()), None)
+        };
+        host.add_route(end, &route)?;
     }
     forward(layer3)
 }

@@ -31,6 +31,8 @@ pub struct Sides<'a> {
     pub mac: Option<[u8; 6]>,
     /// The interface may get the link address that follows from its first address.
     derive_mac: bool,
+    /// Packets pass as soon as the interface is up, and ADD waits until the kernel has noticed.
+    wait: bool,
 }
 
 /// An interface to make in the container.
@@ -162,6 +164,7 @@ impl Sides<'_> {
             mac: self.mac,
         })?;
         self.derive_mac = making.own_mac && self.mac.is_none();
+        self.wait = making.lower.as_ref().is_some_and(|link| link.operational);
         self.pod.require(self.ifname)
     }
 }
@@ -195,6 +198,7 @@ fn with_sides<T>(
         ifname: &invocation.ifname,
         mac: conf.mac(&invocation.args)?,
         derive_mac: false,
+        wait: false,
     };
     work(&mut sides)
 }
@@ -253,6 +257,9 @@ fn finish(sides: &mut Sides<'_>, layer3: Layer3) -> Result<AddResult> {
     };
     layer3.set_up(sides.netns, &mut sides.pod, sides.ifname, &set_up)?;
     let link = sides.pod.require(sides.ifname)?;
+    if sides.wait {
+        sides.pod.wait_operational(&link)?;
+    }
     Ok(layer3.into_result(vec![interface(&link, Some(sides.netns))], 0))
 }
 

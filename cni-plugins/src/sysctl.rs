@@ -33,6 +33,11 @@ pub fn set_if_present(parts: &[&str], value: &str) -> Result<()> {
     }
 }
 
+/// Whether there is a `net/<parts…>`.
+pub fn exists(parts: &[&str]) -> bool {
+    path(parts).exists()
+}
+
 /// Whether `net/<parts…>` exists and isn't 0.
 pub fn is_on(parts: &[&str]) -> bool {
     fs::read_to_string(path(parts)).is_ok_and(|value| value.trim() != "0")

@@ -5,8 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{
-    Call, Host, ask, ask_udp, has_kind, inside, ip, ip_json, plug_cable, remove_pod, run, serve,
-    serve_udp,
+    Call, Host, REFERENCE, addresses, ask, ask_udp, has_kind, host_json, inside, ip, ip_json,
+    plug_cable, remove_pod, run, serve, serve_udp,
 };
 use serde_json::{Value, json};
 
@@ -176,6 +176,19 @@ fn strip(value: &mut Value, keys: &[&str]) {
     }
 }
 
+/// Names of the host's interfaces, rules and leases.
+fn left(host: &Host) -> Value {
+    let links = host_json(&["link"]);
+    let names: Vec<&Value> = links
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|link| &link["ifname"])
+        .collect();
+    let snapshot = host.snapshot();
+    json!([names, snapshot["rules"], snapshot["leases"]])
+}
+
 fn both_servers(pod: &Path, address: &str) {
     serve(pod, address);
     serve_udp(pod, address);
@@ -208,7 +221,7 @@ fn matrix(families: &str) {
         }
         println!("{} {families}", kind.config);
         let outside = outside_machine(&mut host, &kind);
-        let before = host.snapshot();
+        let before = left(&host);
         let mut config = config(&kind, ipam(&host, families));
         config["runtimeConfig"] = json!({"ips": wanted(families)});
         let mut first = None;
@@ -251,12 +264,7 @@ fn matrix(families: &str) {
                 run("ip", &["link", "set", "up0", "up"]);
                 continue;
             }
-            let mut now = host.snapshot();
-            let mut then = before.clone();
-            // the kernel counts the namespaces that it knows
-            strip(&mut now, &["link_netnsid"]);
-            strip(&mut then, &["link_netnsid"]);
-            assert_eq!(now, then);
+            assert_eq!(left(&host), before);
         }
     }
 }
@@ -274,4 +282,810 @@ fn ipv6() {
 #[test]
 fn dual_stack() {
     matrix("dual");
+}
+
+/// A configuration of `plugin` with dual stack addresses.
+fn plain(host: &Host, plugin: &str, change: Value) -> Value {
+    let mut config =
+        json!({"cniVersion": "1.1.0", "name": "net", "type": plugin, "ipam": ipam(host, "dual")});
+    for (key, value) in change.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+#[test]
+fn ptp_is_alone_with_the_host() {
+    let mut host = Host::new();
+    let (a, b, outside) = (host.pod("a"), host.pod("b"), host.pod("outside"));
+    plug_cable(&outside);
+    run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
+    ip(&outside, &["addr", "add", "192.0.2.2/24", "dev", "up1"]);
+    both_servers(&outside, "192.0.2.2:80");
+    let before = left(&host);
+    let ptp = |masq: bool| {
+        let mut config = plain(&host, "ptp", json!({"ipMasq": masq, "mtu": 1300}));
+        config["ipam"]["routes"] = json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]);
+        config
+    };
+    let (call_a, call_b) = (Call::new("a", &a), Call::new("b", &b));
+    let result = call_a.ok("ptp", "ADD", &ptp(true));
+    let end = result["interfaces"][0]["name"].as_str().unwrap().to_owned();
+    assert_eq!(
+        result,
+        json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": end, "mac": host_json(&["link", "show", &end])[0]["address"], "mtu": 1300},
+                {"name": "eth0", "mac": "0a:58:0a:09:00:0a", "mtu": 1300, "sandbox": a}
+            ],
+            "ips": [
+                {"interface": 1, "address": "10.9.0.10/24", "gateway": "10.9.0.1"},
+                {"interface": 1, "address": "fd09::10/64", "gateway": "fd09::1"}
+            ],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            "dns": {}
+        })
+    );
+    call_b.ok("ptp", "ADD", &ptp(false));
+    // through the host, even in the same subnet
+    for (own, other) in [("10.9.0.10", "10.9.0.11"), ("[fd09::10]", "[fd09::11]")] {
+        let address = format!("{own}:80");
+        both_servers(&a, &address);
+        let source = other.trim_matches(['[', ']']);
+        assert_eq!(
+            inside(&b, || [ask(&address), ask_udp(&address)]),
+            [source, source]
+        );
+    }
+    assert_eq!(
+        (ask("10.9.0.10:80"), ask("[fd09::10]:80")),
+        ("10.9.0.1".into(), "fd09::1".into())
+    );
+    assert_eq!(inside(&a, || ask("192.0.2.2:80")), "192.0.2.1");
+    assert_eq!(inside(&b, || ask("192.0.2.2:80")), "error: TimedOut");
+
+    let mut check = ptp(true);
+    check["prevResult"] = result;
+    call_a.ok("ptp", "CHECK", &check);
+    call_a.ok("ptp", "STATUS", &ptp(true));
+    let steps: [(&dyn Fn(), String); 6] = [
+        (
+            &|| drop(run("nft", &["flush", "ruleset"])),
+            "missing rule in the nftables chain inet sampan_masquerade postrouting".into(),
+        ),
+        (
+            &|| drop(run("ip", &["route", "del", "10.9.0.10", "dev", &end])),
+            format!("interface {end} has lost its route to 10.9.0.10/32"),
+        ),
+        (
+            &|| drop(run("ip", &["link", "set", &end, "alias", "x"])),
+            format!("interface {end} is not of this attachment"),
+        ),
+        (
+            &|| drop(ip(&a, &["route", "del", "default"])),
+            "interface eth0 has lost its route to 0.0.0.0/0".into(),
+        ),
+        (
+            &|| drop(ip(&a, &["link", "set", "eth0", "mtu", "1280"])),
+            "interface eth0 has the MTU 1280, not 1300".into(),
+        ),
+        (
+            &|| drop(run("ip", &["link", "del", &end])),
+            format!("interface eth0 is missing in {}", a.display()),
+        ),
+    ];
+    for (change, msg) in steps {
+        change();
+        assert_eq!(call_a.err("ptp", "CHECK", &check)["msg"], msg);
+    }
+    // as if b's DEL had never come
+    let mut gc = ptp(true);
+    gc["cni.dev/valid-attachments"] = json!([]);
+    Call::new("", Path::new("")).ok("ptp", "GC", &gc);
+    call_a.ok("ptp", "DEL", &ptp(true));
+    call_a.ok("ptp", "DEL", &ptp(true));
+    assert_eq!(left(&host), before);
+}
+
+#[test]
+fn ptp_failures_leave_nothing() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = left(&host);
+    let call = Call::new("a", &pod);
+    let no_gateway = json!({"type": "static", "addresses": [{"address": "10.9.0.9/24"}]});
+    for (change, msg) in [
+        (
+            json!({"ipam": {}}),
+            "ipam is missing: ptp is nothing without addresses",
+        ),
+        (
+            json!({"ipam": no_gateway}),
+            "the address plugin gave no gateway with 10.9.0.9/24",
+        ),
+        (
+            json!({"ipMasqBackend": "iptables"}),
+            "ipMasqBackend \"iptables\" is not supported by this plugin",
+        ),
+        (json!({"mtu": 70000}), "cannot create the veth pair"),
+        (
+            json!({"runtimeConfig": {"mac": "x"}}),
+            "invalid link address \"x\"",
+        ),
+    ] {
+        let error = call.err("ptp", "ADD", &plain(&host, "ptp", change));
+        assert!(error["msg"].as_str().unwrap().starts_with(msg), "{error}");
+        assert_eq!(left(&host), before);
+        assert_eq!(ip_json(&pod, &["link"]).as_array().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn dummy() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = left(&host);
+    let config = plain(&host, "dummy", json!({}));
+    let call = Call::new("a", &pod);
+    if !has_kind("dummy") {
+        for (command, code) in [("STATUS", 50), ("ADD", 999)] {
+            let error = call.err("dummy", command, &config);
+            assert_eq!(error["code"], code);
+            assert_eq!(error["msg"], "kernel has no dummy (CONFIG_DUMMY)");
+        }
+        assert_eq!(left(&host), before);
+        return;
+    }
+    let result = call.ok("dummy", "ADD", &config);
+    assert_eq!(
+        addresses(&ip_json(&pod, &["addr", "show", "eth0"])),
+        ["10.9.0.10/24", "fd09::10/64"]
+    );
+    let mut check = config.clone();
+    check["prevResult"] = result;
+    call.ok("dummy", "CHECK", &check);
+    ip(&pod, &["link", "del", "eth0"]);
+    ip(
+        &pod,
+        &[
+            "link",
+            "add",
+            "eth0",
+            "address",
+            "0a:58:0a:09:00:0a",
+            "type",
+            "bridge",
+        ],
+    );
+    ip(&pod, &["addr", "add", "10.9.0.10/24", "dev", "eth0"]);
+    ip(&pod, &["addr", "add", "fd09::10/64", "dev", "eth0"]);
+    ip(&pod, &["link", "set", "eth0", "up"]);
+    assert_eq!(
+        call.err("dummy", "CHECK", &check)["msg"],
+        "interface eth0 is a bridge, not a dummy"
+    );
+    call.ok("dummy", "DEL", &config);
+    call.ok("dummy", "DEL", &config);
+    assert_eq!(left(&host), before);
+}
+
+#[test]
+fn tap() {
+    let mut host = Host::new();
+    let pod = host.pod("a");
+    let before = left(&host);
+    ip(&pod, &["link", "add", "br0", "type", "bridge"]);
+    let config = plain(
+        &host,
+        "tap",
+        json!({"owner": 54321, "group": 54322, "multiQueue": true, "bridge": "br0", "mtu": 1400,
+            "ipam": {}, "runtimeConfig": {"mac": "02:11:22:33:44:55"}}),
+    );
+    let call = Call::new("a", &pod);
+    call.ok("tap", "STATUS", &config);
+    let result = call.ok("tap", "ADD", &config);
+    assert_eq!(
+        result["interfaces"],
+        json!([{"name": "eth0", "mac": "02:11:22:33:44:55", "mtu": 1400, "sandbox": pod}])
+    );
+    let link = &ip_json(&pod, &["-d", "link", "show", "eth0"])[0];
+    let data = &link["linkinfo"]["info_data"];
+    let told = ["type", "persist", "multi_queue", "user", "group"]
+        .map(|key| data[key].to_string().replace('"', ""));
+    assert_eq!(told, ["tap", "true", "true", "54321", "54322"], "{link}");
+    assert_eq!(link["master"], "br0");
+    let mut check = config.clone();
+    check["prevResult"] = result;
+    call.ok("tap", "CHECK", &check);
+    ip(&pod, &["link", "set", "eth0", "nomaster"]);
+    assert_eq!(
+        call.err("tap", "CHECK", &check)["msg"],
+        "interface eth0 is no port of the bridge br0"
+    );
+    call.ok("tap", "DEL", &config);
+    call.ok("tap", "DEL", &config);
+
+    for (change, msg) in [
+        (
+            json!({"bridge": "br9"}),
+            "bridge br9 not found in the container",
+        ),
+        (
+            json!({"selinuxContext": "x"}),
+            "selinuxContext is not supported by this plugin",
+        ),
+        (
+            json!({"ipam": {"type": "nothing"}}),
+            "failed to find plugin \"nothing\" in path [\"/nonexistent\"]",
+        ),
+    ] {
+        assert_eq!(
+            call.err("tap", "ADD", &plain(&host, "tap", change))["msg"],
+            msg
+        );
+        assert_eq!(ip_json(&pod, &["link"]).as_array().unwrap().len(), 2);
+    }
+    let with_addresses = plain(&host, "tap", json!({}));
+    call.ok("tap", "ADD", &with_addresses);
+    let list = ip_json(&pod, &["addr", "show", "eth0"]);
+    assert_eq!(list[0]["address"], "0a:58:0a:09:00:0a");
+    assert_eq!(addresses(&list), ["10.9.0.10/24", "fd09::10/64"]);
+    call.ok("tap", "DEL", &with_addresses);
+    assert_eq!(left(&host), before);
+}
+
+/// What was changed behind a plugin's back, and what CHECK says.
+#[test]
+fn check_sees_what_changed() {
+    type Change<'a> = (&'a [&'a str], &'a str);
+    let macvlan: [Change<'_>; 3] = [
+        (
+            &["addr", "del", "10.9.0.10/24", "dev", "eth0"],
+            "interface eth0 has lost its address 10.9.0.10/24",
+        ),
+        (
+            &["link", "set", "eth0", "mtu", "1400"],
+            "interface eth0 has the MTU 1400, not 1500",
+        ),
+        (
+            &["link", "set", "eth0", "address", "02:00:00:00:00:09"],
+            "interface eth0 has the link address 02:00:00:00:00:09, not 0a:58:0a:09:00:0a",
+        ),
+    ];
+    let ipvlan: [Change<'_>; 1] = [(
+        &["link", "set", "eth0", "type", "ipvlan", "mode", "l3"],
+        "interface eth0 is a ipvlan in mode l3, not a ipvlan in mode l2",
+    )];
+    let vlan: [Change<'_>; 1] = [(
+        &["addr", "del", "fd09::10/64", "dev", "eth0"],
+        "interface eth0 has lost its address fd09::10/64",
+    )];
+    let vxlan: [Change<'_>; 1] = [(
+        &["link", "set", "eth0", "down"],
+        "interface eth0 is down in POD",
+    )];
+    for (plugin, config, changes) in [
+        ("macvlan", json!({"master": "up0"}), &macvlan[..]),
+        ("ipvlan", json!({"master": "up0"}), &ipvlan),
+        ("vlan", json!({"master": "up0", "vlanId": 5}), &vlan),
+        ("vxlan", json!({"id": 7}), &vxlan),
+    ] {
+        if !has_kind(plugin) {
+            continue;
+        }
+        let mut host = Host::new();
+        let (pod, outside) = (host.pod("a"), host.pod("outside"));
+        plug_cable(&outside);
+        run("ip", &["link", "add", "up9", "type", "bridge"]);
+        let config = plain(&host, plugin, config);
+        let call = Call::new("a", &pod);
+        let mut check = config.clone();
+        check["prevResult"] = call.ok(plugin, "ADD", &config);
+        call.ok(plugin, "CHECK", &check);
+        if config["master"] == "up0" {
+            let mut other = check.clone();
+            other["master"] = json!("up9");
+            assert_eq!(
+                call.err(plugin, "CHECK", &other)["msg"],
+                "interface eth0 does not stand on up9"
+            );
+        }
+        if plugin == "macvlan" {
+            let mut other = check.clone();
+            other["mode"] = json!("private");
+            let expected =
+                "interface eth0 is a macvlan in mode bridge, not a macvlan in mode private";
+            assert_eq!(call.err(plugin, "CHECK", &other)["msg"], expected);
+        }
+        if plugin == "vlan" {
+            let mut other = check.clone();
+            other["vlanId"] = json!(6);
+            let expected = "interface eth0 is a vlan with id 5, not a vlan with id 6";
+            assert_eq!(call.err(plugin, "CHECK", &other)["msg"], expected);
+        }
+        if plugin == "vxlan" {
+            let mut other = check.clone();
+            other["peers"] = json!(["192.0.2.9"]);
+            assert_eq!(
+                call.err(plugin, "CHECK", &other)["msg"],
+                "interface eth0 has lost its peer 192.0.2.9"
+            );
+        }
+        for (change, msg) in changes {
+            ip(&pod, change);
+            let error = call.err(plugin, "CHECK", &check);
+            let expected = msg.replace("POD", pod.to_str().unwrap());
+            assert_eq!(
+                (&error["code"], &error["msg"]),
+                (&json!(100), &json!(expected))
+            );
+        }
+        ip(&pod, &["link", "del", "eth0"]);
+        let expected = format!("interface eth0 is missing in {}", pod.display());
+        assert_eq!(call.err(plugin, "CHECK", &check)["msg"], expected);
+        call.ok(plugin, "DEL", &config);
+    }
+}
+
+#[test]
+fn failures_leave_nothing() {
+    let mut host = Host::new();
+    let (pod, outside) = (host.pod("a"), host.pod("outside"));
+    plug_cable(&outside);
+    let bad_route = json!({"type": "host-local", "dataDir": host.leases(), "subnet": "10.9.0.0/24", "routes": [{"dst": "10.0.0.0/8", "gw": "192.168.1.1"}]});
+    let before = left(&host);
+    let call = Call::new("a", &pod);
+    let cases = [
+        (
+            "macvlan",
+            json!({}),
+            7,
+            "no master is given and there is no default route",
+        ),
+        (
+            "macvlan",
+            json!({"master": "none"}),
+            999,
+            "master none not found",
+        ),
+        (
+            "macvlan",
+            json!({"master": "a/b"}),
+            7,
+            "invalid master \"a/b\"",
+        ),
+        (
+            "macvlan",
+            json!({"master": "up0", "mode": "x"}),
+            7,
+            "unknown macvlan mode \"x\"",
+        ),
+        (
+            "macvlan",
+            json!({"master": "up0", "mtu": 9000}),
+            7,
+            "invalid mtu 9000: up0 has 1500",
+        ),
+        (
+            "macvlan",
+            json!({"master": "up0", "ipam": bad_route}),
+            999,
+            "cannot add the route to 10.0.0.0/8 via 192.168.1.1 over eth0",
+        ),
+        (
+            "macvlan",
+            json!({"master": "up0", "ipam": {"type": "../x"}}),
+            7,
+            "invalid plugin name \"../x\" in ipam.type",
+        ),
+        (
+            "ipvlan",
+            json!({"master": "up0", "mode": "x"}),
+            7,
+            "unknown ipvlan mode \"x\"",
+        ),
+        (
+            "ipvlan",
+            json!({"prevResult": {"interfaces": [{"name": "a"}, {"name": "b"}]}}),
+            7,
+            "no master is given and prevResult has not exactly one interface",
+        ),
+        (
+            "vlan",
+            json!({"vlanId": 5}),
+            7,
+            "master is missing: the interface to make the VLAN on",
+        ),
+        (
+            "vlan",
+            json!({"master": "up0", "vlanId": 4095}),
+            7,
+            "invalid VLAN ID 4095 (must be between 0 and 4094)",
+        ),
+        (
+            "host-device",
+            json!({"device": "none"}),
+            999,
+            "no interface with the name none on the host",
+        ),
+        (
+            "host-device",
+            json!({"device": "up0", "ipam": bad_route}),
+            999,
+            "cannot add the route to 10.0.0.0/8 via 192.168.1.1 over eth0",
+        ),
+        (
+            "vxlan",
+            json!({"id": 7, "mtu": 1451}),
+            7,
+            "mtu 1451 is more than the 1450 bytes that the tunnel leaves",
+        ),
+        (
+            "vxlan",
+            json!({"id": 7, "dev": "none"}),
+            999,
+            "interface none not found",
+        ),
+        (
+            "vxlan",
+            json!({"id": 7, "bridge": "br7", "ipam": bad_route}),
+            999,
+            "cannot add the route to 10.0.0.0/8 via 192.168.1.1 over eth0",
+        ),
+    ];
+    for (plugin, change, code, msg) in cases {
+        let error = call.err(plugin, "ADD", &plain(&host, plugin, change.clone()));
+        assert_eq!(
+            (&error["code"], &error["msg"]),
+            (&json!(code), &json!(msg)),
+            "{change} {error}"
+        );
+        assert_eq!(left(&host), before, "{change}");
+        assert_eq!(
+            ip_json(&pod, &["link"]).as_array().unwrap().len(),
+            1,
+            "{change}"
+        );
+    }
+    for (plugin, change, msg) in [
+        (
+            "macvlan",
+            json!({"master": "none"}),
+            "master none not found",
+        ),
+        (
+            "host-device",
+            json!({"device": "none"}),
+            "no interface with the name none on the host",
+        ),
+        (
+            "vxlan",
+            json!({"id": 7, "dev": "none"}),
+            "interface none not found",
+        ),
+    ] {
+        let error = call.err(plugin, "STATUS", &plain(&host, plugin, change));
+        assert_eq!((&error["code"], &error["msg"]), (&json!(50), &json!(msg)));
+    }
+    for (plugin, option) in [("ipvlan", "IPVLAN"), ("vlan", "VLAN_8021Q")] {
+        if has_kind(plugin) {
+            continue;
+        }
+        let config = plain(&host, plugin, json!({"master": "up0", "vlanId": 5}));
+        let expected = format!("kernel has no {plugin} (CONFIG_{option})");
+        for command in ["ADD", "STATUS"] {
+            assert_eq!(call.err(plugin, command, &config)["msg"], expected);
+        }
+        assert_eq!(left(&host), before);
+    }
+}
+
+#[test]
+fn the_interface_below_may_be_in_the_container() {
+    let mut host = Host::new();
+    let (pod, outside) = (host.pod("a"), host.pod("outside"));
+    let target = pod.to_str().unwrap();
+    let other = outside.to_str().unwrap();
+    ip(
+        &outside,
+        &[
+            "link", "add", "up1", "type", "veth", "peer", "name", "below", "netns", target,
+        ],
+    );
+    ip(&outside, &["link", "set", "up1", "up"]);
+    ip(&pod, &["link", "set", "below", "up"]);
+    ip(&outside, &["addr", "add", "10.9.0.250/24", "dev", "up1"]);
+    both_servers(&outside, "10.9.0.250:80");
+    let call = Call::new("a", &pod);
+    for (plugin, more) in [
+        ("macvlan", json!({})),
+        ("ipvlan", json!({})),
+        ("vlan", json!({"vlanId": 5})),
+    ] {
+        if !has_kind(plugin) {
+            continue;
+        }
+        let mut config = plain(&host, plugin, more);
+        config["master"] = json!("below");
+        config["linkInContainer"] = json!(true);
+        call.ok(plugin, "STATUS", &config);
+        let mut check = config.clone();
+        check["prevResult"] = call.ok(plugin, "ADD", &config);
+        call.ok(plugin, "CHECK", &check);
+        if plugin != "vlan" {
+            assert!(
+                !inside(&pod, || ask("10.9.0.250:80")).contains("error"),
+                "{other}"
+            );
+        }
+        call.ok(plugin, "DEL", &config);
+    }
+}
+
+#[test]
+fn layer_two_alone() {
+    let mut host = Host::new();
+    let (pod, outside) = (host.pod("a"), host.pod("outside"));
+    plug_cable(&outside);
+    for (plugin, change) in [
+        (
+            "macvlan",
+            json!({"master": "up0", "mac": "02:00:00:00:00:31"}),
+        ),
+        ("vlan", json!({"master": "up0", "vlanId": 9})),
+        ("vxlan", json!({"id": 9})),
+        (
+            "host-device",
+            json!({"hwaddr": host_json(&["link", "show", "up0"])[0]["address"]}),
+        ),
+    ] {
+        if plugin != "host-device" && !has_kind(plugin) {
+            continue;
+        }
+        let mut config = plain(&host, plugin, change);
+        config.as_object_mut().unwrap().remove("ipam");
+        for version in ["0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+            config["cniVersion"] = json!(version);
+            let call = Call::new("a", &pod);
+            let result = call.ok(plugin, "ADD", &config);
+            assert_eq!(result["cniVersion"], version);
+            let link = &ip_json(&pod, &["link", "show", "eth0"])[0];
+            assert_eq!(result["interfaces"][0]["mac"], link["address"]);
+            assert!(
+                link["flags"].as_array().unwrap().contains(&json!("UP")),
+                "{link}"
+            );
+            if plugin == "macvlan" {
+                assert_eq!(link["address"], "02:00:00:00:00:31");
+            }
+            call.ok(plugin, "DEL", &config);
+        }
+    }
+}
+
+/// All that `ip` says of a namespace, without what is chance or the kernel's count. Ours are used without duplicate
+/// detection and make their own subnet routes; the reference plugin waits and deletes the kernel's.
+fn everything(netns: Option<&Path>) -> Value {
+    let ask = |args: &[&str]| match netns {
+        Some(netns) => ip_json(netns, args),
+        None => host_json(args),
+    };
+    let mut all = json!([
+        ask(&["-d", "link"]),
+        ask(&["-d", "addr"]),
+        ask(&["-d", "-4", "route"]),
+        ask(&["-d", "-6", "route"]),
+        ask(&["rule"]),
+    ]);
+    let chance = [
+        "ifindex",
+        "txqlen",
+        "link_index",
+        "link_netnsid",
+        "link",
+        "nodad",
+        "noprefixroute",
+        "valid_life_time",
+        "preferred_life_time",
+        "address",
+        "ifalias",
+        "parentbus",
+        "parentdev",
+        "bridge_id",
+        "root_id",
+        "designated_bridge",
+        "designated_root",
+        "operstate",
+        "forward_delay_timer",
+        "message_age_timer",
+        "hold_timer",
+        "state",
+        "hello_timer",
+        "gc_timer",
+        "tcn_timer",
+        "topology_change_timer",
+    ];
+    strip(&mut all, &chance);
+    settle(&mut all);
+    // link-local addresses follow from link addresses, and random names from nothing
+    let mut text = all.to_string();
+    for list in [ask(&["link"]), ask(&["addr"])] {
+        for link in list.as_array().unwrap() {
+            let name = link["ifname"].as_str().unwrap();
+            if name.starts_with("veth") {
+                text = text.replace(name, "VETH");
+            }
+            for info in link["addr_info"].as_array().into_iter().flatten() {
+                if info["scope"] == "link" {
+                    text = text.replace(info["local"].as_str().unwrap(), "LINKLOCAL");
+                }
+            }
+        }
+    }
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Carriers and their effects are noticed by the kernel a little later.
+fn settle(value: &mut Value) {
+    match value {
+        Value::Array(list) => {
+            list.retain(|item| {
+                !["NO-CARRIER", "LOWER_UP", "linkdown"].contains(&item.as_str().unwrap_or_default())
+            });
+            list.retain(|item| item["scope"] != "link" || item.get("prefixlen").is_none());
+            list.retain(|item| item["dst"] != "fe80::/64");
+            list.iter_mut().for_each(settle);
+        }
+        Value::Object(map) => map.values_mut().for_each(settle),
+        _ => {}
+    }
+}
+
+fn differences(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
+    match (ours, theirs) {
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (index, (a, b)) in a.iter().zip(b).enumerate() {
+                differences(&format!("{path}/{index}"), a, b, found);
+            }
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
+                let none = Value::Null;
+                let (a, b) = (a.get(key).unwrap_or(&none), b.get(key).unwrap_or(&none));
+                differences(&format!("{path}/{key}"), a, b, found);
+            }
+        }
+        _ if ours != theirs => found.push(format!(" {path}: ours {ours}, theirs {theirs}")),
+        _ => {}
+    }
+}
+
+fn result_form(result: &Value, pod: &Path) -> Value {
+    let mut result = result.clone();
+    for link in result["interfaces"].as_array_mut().unwrap() {
+        link["mac"] = json!(link.get("mac").is_some());
+        if link["name"].as_str().unwrap().starts_with("veth") {
+            link["name"] = json!("VETH");
+        }
+        if link.get("sandbox").is_some() {
+            assert_eq!(link["sandbox"], pod.to_str().unwrap());
+            link["sandbox"] = json!("POD");
+        }
+    }
+    result
+}
+
+/// Needs the package containernetworking-plugins.
+#[test]
+fn the_same_as_the_reference_plugins() {
+    let table = [
+        ("ptp", json!({})),
+        (
+            "ptp",
+            json!({"mtu": 1400, "dns": {"nameservers": ["10.9.0.53"], "search": ["x"]}}),
+        ),
+        ("macvlan", json!({"master": "up0"})),
+        (
+            "macvlan",
+            json!({"master": "up0", "mode": "private", "mtu": 1400}),
+        ),
+        ("macvlan", json!({"master": "up0", "mode": "vepa"})),
+        ("macvlan", json!({"master": "up0", "mode": "passthru"})),
+        ("macvlan", json!({"master": "up0", "ipam": {}})),
+        ("macvlan", json!({})),
+        ("ipvlan", json!({"master": "up0"})),
+        ("ipvlan", json!({"master": "up0", "mode": "l3"})),
+        (
+            "ipvlan",
+            json!({"master": "up0", "mode": "l3s", "mtu": 1400}),
+        ),
+        ("vlan", json!({"master": "up0", "vlanId": 5})),
+        ("vlan", json!({"master": "up0", "vlanId": 6, "mtu": 1400})),
+        ("host-device", json!({"device": "up0"})),
+        ("bridge", json!({"isGateway": true, "bridge": "br0"})),
+        (
+            "bridge",
+            json!({"isDefaultGateway": true, "bridge": "br0", "mtu": 1400}),
+        ),
+        ("bridge", json!({"bridge": "br0", "hairpinMode": true})),
+        ("bridge", json!({"bridge": "br0", "promiscMode": true})),
+    ];
+    let mut all: Vec<String> = Vec::new();
+    for (plugin, change) in table {
+        let driver = if plugin == "host-device" || plugin == "ptp" {
+            "veth"
+        } else {
+            plugin
+        };
+        for families in ["v4", "v6", "dual"] {
+            let mut seen = Vec::new();
+            for program in [plugin.to_owned(), format!("{REFERENCE}/{plugin}")] {
+                let mut host = Host::new();
+                if !has_kind(driver) {
+                    break;
+                }
+                let (pod, outside) = (host.pod("a"), host.pod("outside"));
+                // the reference plugins wait for duplicate detection otherwise
+                let no_detection =
+                    || std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+                no_detection();
+                inside(&pod, no_detection);
+                plug_cable(&outside);
+                run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
+                run("ip", &["route", "add", "default", "via", "192.0.2.9"]);
+                let mut config = json!({"cniVersion": "1.0.0", "name": "net", "type": plugin});
+                config["ipam"] = ipam(&host, families);
+                for (key, value) in change.as_object().unwrap() {
+                    config[key] = value.clone();
+                }
+                if config["ipam"] != json!({}) {
+                    config["ipam"]["routes"] = json!([{"dst": "172.16.0.0/12", "gw": "10.9.0.1"}, {"dst": "2001:db8:1::/48", "gw": "fd09::1"}]);
+                    if families != "dual" {
+                        let only = usize::from(families == "v6");
+                        config["ipam"]["routes"] = json!([config["ipam"]["routes"][only]]);
+                    }
+                }
+                // the reference plugins insist on a path, ours have it built in
+                let call = Call {
+                    path: REFERENCE.into(),
+                    ..Call::new("a", &pod)
+                };
+                let result = call.ok(&program, "ADD", &config);
+                let state = [everything(Some(&pod)), everything(None)];
+                let mut check = config.clone();
+                check["prevResult"] = result.clone();
+                // the reference plugin is content with what ours made
+                if config["ipam"] != json!({}) {
+                    call.ok(&program, "CHECK", &check);
+                    call.ok(&format!("{REFERENCE}/{plugin}"), "CHECK", &check);
+                }
+                // and deletes it
+                // (the alias of a moved device tells ours more)
+                let other = if seen.is_empty() && plugin != "host-device" {
+                    format!("{REFERENCE}/{plugin}")
+                } else {
+                    plugin.to_owned()
+                };
+                call.ok(&other, "DEL", &config);
+                assert_eq!(ip_json(&pod, &["link"]).as_array().unwrap().len(), 1);
+                seen.push((result_form(&result, &pod), state, everything(None)));
+            }
+            let [ours, theirs] = seen.as_slice() else {
+                continue;
+            };
+            println!("{plugin} {change} {families}");
+            let mut found = Vec::new();
+            differences("", &ours.0, &theirs.0, &mut found);
+            differences("pod", &ours.1[0], &theirs.1[0], &mut found);
+            differences("host", &ours.1[1], &theirs.1[1], &mut found);
+            differences("after", &ours.2, &theirs.2, &mut found);
+            all.extend(
+                found
+                    .into_iter()
+                    .map(|text| format!("{plugin} {change} {families}{text}")),
+            );
+        }
+    }
+    assert!(all.is_empty(), "{}", all.join("\n"));
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! *Invariants*: with nftables a drop is final, whichever table says it, so accepting has to happen in the chain that
-//! would drop. Each rule there has the attachment's tag and a word of ours as its comment. The plugin's own table is made anew, as one
-//! change, from its markers; it exists as long as it has one. All of it happens under the host lock.
+//! would drop. Each rule there has the attachment's tag and a word of ours as its comment. The plugin's own table gets its content, as
+//! one change, from its markers; it exists as long as it has one. All of it happens under the host lock.
 
 mod conf;
 
@@ -50,7 +50,18 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
 
     let _lock = HostLock::take()?;
     let mut nft = Nft::open()?;
-    let mut batch = Batch::default();
+    let mut markers = markers(&mut nft)?;
+    let before = markers.clone();
+    markers.retain(|marker| marker.tag != tag);
+    if let Some(policy) = firewall.policy {
+        let bridge = bridge_of(&result, policy)?;
+        markers.push(Marker {
+            tag: tag.clone(),
+            policy,
+            bridge,
+        });
+    }
+    let mut batch = replacing(&mut nft, &before, &markers)?;
     for foreign in &firewall.chains {
         if !nft.has_chain(&foreign.table, &foreign.chain)? {
             if foreign.required {
@@ -72,18 +83,6 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
             .rev()
             .for_each(|rule| batch.first(&foreign.table, rule));
     }
-    let mut markers = markers(&mut nft)?;
-    let before = markers.clone();
-    markers.retain(|marker| marker.tag != tag);
-    if let Some(policy) = firewall.policy {
-        let bridge = bridge_of(&result, policy)?;
-        markers.push(Marker {
-            tag: tag.clone(),
-            policy,
-            bridge,
-        });
-    }
-    replace(&mut batch, &before, &markers);
     let answer = conf.passed_on()?;
     nft.apply(batch)?;
     Ok(answer)
@@ -121,18 +120,20 @@ fn markers(nft: &mut Nft) -> Result<Vec<Marker>> {
         .collect())
 }
 
-/// Makes the table what `markers` want.
-fn replace(batch: &mut Batch, before: &[Marker], markers: &[Marker]) {
+/// What makes the table the one that `markers` want.
+fn replacing(nft: &mut Nft, before: &[Marker], markers: &[Marker]) -> Result<Batch> {
+    let mut batch = Batch::default();
     match (before.is_empty(), markers.is_empty()) {
         (true, true) => {}
         (false, true) => batch.delete_table(&TABLE),
         (_, false) => {
-            batch.replace(&TABLE);
-            rules(markers)
-                .iter()
-                .for_each(|rule| batch.rule(&TABLE, rule));
+            nft.empty(&mut batch, &TABLE)?;
+            for rule in rules(markers) {
+                batch.rule(&TABLE, &rule);
+            }
         }
     }
+    Ok(batch)
 }
 
 fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
@@ -158,8 +159,7 @@ fn remove(nft: &mut Nft, conf: &FirewallConf, wanted: impl Fn(&str) -> bool) -> 
         if keep == before {
             return Ok(());
         }
-        let mut batch = Batch::default();
-        replace(&mut batch, &before, &keep);
+        let batch = replacing(nft, &before, &keep)?;
         nft.apply(batch)
     });
     done.push(own);

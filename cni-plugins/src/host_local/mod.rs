@@ -155,7 +155,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let store = Store::open(&ipam.folder)?;
     let owner = owner(invocation);
     let mut taken = Vec::new();
-    let runtime = runtime(conf)?;
+    let runtime = conf.runtime()?;
     let ips = lease(&ipam, &store, &owner, runtime, &mut taken).map_err(|mut error| {
         for ip in &taken {
             if let Err(undo) = store.release(*ip) {
@@ -271,7 +271,7 @@ fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
         .iter()
         .map(|attachment| (&*attachment.container_id, &*attachment.ifname))
         .collect();
-    let runtime = runtime(conf)?;
+    let runtime = conf.runtime()?;
     match Store::open_if_present(&folder(conf)?)? {
         Some(store) => store.retain(|owner, mark| {
             mark != Some(runtime)
@@ -282,18 +282,6 @@ fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
         }),
         None => Ok(()),
     }
-}
-
-/// Who calls: `args.sampan.runtime`. Runtimes that don't say count as one.
-fn runtime(conf: &Conf) -> Result<&str> {
-    let name = conf.value.pointer("/args/sampan/runtime");
-    let name = name.and_then(Value::as_str).unwrap_or_default();
-    if name.len() > 255 || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(CniError::config(format!(
-            "args.sampan.runtime {name:?} is no name"
-        )));
-    }
-    Ok(name)
 }
 
 fn status(conf: &Conf, invocation: &Invocation) -> Result<()> {

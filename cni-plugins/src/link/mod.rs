@@ -4,6 +4,7 @@
 //! are synchronous: the kernel answers a request before `send` returns, so no runtime is needed. Errors name the object.
 
 mod create;
+mod filter;
 mod message;
 
 use std::io;
@@ -463,10 +464,20 @@ impl Links {
     /// Adds a route over `link`. One to the same destination with the same metric stays as it is: with several
     /// interfaces the first to claim a destination has it.
     pub fn add_route(&mut self, link: &Link, route: &Route) -> Result<()> {
-        match self.call(
-            Message::NewRoute(route_message(link, route)),
-            NLM_F_CREATE | NLM_F_EXCL,
-        ) {
+        self.add_route_from(link, route, None)
+    }
+
+    /// As [`Links::add_route`]; what uses it is sent from `source`.
+    pub fn add_route_from(
+        &mut self,
+        link: &Link,
+        route: &Route,
+        source: Option<IpAddr>,
+    ) -> Result<()> {
+        let mut message = route_message(link, route);
+        let source = source.map(|source| RouteAttribute::PrefSource(source.into()));
+        message.attributes.extend(source);
+        match self.call(Message::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL) {
             Err(cause) if cause.raw_os_error() != Some(libc::EEXIST) => {
                 let via = route.gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
                 let what = format!(

@@ -13,6 +13,8 @@ use crate::netfilter::Encoder;
 /// The first four numbers of NFT_REG_*: verdict, then 16 bytes each.
 const VALUE: u32 = 1;
 const SECOND: u32 = 2;
+/// NFT_REG32_04: 16 bytes behind the beginning of VALUE.
+const BEHIND_NAME: u32 = 12;
 /// `enum nft_meta_keys`.
 const META_PROTOCOL: u32 = 1;
 const META_IIFNAME: u32 = 6;
@@ -76,6 +78,10 @@ pub enum Expr {
     Destination(bool, IpNet),
     /// `ip saddr [!=] @SET`; IPv4 is true.
     Lookup(bool, Field, bool, Name),
+    /// `iifname [!=] @SET`.
+    LookupInterface(bool, Name),
+    /// `iifname . ip saddr [!=] @SET`; IPv4 is true.
+    LookupSender(bool, bool, Name),
     /// `th dport N`.
     DestinationPort(u16),
     /// `th dport N-M`.
@@ -124,8 +130,12 @@ impl Encoder {
     }
 
     fn payload(&mut self, base: Header, offset: u32, length: usize) {
+        self.payload_to(VALUE, base, offset, length);
+    }
+
+    fn payload_to(&mut self, register: u32, base: Header, offset: u32, length: usize) {
         self.expr("payload", |e| {
-            e.number(1, VALUE);
+            e.number(1, register);
             e.number(2, base as u32);
             e.number(3, offset);
             e.number(4, length as u32);
@@ -203,21 +213,23 @@ impl Encoder {
     }
 
     fn interface(&mut self, key: u32, equal: bool, name: &str) {
-        let mut bytes = name.as_bytes().to_vec();
-        bytes.resize(INTERFACE_NAME, 0);
         self.load("meta", key);
-        self.cmp(equal, &bytes);
+        self.cmp(equal, &name_bytes(name));
     }
 
     fn address(&mut self, family: Family, field: Field, v4: bool) {
         self.is_ip(family, v4);
-        let (offset, length) = match (field, v4) {
-            (Field::Source, true) => (12, 4),
-            (Field::Destination, true) => (16, 4),
-            (Field::Source, false) => (8, 16),
-            (Field::Destination, false) => (24, 16),
-        };
+        let (offset, length) = place(field, v4);
         self.payload(Header::Network, offset, length);
+    }
+
+    fn lookup(&mut self, equal: bool, set: &str) {
+        self.expr("lookup", |e| {
+            e.text(1, set);
+            e.number(2, VALUE);
+            // NFT_LOOKUP_F_INV
+            e.number(5, u32::from(!equal));
+        });
     }
 
     fn network(&mut self, family: Family, field: Field, equal: bool, net: &IpNet) {
@@ -249,12 +261,18 @@ impl Encoder {
             Expr::Destination(equal, net) => self.network(family, Field::Destination, *equal, net),
             Expr::Lookup(equal, field, v4, set) => {
                 self.address(family, *field, *v4);
-                self.expr("lookup", |e| {
-                    e.text(1, set);
-                    e.number(2, VALUE);
-                    // NFT_LOOKUP_F_INV
-                    e.number(5, u32::from(!equal));
-                });
+                self.lookup(*equal, set);
+            }
+            Expr::LookupInterface(equal, set) => {
+                self.load("meta", META_IIFNAME);
+                self.lookup(*equal, set);
+            }
+            Expr::LookupSender(equal, v4, set) => {
+                self.is_ip(family, *v4);
+                self.load("meta", META_IIFNAME);
+                let (offset, length) = place(Field::Source, *v4);
+                self.payload_to(BEHIND_NAME, Header::Network, offset, length);
+                self.lookup(*equal, set);
             }
             Expr::DestinationPort(port) => {
                 self.payload(Header::Transport, 2, 2);
@@ -332,6 +350,23 @@ fn conntrack_match(state: u32) -> [u8; 164] {
     info[146..148].copy_from_slice(&flags);
     info[150..152].copy_from_slice(&state);
     info
+}
+
+/// Offset and length of an address in its header.
+fn place(field: Field, v4: bool) -> (u32, usize) {
+    match (field, v4) {
+        (Field::Source, true) => (12, 4),
+        (Field::Destination, true) => (16, 4),
+        (Field::Source, false) => (8, 16),
+        (Field::Destination, false) => (24, 16),
+    }
+}
+
+/// An interface's name as the kernel compares it.
+pub(super) fn name_bytes(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(INTERFACE_NAME, 0);
+    bytes
 }
 
 /// An address as the kernel compares it.

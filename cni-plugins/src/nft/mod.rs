@@ -4,12 +4,6 @@
 //! elements are found again by their comment, which the kernel keeps as user data in the form that nft(8) prints. What
 //! the kernel answers is read with bounds. Numbers: `linux/netfilter/nf_tables.h`, `nfnetlink.h`.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the plugins that use all of it come with the next commits"
-)]
-
 mod expr;
 mod set;
 
@@ -23,7 +17,7 @@ use crate::error::{CniError, Result};
 use crate::netfilter::{Attrs, Encoder, Netfilter, text};
 
 pub use expr::{ESTABLISHED, Expr, Field, Header, RELATED};
-pub use set::Set;
+pub use set::{Keys, Set};
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -221,12 +215,18 @@ impl Batch {
         }
     }
 
-    /// Makes a table anew, without anything that it held.
-    pub fn replace(&mut self, table: &Table) {
-        let what = format!("add the nftables table {table}");
-        self.push(table, what, NEW_TABLE, NLM_F_CREATE, |_| {});
-        self.delete_table(table);
+    /// Makes a table and its chains where they are missing, and takes out every rule and set. The chains stay: a packet
+    /// that is under way between an old and a new chain of one hook would be seen by neither.
+    fn empty(&mut self, table: &Table, sets: &[String]) {
         self.table(table);
+        for chain in table.chains {
+            let what = format!("flush the nftables chain {table} {}", chain.name);
+            self.push(table, what, DEL_RULE, 0, |m| m.text(2, &chain.name));
+        }
+        for set in sets {
+            let what = format!("delete the nftables set {table} {set}");
+            self.push(table, what, set::DEL_SET, 0, |m| m.text(2, set));
+        }
     }
 
     /// Appends a rule.
@@ -336,6 +336,14 @@ impl Nft {
         };
         let found = self.0.dump(request, is_it);
         Ok(!absent_is_empty(found, table)?.is_empty())
+    }
+
+    /// Makes a table where it is missing, and takes out what it holds: what the batch then puts in is its new content,
+    /// as one change.
+    pub fn empty(&mut self, batch: &mut Batch, table: &Table) -> Result<()> {
+        let sets = self.sets(table)?;
+        batch.empty(table, &sets);
+        Ok(())
     }
 
     /// CHECK: whether a table has rules for all of these, by chain and comment.
@@ -532,6 +540,18 @@ mod tests {
                     "ip6 saddr != @six",
                 ),
                 (
+                    vec![Expr::LookupInterface(true, "ports".into())],
+                    "iifname @ports",
+                ),
+                (
+                    vec![Expr::LookupSender(false, true, "senders4".into())],
+                    "iifname . ip saddr != @senders4",
+                ),
+                (
+                    vec![Expr::LookupSender(true, false, "senders6".into())],
+                    "iifname . ip6 saddr @senders6",
+                ),
+                (
                     vec![Expr::Protocol(6), Expr::DestinationPort(80)],
                     "tcp dport 80",
                 ),
@@ -586,24 +606,28 @@ mod tests {
                 name: "net/a.b".into(),
                 chains: CHAINS,
             };
-            let set = |name: &'static str, v4| Set {
+            let addresses = ["10.0.0.1/32", "fd00::1/128"]
+                .map(|text| net(text).addr())
+                .to_vec();
+            let senders = vec![
+                ("eth0".to_owned(), net("10.0.0.1/32").addr()),
+                ("a-b".to_owned(), net("fd00::1/128").addr()),
+            ];
+            let set = |name: &'static str, keys: Keys| Set {
                 name: name.into(),
-                v4,
-                networks: [
-                    "10.0.0.1/32",
-                    "10.1.0.0/16",
-                    "fd00::/8",
-                    "255.0.0.0/8",
-                    "ff00::/8",
-                ]
-                .map(net)
-                .to_vec(),
+                keys,
             };
-            let sets = [set("four", true), set("six", false)];
+            let sets = [
+                set("four", Keys::Addresses(true, addresses.clone())),
+                set("six", Keys::Addresses(false, addresses)),
+                set("ports", Keys::Interfaces(vec!["eth0".into()])),
+                set("senders4", Keys::Senders(true, senders.clone())),
+                set("senders6", Keys::Senders(false, senders)),
+            ];
             // the second time in place of the first
             for _ in 0..2 {
                 let mut batch = Batch::default();
-                batch.replace(&table);
+                nft.empty(&mut batch, &table).unwrap();
                 sets.iter().for_each(|set| batch.set(&table, set));
                 for (exprs, _) in &cases {
                     let rule = Rule {
@@ -617,11 +641,12 @@ mod tests {
             }
             for set in sets {
                 assert!(nft.has(&table, &set).unwrap());
+                let other = Keys::Addresses(true, vec![net("10.9.0.1/32").addr()]);
                 assert!(
                     !nft.has(
                         &table,
                         &Set {
-                            networks: vec![net("10.0.0.1/32")],
+                            keys: other,
                             ..set.clone()
                         }
                     )
@@ -650,8 +675,11 @@ mod tests {
             let expected: Vec<&str> = cases.iter().map(|(_, text)| *text).collect();
             assert_eq!(steps, expected, "{text}");
             for elements in [
-                "elements = { 10.0.0.1, 10.1.0.0/16,\n\t\t\t     255.0.0.0/8 }",
-                "elements = { fd00::/8,\n\t\t\t     ff00::/8 }",
+                "type ipv4_addr\n\t\telements = { 10.0.0.1 }",
+                "type ipv6_addr\n\t\telements = { fd00::1 }",
+                "type ifname\n\t\telements = { \"eth0\" }",
+                "elements = { \"eth0\" . 10.0.0.1 }",
+                "elements = { \"a-b\" . fd00::1 }",
             ] {
                 assert!(text.contains(elements), "{text}");
             }
