@@ -234,11 +234,7 @@ pub fn require_absent(pod: &mut Links, netns: &Netns, ifname: &str) -> Result<()
 
 /// Deletes the container's interface; a missing one and a missing namespace are success.
 pub fn delete_link(invocation: &Invocation) -> Result<()> {
-    let netns = match &invocation.netns {
-        Some(path) => Netns::open_if_present(path)?,
-        None => None,
-    };
-    let Some(netns) = netns else {
+    let Some(netns) = Netns::of_del(invocation)? else {
         return Ok(());
     };
     let mut pod = netns.run(Links::open)?;

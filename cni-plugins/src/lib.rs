@@ -33,6 +33,7 @@ mod policy;
 mod portmap;
 mod ptp;
 pub mod result;
+mod sbr;
 mod single;
 pub mod skel;
 mod spoof;
@@ -41,8 +42,10 @@ mod sysctl;
 mod tag;
 mod tap;
 mod tun;
+mod tuning;
 mod veth;
 mod vlan;
+mod vrf;
 mod vxlan;
 
 use std::ffi::OsString;
@@ -74,9 +77,12 @@ const PLUGINS: &[(&str, &skel::Plugin)] = &[
     ("policy", &policy::PLUGIN),
     ("portmap", &portmap::PLUGIN),
     ("ptp", &ptp::PLUGIN),
+    ("sbr", &sbr::PLUGIN),
     ("static", &static_ip::PLUGIN),
     ("tap", &tap::PLUGIN),
+    ("tuning", &tuning::PLUGIN),
     ("vlan", &vlan::PLUGIN),
+    ("vrf", &vrf::PLUGIN),
     ("vxlan", &vxlan::PLUGIN),
 ];
 

@@ -18,25 +18,9 @@ struct Server {
 }
 
 fn wire(pod: &Path, host: &str) {
-    let netns = pod.display().to_string();
-    run("ip", &["link", "add", host, "type", "veth", "peer", "eth0"]);
-    // a namespace that has no name for `ip` is given by a process in it
-    let mut holder = Command::new("nsenter")
-        .args([&format!("--net={netns}"), "sleep", "60"])
-        .spawn()
-        .unwrap();
-    let inside = format!("/proc/{}/ns/net", holder.id());
-    let there = fs::metadata(pod).unwrap();
-    wait_for("the namespace", || {
-        use std::os::unix::fs::MetadataExt;
-        fs::metadata(&inside).unwrap().ino() == there.ino()
-    });
-    run(
-        "ip",
-        &["link", "set", "eth0", "netns", &holder.id().to_string()],
-    );
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    let netns = pod.to_str().unwrap();
+    let pair = ["type", "veth", "peer", "name", "eth0", "netns", netns];
+    run("ip", &[&["link", "add", host], &pair[..]].concat());
     run("ip", &["addr", "add", "10.77.0.1/24", "dev", host]);
     run("ip", &["link", "set", host, "up"]);
 }

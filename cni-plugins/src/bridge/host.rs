@@ -32,7 +32,7 @@ pub fn ensure_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Resu
         ));
     }
     if conf.promiscuous {
-        host.promiscuous(&bridge)?;
+        host.set_promiscuous(&bridge, true)?;
     }
     if let Some(tunnel) = &conf.tunnel {
         tunnel.ensure(host, network, &bridge)?;

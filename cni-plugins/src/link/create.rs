@@ -45,6 +45,8 @@ pub enum Kind {
     },
     /// The frames of another interface with this VLAN id.
     Vlan(u16),
+    /// A routing domain with this table.
+    Vrf(u32),
     /// Ethernet in UDP.
     Vxlan(Vxlan),
 }
@@ -73,6 +75,7 @@ impl Kind {
             Self::IpVlan(_) => "ipvlan",
             Self::MacVlan { .. } => "macvlan",
             Self::Vlan(_) => "vlan",
+            Self::Vrf(_) => "vrf",
             Self::Vxlan(_) => "vxlan",
         }
     }
@@ -86,6 +89,7 @@ impl fmt::Display for Kind {
             Self::IpVlan(mode) => write!(out, "{name} in mode {mode}"),
             Self::MacVlan { mode, .. } => write!(out, "{name} in mode {}", macvlan_mode(*mode)),
             Self::Vlan(id) => write!(out, "{name} with id {id}"),
+            Self::Vrf(table) => write!(out, "{name} with table {table}"),
             Self::Vxlan(vxlan) => {
                 write!(out, "{name} with id {}, port {}", vxlan.id, vxlan.port)?;
                 if let Some(local) = vxlan.local {
@@ -150,7 +154,7 @@ pub struct VethPair<'a> {
 }
 
 /// Names of kinds and of what the kernel must be built with for them.
-const DRIVERS: [(&str, &str); 8] = [
+const DRIVERS: [(&str, &str); 9] = [
     ("bridge", "BRIDGE"),
     ("dummy", "DUMMY"),
     ("ipvlan", "IPVLAN"),
@@ -158,6 +162,7 @@ const DRIVERS: [(&str, &str); 8] = [
     ("tun", "TUN"),
     ("veth", "VETH"),
     ("vlan", "VLAN_8021Q"),
+    ("vrf", "NET_VRF"),
     ("vxlan", "VXLAN"),
 ];
 

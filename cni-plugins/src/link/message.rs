@@ -7,8 +7,8 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoBridge, InfoData, InfoIpVlan, InfoMacVlan, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, State,
+    InfoBridge, InfoData, InfoIpVlan, InfoMacVlan, InfoVlan, InfoVrf, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo, State,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -38,6 +38,7 @@ pub fn link_of(message: Message) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        all_multicast: message.header.flags.contains(LinkFlags::Allmulti),
         ..Link::default()
     };
     for attribute in message.attributes {
@@ -49,6 +50,7 @@ pub fn link_of(message: Message) -> Option<Link> {
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::Promiscuity(count) => link.promiscuous = count > 0,
+            LinkAttribute::TxQueueLen(length) => link.queue = length,
             LinkAttribute::OperState(state) => link.operational = state == State::Up,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -86,6 +88,7 @@ pub fn info_data(kind: &Kind) -> Option<InfoData> {
                 .collect(),
         ),
         Kind::Vlan(id) => InfoData::Vlan(vec![InfoVlan::Id(*id)]),
+        Kind::Vrf(table) => InfoData::Vrf(vec![InfoVrf::TableId(*table)]),
         Kind::Vxlan(vxlan) => {
             let mut data = vec![
                 InfoVxlan::Id(vxlan.id),
@@ -125,6 +128,10 @@ fn kind_of(data: &InfoData) -> Option<Kind> {
         },
         InfoData::Vlan(data) => Kind::Vlan(data.iter().find_map(|info| match info {
             InfoVlan::Id(id) => Some(*id),
+            _ => None,
+        })?),
+        InfoData::Vrf(data) => Kind::Vrf(data.iter().find_map(|info| match info {
+            InfoVrf::TableId(table) => Some(*table),
             _ => None,
         })?),
         InfoData::Vxlan(data) => {

@@ -6,6 +6,7 @@
 mod create;
 mod filter;
 mod message;
+mod policy;
 
 use std::io;
 use std::net::IpAddr;
@@ -36,6 +37,7 @@ pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan, no_driver};
 use message::{
     address_message, address_of, default_route_link, family, link_of, route_message, route_of,
 };
+pub use policy::{KernelRoute, SourceRule};
 pub use rtnetlink::packet_route::link::{IpVlanMode, MacVlanMode};
 
 /// A dump is asked for again this often when the kernel says that it changed meanwhile.
@@ -70,6 +72,20 @@ pub struct Link {
     pub lower: Option<u32>,
     /// Somebody asked for everything that passes.
     pub promiscuous: bool,
+    /// It receives every multicast packet.
+    pub all_multicast: bool,
+    /// Length of the transmit queue, in packets.
+    pub queue: u32,
+}
+
+impl Link {
+    /// The table of a VRF.
+    pub fn vrf_table(&self) -> Option<u32> {
+        match self.details {
+            Some(Kind::Vrf(table)) => Some(table),
+            _ => None,
+        }
+    }
 }
 
 /// A route as it was found.
@@ -250,12 +266,6 @@ impl Links {
             "the state down",
             LinkMessageBuilder::<LinkUnspec>::new().down(),
         )
-    }
-
-    /// Makes a link receive everything.
-    pub fn promiscuous(&mut self, link: &Link) -> Result<()> {
-        let builder = LinkMessageBuilder::<LinkUnspec>::new().promiscuous(true);
-        self.change(link, "promiscuous mode", builder)
     }
 
     /// Sets the link address.
