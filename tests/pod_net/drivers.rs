@@ -276,3 +276,57 @@ fn a_range_of_host_ports_gives_the_first_that_is_free() {
     drop(taken);
     host.down(&before);
 }
+
+/// A plugin that nobody has heard of, by its name: the file's words reach it, and its answer the pod.
+#[test]
+fn any_plugin_by_name() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let dir = host.path().join("cni-path");
+    std::fs::create_dir_all(&dir).unwrap();
+    let script = r#"#!/bin/sh
+cat > "$(dirname "$0")/$CNI_COMMAND.json"
+case $CNI_COMMAND in
+ADD)
+  nsenter --net="$CNI_NETNS" ip link add "$CNI_IFNAME" type veth peer name other0
+  nsenter --net="$CNI_NETNS" ip link set "$CNI_IFNAME" up
+  nsenter --net="$CNI_NETNS" ip addr add 10.98.1.7/24 dev "$CNI_IFNAME"
+  echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "'$CNI_IFNAME'", "sandbox": "'$CNI_NETNS'"}], "ips": [{"address": "10.98.1.7/24", "interface": 0}], "dns": {"nameservers": ["10.98.1.53"]}}';;
+VERSION) echo '{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0"]}';;
+DEL) nsenter --net="$CNI_NETNS" ip link del "$CNI_IFNAME";;
+esac
+"#;
+    let plugin = dir.join("strange");
+    std::fs::write(&plugin, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&plugin, mode).unwrap();
+    host.compose(&format!(
+        "services:
+  web:
+{}    networks: {{odd: {{interface_name: odd0}}}}
+networks:
+  odd:
+    driver: strange
+    driver_opts: {{depth: '3', deep: 'true', word: abc}}
+    x-sampan: {{config: {{nested: {{list: [1, two]}}}}, plugins: [{{type: firewall}}]}}
+",
+        server("odd")
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(addresses(&host, "web"), pairs(&[("odd0", "10.98.1.7/24")]));
+    let given: Value =
+        serde_json::from_slice(&std::fs::read(dir.join("ADD.json")).unwrap()).unwrap();
+    let of = |key: &str| given[key].clone();
+    assert_eq!(
+        serde_json::json!([
+            of("type"),
+            of("depth"),
+            of("deep"),
+            of("word"),
+            of("nested")
+        ]),
+        serde_json::json!(["strange", 3, true, "abc", {"list": [1, "two"]}])
+    );
+    host.down(&before);
+    assert!(dir.join("DEL.json").exists());
+}
