@@ -87,3 +87,11 @@ pub fn check_name(name: &str) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// `KEY=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err(format!("`{text}`: must be KEY=VALUE")),
+    }
+}

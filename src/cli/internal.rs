@@ -35,6 +35,11 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
+    /// Goes on removing the pod in a folder
+    Remover {
+        /// Pod folder
+        dir: PathBuf,
+    },
     /// Supervisor of the pod in a folder
     Supervisor {
         /// Pod folder
@@ -89,6 +94,7 @@ pub enum Command {
 pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
+        Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),

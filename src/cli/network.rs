@@ -5,7 +5,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{self, Format};
-use super::{Global, Outcome, live};
+use super::{Global, Outcome, live, networks};
 use crate::network::subnets;
 use crate::pod::adopt;
 use crate::pod::record::{self, Sandbox};
@@ -25,6 +25,14 @@ pub enum Command {
         #[arg(required = true)]
         networks: Vec<String>,
     },
+    /// Check that pods are connected as their networks' plugins left them
+    Check(networks::Check),
+    /// Write a network list into the first folder of CNI configuration
+    Create(networks::Create),
+    /// Remove network lists that nobody uses
+    Rm(networks::Rm),
+    /// Remove what attachments left that are gone: addresses, rules, pods that could not be removed
+    Gc(networks::Gc),
     /// Attach a network to a running pod
     Attach(live::Attach),
     /// Take a network from a running pod
@@ -43,6 +51,10 @@ pub fn run(global: &Global, command: Command) -> Outcome {
             let all: anyhow::Result<Vec<_>> = networks.iter().map(|n| inspect(global, n)).collect();
             output::json(&all?)
         }
+        Command::Check(args) => networks::check(global, &args),
+        Command::Create(args) => networks::create(global, &args),
+        Command::Rm(args) => networks::remove(global, &args),
+        Command::Gc(args) => networks::gc(global, &args),
         Command::Attach(args) => live::attach(global, args),
         Command::Detach(args) => live::detach(global, args),
         Command::Publish(args) => live::publish(global, args),

@@ -163,19 +163,30 @@ pub fn del(cni: &Cni, netns: Option<&Path>, cache: &Path) -> Result<(), Error> {
         return Ok(());
     };
     let _held = gc::hold(cni, &record.attachment.network.name)?;
-    // what is left of a pin after a restart of the machine is a plain file, which no plugin takes for "gone"
-    let netns = netns.filter(|path| netns::exists(path));
-    let plugins = record.attachment.network.plugins();
-    let begun = plugins.get(..record.begun).unwrap_or(plugins);
-    let errors: Vec<_> = begun
-        .iter()
-        .rev()
-        .filter_map(|plugin| record.run(cni, Command::Del, netns, plugin).err())
-        .collect();
+    let errors = record.delete(cni, netns);
     if errors.is_empty() {
         return remove(cache);
     }
     Error::all(errors)
+}
+
+/// DEL along the chain in reverse for an attachment that nothing is known about but what it was asked to be.
+pub fn del_unrecorded(
+    cni: &Cni,
+    netns: Option<&Path>,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let attachment = prepare(cni, attachment)?;
+    let _held = gc::hold(cni, &attachment.network.name)?;
+    let record = Record {
+        version: VERSION,
+        begun: attachment.network.plugins().len(),
+        attachment,
+        netns: PathBuf::new(),
+        added: false,
+        result: None,
+    };
+    Error::all(record.delete(cni, netns))
 }
 
 /// Gives the attachment of `cache` other published ports: the plugins that publish are told DEL, then ADD with all of
@@ -195,6 +206,7 @@ pub fn republish(
             ));
         }
     };
+    let _held = gc::hold(cni, &record.attachment.network.name)?;
     let before = record.attachment.ports.clone();
     record.publish(cni, netns, ports, cache).map_err(|error| {
         let undo = record.publish(cni, netns, &before, cache).err();
@@ -321,6 +333,16 @@ impl Record {
             .map_err(io::Error::from)
             .and_then(|text| write_atomic(path, &text, 0o600))
             .map_err(Error::io(doing("write", path)))
+    }
+
+    /// DEL of every plugin that was told to ADD, whatever the others say.
+    fn delete(&self, cni: &Cni, netns: Option<&Path>) -> Vec<Error> {
+        // what is left of a pin after a restart of the machine is a plain file, which no plugin takes for "gone"
+        let netns = netns.filter(|path| netns::exists(path));
+        let plugins = self.attachment.network.plugins();
+        let begun = plugins.get(..self.begun).unwrap_or(plugins);
+        let failed = |plugin| self.run(cni, Command::Del, netns, plugin).err();
+        begun.iter().rev().filter_map(failed).collect()
     }
 
     /// Runs one plugin of the chain. What it is handed as `prevResult` is the last result known, as CNI §4 wants it:

@@ -74,12 +74,8 @@ pub fn collect(
         other => other.map_err(Error::io(doing("lock", &path)))?,
     }
     let ours = ours(caches, &list.name)?;
+    let valid = attached(cni, list, caches)?;
     let folders = lease_folders(list);
-    let mut valid = ours.clone();
-    valid.extend(foreign(Path::new(LIBCNI), &list.name, state)?);
-    for folder in &folders {
-        valid.extend(foreign_leases(folder, state)?);
-    }
     let mut errors = Vec::new();
     let mut removed = 0;
     for folder in &folders {
@@ -90,6 +86,31 @@ pub fn collect(
     }
     errors.extend(gc(cni, list, &valid).err());
     Error::all(errors).map(|()| removed)
+}
+
+/// Every attachment to the network that is known to be in use, ours and other runtimes'.
+pub fn attached(cni: &Cni, list: &NetworkList, caches: &[PathBuf]) -> Result<BTreeSet<Key>, Error> {
+    let mut valid = ours(caches, &list.name)?;
+    valid.extend(foreign(Path::new(LIBCNI), &list.name, &cni.state)?);
+    for folder in lease_folders(list) {
+        valid.extend(foreign_leases(&folder, &cni.state)?);
+    }
+    Ok(valid)
+}
+
+/// Removes the folders of leases of a network that nobody is attached to: what is left in them only remembers the
+/// address given last.
+pub fn forget_leases(list: &NetworkList) -> Result<(), Error> {
+    let errors =
+        lease_folders(list)
+            .into_iter()
+            .filter_map(|folder| match fs::remove_dir_all(&folder) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    Some(Error::io(doing("remove", &folder))(e))
+                }
+                _ => None,
+            });
+    Error::all(errors.collect())
 }
 
 /// Removes the leases in the standard folder of networks that no file configures any more. See [`collect`].

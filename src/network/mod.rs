@@ -52,7 +52,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use attach::{Recorded, add, add_all, check, del, del_all, recorded, republish};
+pub use attach::{
+    Recorded, add, add_all, check, del, del_all, del_unrecorded, recorded, republish,
+};
 pub use default_route::{Candidate, Offer, offered, preference, settle, winner};
 pub use error::{Error, PluginFailure};
 pub use generate::{GENERATED, bridge_name, gateways, generate, is_routed};

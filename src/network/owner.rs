@@ -25,6 +25,14 @@ pub fn container_id(state: &Path, pod: &str) -> String {
     format!("{}{pod}", prefix(state))
 }
 
+/// `CNI_CONTAINERID` of an attachment that is made by hand to a namespace.
+pub fn by_hand(state: &Path, netns: &Path) -> String {
+    let digest = Sha256::digest(netns.as_os_str().as_encoded_bytes());
+    let hex: String = digest.iter().take(6).map(|b| format!("{b:02x}")).collect();
+    // no name of a pod has a dot
+    container_id(state, &format!("cni.{hex}"))
+}
+
 /// `CNI_ARGS` that tell a plugin about the pod in the words of Kubernetes, which plugins look for. The first one
 /// lets those pass that know none of the others.
 pub fn arguments(pod: &str) -> Vec<(String, String)> {

@@ -94,6 +94,12 @@ pub fn acquire(
     Ok(entry.subnets)
 }
 
+/// The subnets of a network that is going to be a file: those of `ipam` and free ones for the rest, see [`acquire`].
+pub fn choose(state: &Path, network: &Network, used: &[IpNet]) -> Result<Vec<IpNet>, Error> {
+    let wanted: Vec<_> = network.ipam.iter().map(|p| p.subnet.trunc()).collect();
+    complete(network, &wanted, &Registry::open(state)?.all()?, used)
+}
+
 /// Takes `pod` off the network; true when it was the last one, and the network is forgotten with its folder below
 /// `leases`. Missing is success.
 pub fn release(state: &Path, leases: &Path, name: &str, pod: &str) -> Result<bool, Error> {

@@ -70,6 +70,17 @@ pub fn load(dir: &PodDir) -> Result<Option<Pod>> {
     }
 }
 
+/// Why the removal of a pod is not finished; empty while it is at work or when nobody lived to tell. `None`: it is not
+/// being removed.
+pub fn removing(dir: &PodDir) -> Result<Option<String>> {
+    let path = dir.removing();
+    match fs::read_to_string(&path) {
+        Ok(why) => Ok(Some(why)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path)(error)),
+    }
+}
+
 /// Holds everybody else off a pod until dropped.
 pub fn lock(folders: &Folders, name: &str) -> Result<File> {
     let dir = folders.pods();
@@ -185,6 +196,11 @@ fn is_gone(kind: ErrorKind) -> bool {
 
 /// Starts a keeper that outlives the calling process.
 pub fn spawn_keeper(dir: &PodDir) -> Result<()> {
+    spawn(dir, "keeper")
+}
+
+/// Starts a process of ours, a step of `sampan internal`, that outlives the calling one.
+pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
     let path = dir.dir.join("keeper.log");
     let log = OpenOptions::new()
         .append(true)
@@ -195,7 +211,7 @@ pub fn spawn_keeper(dir: &PodDir) -> Result<()> {
     let err = log.try_clone().map_err(Error::io("open", &path))?;
     let program = Path::new("/proc/self/exe");
     Command::new(program)
-        .args(["internal", "keeper"])
+        .args(["internal", step])
         .arg(&dir.dir)
         .current_dir("/")
         .stdin(Stdio::null())

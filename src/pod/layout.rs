@@ -4,10 +4,10 @@
 //! <state>/pods/NAME/            mode 0700; gone after `down` and after a reboot
 //!   pod.json                    what the pod is (written once by `up`)
 //!   keeper.json supervisor.json process and start time
-//!   keeper.lock supervisor.lock sandbox.lock
+//!   keeper.lock supervisor.lock sandbox.lock remover.lock
 //!                             held by the one process that is at it (see [`super::lock`])
 //!   control.sock
-//!   removing                  there once `down` began to take it apart
+//!   removing                  there once `down` began to take it apart; holds why it could not be finished
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
 //!   network/NN-IFNAME.json      attachments and CNI results
@@ -98,9 +98,14 @@ impl PodDir {
         self.dir.join("pod.json")
     }
 
-    /// `removing`: part of the pod is gone, the rest is to follow.
+    /// `removing`: part of the pod is gone, the rest is to follow. Text: what stood in the way at the last attempt.
     pub fn removing(&self) -> PathBuf {
         self.dir.join("removing")
+    }
+
+    /// Lock of the process that goes on with a removal which could not be finished.
+    pub fn remover_lock(&self) -> PathBuf {
+        self.dir.join("remover.lock")
     }
 
     /// `keeper.json`.

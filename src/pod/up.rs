@@ -62,7 +62,7 @@ pub fn up(
     let ask = match adopt::load(&dir)? {
         // what a killed `down` left
         Some(_) if dir.removing().exists() => {
-            teardown::remove(request.folders, &dir)?;
+            teardown::finish(request.folders, &dir)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -179,6 +179,16 @@ pub fn stop_and_remove(
     timeout: Option<u64>,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
+    stop(dir, timeout, progress)?;
+    teardown::remove_patiently(folders, dir, progress)
+}
+
+/// Stops a pod's services in order, as [`stop_and_remove`] does first.
+pub fn stop(
+    dir: &PodDir,
+    timeout: Option<u64>,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<()> {
     let stop = Request::Stop {
         services: Vec::new(),
         timeout,
@@ -191,7 +201,7 @@ pub fn stop_and_remove(
     {
         progress("", &format!("{error}; its containers are killed"));
     }
-    teardown::remove(folders, dir)
+    Ok(())
 }
 
 /// A pod whose `up` was killed before anything of it began need not come up in order to be stopped.
