@@ -9,6 +9,7 @@
 //! callers ─► run ───────────────────────────────────────┴─► plugin ─► link, nft (netlink) · netns · sysctl · ipam
 //! ```
 
+mod bandwidth;
 mod bridge;
 pub mod conf;
 mod conntrack;
@@ -65,6 +66,7 @@ const PROGRAM: &str = "cni-plugins";
 
 /// Every plugin by its name, in the order of the alphabet.
 const PLUGINS: &[(&str, &skel::Plugin)] = &[
+    ("bandwidth", &bandwidth::PLUGIN),
     ("bridge", &bridge::PLUGIN),
     ("dhcp", &dhcp::PLUGIN),
     ("dummy", &dummy::PLUGIN),

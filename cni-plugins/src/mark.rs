@@ -21,12 +21,15 @@ pub fn birth_mac(network: &str, name: &str) -> [u8; 6] {
     mac_of(&format!("{network} {name} {}", boot.trim()))
 }
 
-fn mac_of(text: &str) -> [u8; 6] {
-    // FNV-1a: the same in every version of the program
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+/// FNV-1a: the same in every version of the program.
+pub fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let [a, b, c, d, e, f, ..] = hash.to_be_bytes();
+    })
+}
+
+fn mac_of(text: &str) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = hash(text).to_be_bytes();
     // locally administered, unicast
     [a & 0xfc | 2, b, c, d, e, f]
 }

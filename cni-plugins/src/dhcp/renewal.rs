@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lease::{Due, Lease, times};
 use super::message::{Kind, option};
@@ -74,6 +74,8 @@ fn start(path: &Path) -> std::result::Result<(), String> {
 fn stay(path: &Path) -> std::result::Result<(), String> {
     let own = i32::try_from(std::process::id()).ok().and_then(Process::of);
     let own = own.ok_or("cannot look at the own process")?;
+    // it would be "exe" in lists; that it isn't harms nobody
+    let _ = nix::sys::prctl::set_name(c"cni-dhcp");
     wait_for_file(path);
     let mut tried = None;
     loop {
@@ -108,11 +110,9 @@ fn stay(path: &Path) -> std::result::Result<(), String> {
 }
 
 fn wait_for_file(path: &Path) {
-    let step = Duration::from_millis(20);
-    let mut waited = Duration::ZERO;
-    while !path.exists() && waited < FILE_WAIT {
-        std::thread::sleep(step);
-        waited += step;
+    let end = Instant::now() + FILE_WAIT;
+    while !path.exists() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

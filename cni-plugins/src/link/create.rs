@@ -34,6 +34,8 @@ pub enum Kind {
     },
     /// An interface that drops everything.
     Dummy,
+    /// A queue for what other interfaces hand over.
+    Ifb,
     /// A copy of another interface with the same link address.
     IpVlan(IpVlanMode),
     /// An interface on another one with a link address of its own.
@@ -72,6 +74,7 @@ impl Kind {
         match self {
             Self::Bridge { .. } => "bridge",
             Self::Dummy => "dummy",
+            Self::Ifb => "ifb",
             Self::IpVlan(_) => "ipvlan",
             Self::MacVlan { .. } => "macvlan",
             Self::Vlan(_) => "vlan",
@@ -85,7 +88,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name();
         match self {
-            Self::Bridge { .. } | Self::Dummy => out.write_str(name),
+            Self::Bridge { .. } | Self::Dummy | Self::Ifb => out.write_str(name),
             Self::IpVlan(mode) => write!(out, "{name} in mode {mode}"),
             Self::MacVlan { mode, .. } => write!(out, "{name} in mode {}", macvlan_mode(*mode)),
             Self::Vlan(id) => write!(out, "{name} with id {id}"),

@@ -12,8 +12,20 @@ use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribut
 use super::message::address_of;
 use super::{Link, Links};
 use crate::error::{CniError, Result};
+use crate::result::AddResult;
 
 impl Links {
+    /// The host's end of the veth pair that a result is about, looked up again.
+    pub fn host_end(&mut self, result: &AddResult) -> Result<Option<Link>> {
+        for interface in result.interfaces.iter().filter(|i| i.sandbox.is_empty()) {
+            let link = self.by_name(&interface.name)?;
+            if let Some(link) = link.filter(|link| link.kind == "veth") {
+                return Ok(Some(link));
+            }
+        }
+        Ok(None)
+    }
+
     /// Has a bridge show the packets that it passes on to the hooks of IP, where the kernel has br_netfilter.
     pub fn show_to_netfilter(&mut self, bridge: &Link) -> Result<()> {
         let mut message = LinkUnspec::new_with_index(bridge.index).build();

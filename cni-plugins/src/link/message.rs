@@ -74,7 +74,7 @@ pub fn link_of(message: Message) -> Option<Link> {
 /// What is particular to a kind, as the kernel takes it.
 pub fn info_data(kind: &Kind) -> Option<InfoData> {
     Some(match kind {
-        Kind::Dummy => return None,
+        Kind::Dummy | Kind::Ifb => return None,
         // where VLANs aren't wanted the kernel needn't know them
         Kind::Bridge { vlan_filtering, .. } => InfoData::Bridge(if *vlan_filtering {
             vec![InfoBridge::VlanFiltering(true)]

@@ -7,6 +7,7 @@ mod create;
 mod filter;
 mod message;
 mod policy;
+mod shape;
 
 use std::io;
 use std::net::IpAddr;
@@ -39,6 +40,7 @@ use message::{
 };
 pub use policy::{KernelRoute, SourceRule};
 pub use rtnetlink::packet_route::link::{IpVlanMode, MacVlanMode};
+pub use shape::{Choice, Direction, Rate};
 
 /// A dump is asked for again this often when the kernel says that it changed meanwhile.
 const DUMP_TRIES: usize = 8;

@@ -132,27 +132,21 @@ fn pod(policy: &PolicyConf, result: &AddResult, invocation: &Invocation) -> Resu
         )));
     }
     let mut host = Links::open()?;
-    for interface in result.interfaces.iter().filter(|i| i.sandbox.is_empty()) {
-        let Some(port) = host
-            .by_name(&interface.name)?
-            .filter(|link| link.kind == "veth")
-        else {
-            continue;
-        };
-        let bridge = port
-            .controller
-            .map_or(Ok(None), |index| host.by_index(index))?;
-        return Ok(Pod {
-            labels: policy.labels(&invocation.args),
-            addresses,
-            port: port.name,
-            bridge: bridge.map(|bridge| bridge.name),
-        });
-    }
-    Err(CniError::config(format!(
-        "policy: interface {} is no end of a veth pair: what it sends doesn't pass the host's rules",
-        invocation.ifname
-    )))
+    let port = host.host_end(result)?.ok_or_else(|| {
+        CniError::config(format!(
+            "policy: interface {} is no end of a veth pair: what it sends doesn't pass the host's rules",
+            invocation.ifname
+        ))
+    })?;
+    let bridge = port
+        .controller
+        .map_or(Ok(None), |index| host.by_index(index))?;
+    Ok(Pod {
+        labels: policy.labels(&invocation.args),
+        addresses,
+        port: port.name,
+        bridge: bridge.map(|bridge| bridge.name),
+    })
 }
 
 /// Puts the configuration's policy in force and ends what it forbids.
