@@ -365,7 +365,7 @@ impl Record {
             netns,
             ifname: &attachment.ifname,
             args: &attachment.args,
-            plugin_dirs: list.plugin_dirs(cni),
+            plugin_dirs: list.plugin_dirs(cni, plugin),
         };
         invoke::run(kind(plugin), &call, Value::Object(config))
             .map_err(|why| failure(list, plugin, command, why))

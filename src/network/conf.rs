@@ -164,10 +164,14 @@ impl NetworkList {
         number(self.version()) >= number(least)
     }
 
-    /// Folders to look for this list's plugins in: none for a generated one, which is written for those built in and
-    /// needs more of them than others of the same name know (`removeBridge`).
-    pub(super) fn plugin_dirs<'a>(&self, cni: &'a Cni) -> &'a [PathBuf] {
-        match self.source == super::generate::GENERATED {
+    /// Folders to look for a plugin of this list in: none for those of a generated list that are built in, which it is
+    /// written for and needs more of than others of the same name know (`removeBridge`).
+    pub(super) fn plugin_dirs<'a>(&self, cni: &'a Cni, plugin: &Value) -> &'a [PathBuf] {
+        let ours = |at: &str| match plugin.pointer(at).and_then(Value::as_str) {
+            Some(kind) => super::invoke::is_built_in(kind, &[]),
+            None => at != "/type",
+        };
+        match self.source == super::generate::GENERATED && ours("/type") && ours("/ipam/type") {
             true => &[],
             false => &cni.plugin_dirs,
         }

@@ -146,7 +146,7 @@ pub fn gc(cni: &Cni, list: &NetworkList, valid: &BTreeSet<Key>) -> Result<(), Er
         .map(|(id, ifname)| json!({"containerID": id, "ifname": ifname}))
         .collect();
     let errors = list.plugins().iter().filter_map(|plugin| {
-        if !all && !is_built_in(kind(plugin), list.plugin_dirs(cni)) {
+        if !all && !is_built_in(kind(plugin), list.plugin_dirs(cni, plugin)) {
             return None;
         }
         let mut config = request::of_network(cni, &list, plugin);

@@ -46,14 +46,17 @@ pub fn generate(
             let masquerade = (!network.internal).into();
             plugin.entry("ipMasq").or_insert(masquerade);
         }
+        // several pods of a host share one end of the tunnel
+        "vxlan" => {
+            let bridge = bridge_name(&network.name).into();
+            plugin.entry("bridge").or_insert(bridge);
+        }
         _ => {}
     }
     let addresses = addresses(network, subnets, lease_dir)?;
     // the plugins that heed `mac`; static addresses are in the configuration
-    let mac = matches!(
-        network.driver.as_str(),
-        "bridge" | "macvlan" | "ptp" | "vxlan" | "tap" | "dummy"
-    );
+    let mac = ["bridge", "dummy", "macvlan", "ptp", "tap", "vlan", "vxlan"];
+    let mac = mac.contains(&network.driver.as_str());
     let ips = network.ipam_driver.as_deref() != Some("static") && addresses.is_some();
     plugin.insert("capabilities".into(), json!({"ips": ips, "mac": mac}));
     plugin.extend(addresses.map(|ipam| ("ipam".into(), ipam)));
@@ -164,6 +167,12 @@ fn options(network: &Network, plugin: &mut Map<String, Value>) -> Result<(), Err
             // the others of Docker's have no counterpart in the plugin
             ("ipvlan", "ipvlan_flag") if value == "bridge" => continue,
             ("vlan", "vlan_id" | "vlanid") => ("vlanId".into(), scalar(value)),
+            ("vxlan", "parent") => interface("dev")?,
+            ("vxlan", "vxlan_id" | "vni") => ("id".into(), scalar(value)),
+            ("vxlan", "peers") => {
+                let peers = value.split(',').map(str::trim).filter(|p| !p.is_empty());
+                ("peers".into(), peers.collect::<Vec<_>>().into())
+            }
             ("bridge" | "macvlan" | "ipvlan", _) => {
                 let known: &[&str] = match driver {
                     "bridge" => &[OPT_NAME, OPT_MTU, OPT_MASQUERADE, OPT_ICC],

@@ -238,8 +238,25 @@ fn drivers() {
             },
             json!({
                 "type": "vlan", "master": "eno1", "vlanId": 7, "mtu": 1400,
-                "capabilities": {"ips": true, "mac": false},
+                "capabilities": {"ips": true, "mac": true},
                 "ipam": {"type": "dhcp"},
+            }),
+            &[],
+        ),
+        (
+            |n| {
+                n.driver = "vxlan".into();
+                n.driver_opts = pairs(&[
+                    ("parent", "eno1"),
+                    ("vxlan_id", "42"),
+                    ("peers", "192.0.2.2, 192.0.2.3"),
+                ]);
+                n.ipam_driver = Some("none".into());
+            },
+            json!({
+                "type": "vxlan", "dev": "eno1", "id": 42, "peers": ["192.0.2.2", "192.0.2.3"],
+                "bridge": "sp-459f6bf961d8",
+                "capabilities": {"ips": false, "mac": true},
             }),
             &[],
         ),

@@ -13,7 +13,7 @@ use super::{Cni, Error, NetworkList, request};
 /// several (`cniVersions`), the newest that all plugins know (CNI §1 "Version considerations").
 pub(super) fn settle(cni: &Cni, list: &NetworkList) -> Result<NetworkList, Error> {
     for plugin in list.plugins() {
-        invoke::find(kind(plugin), list.plugin_dirs(cni))
+        invoke::find(kind(plugin), list.plugin_dirs(cni, plugin))
             .map_err(|why| failure(list, plugin, Command::Add, why))?;
     }
     let offered = list.versions();
@@ -48,9 +48,9 @@ pub(super) fn settle(cni: &Cni, list: &NetworkList) -> Result<NetworkList, Error
 
 /// VERSION: the versions that each plugin of the list knows, in the order of the list.
 pub fn versions(cni: &Cni, list: &NetworkList) -> Result<Vec<(String, Vec<String>)>, Error> {
-    let ask = |plugin| {
+    let ask = |plugin: &Value| {
         let kind = kind(plugin);
-        let known = invoke::versions(kind, list.plugin_dirs(cni), list.version())
+        let known = invoke::versions(kind, list.plugin_dirs(cni, plugin), list.version())
             .map_err(|why| failure(list, plugin, Command::Version, why))?;
         Ok((kind.to_string(), known))
     };
@@ -84,7 +84,7 @@ pub(super) fn without_container(
         netns: None,
         ifname: "",
         args: &[],
-        plugin_dirs: list.plugin_dirs(cni),
+        plugin_dirs: list.plugin_dirs(cni, plugin),
     };
     invoke::run(kind(plugin), &call, Value::Object(config))
         .map(drop)

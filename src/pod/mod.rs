@@ -22,6 +22,7 @@ pub mod plan;
 pub mod ports;
 pub mod profile;
 pub mod record;
+mod resolver;
 pub mod sandbox;
 pub mod supervisor;
 pub mod teardown;

@@ -289,14 +289,15 @@ fn attachment(
     // those of `static` are in its configuration
     let in_list = network.ipam_driver.as_deref() == Some("static");
     let ips = v4.into_iter().chain(v6).filter(|_| !in_list);
-    // on our own bridges it follows from the address, so that neighbours need not learn it anew with each pod
-    let follows = list.source == GENERATED && network::is_routed(network);
+    // elsewhere it follows from the address, so that neighbours need not learn it anew with each pod, or is the master's
+    let alone = ["dummy", "macvlan", "tap"].contains(&network.driver.as_str());
+    let stable = list.declares("mac") && (list.source != GENERATED || alone);
     let derived = || {
         let machine = interface::machine();
         interface::link_address(&machine, &dir.name, &network.name, ifname)
     };
     let mac = match &fixed.mac_address {
-        None if list.declares("mac") && !follows => Some(derived()),
+        None if stable => Some(derived()),
         given => given.clone(),
     };
     Attachment {

@@ -29,7 +29,7 @@ use super::layout::PodDir;
 use super::plan;
 use super::ports::{self, Reservation};
 use super::record::{self, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status};
-use super::{Error, Result, lock};
+use super::{Error, Result, lock, resolver};
 use crate::container;
 
 /// What reaches the loop.
@@ -43,7 +43,7 @@ enum Event {
 struct Context {
     dir: PodDir,
     pod: Pod,
-    sandbox: RefCell<Sandbox>,
+    sandbox: Rc<RefCell<Sandbox>>,
     /// Sockets that hold published ports.
     ports: RefCell<Reservation>,
     /// One change of networks at a time.
@@ -101,7 +101,7 @@ async fn supervise(dir: &Path) -> Result<()> {
     let context = Rc::new(Context {
         dir,
         pod,
-        sandbox: RefCell::new(sandbox),
+        sandbox: Rc::new(RefCell::new(sandbox)),
         ports: RefCell::new(reservation),
         changing: tokio::sync::Mutex::new(()),
         events,
@@ -109,6 +109,13 @@ async fn supervise(dir: &Path) -> Result<()> {
     });
     if failure.is_none() {
         live::resume(&context).await;
+        let notes = context.clone();
+        resolver::start(
+            &context.pod,
+            &context.sandbox,
+            context.dir.netns(),
+            move |text| notes.note("", text),
+        );
     }
     let mut supervisor = Supervisor::new(context, failure)?;
     let mut terminate =
