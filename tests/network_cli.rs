@@ -130,6 +130,69 @@ fn delete_is_tried_again_until_it_works() {
 }
 
 #[test]
+fn what_a_compose_file_tells_plugins() {
+    let host = Host::new();
+    stubborn(&host);
+    let log = host.path().join("log");
+    let text = format!(
+        "#!/bin/sh\n[ $CNI_COMMAND = ADD ] && {{ echo \"$CNI_ARGS\"; cat; }} >{}\necho '{{}}'\n",
+        log.display()
+    );
+    fs::write(host.path().join("cni-path/stubborn"), text).unwrap();
+    let list = json!({"cniVersion": "1.0.0", "name": "outer", "plugins": [
+        {"type": "stubborn", "capabilities": {"labels": true, "bandwidth": true, "mac": true}}]});
+    let conf = host.path().join("cni-conf/outer.conflist");
+    fs::write(&conf, list.to_string()).unwrap();
+    let file = |capabilities: &str| {
+        host.compose(&format!(
+            "services: {{a: {{image: {BUSYBOX}, command: [sleep, '1000'], stop_signal: KILL, networks: {{outer: {{mac_address: '02:00:00:00:00:09'}}}}}}}}\n\
+             networks:\n  outer:\n    external: true\n    x-sampan:\n      labels: {{app: web}}\n      \
+             cni_args: {{TEAM: red}}\n      capabilities: {{{capabilities}}}\n"
+        ));
+    };
+    file("bandwidth: {ingressRate: 1000, ingressBurst: 2000}");
+    host.sampan(&["up", "-d"]).ok();
+    let logged = fs::read_to_string(&log).unwrap();
+    let (args, stdin) = logged.split_once('\n').unwrap();
+    assert_eq!(
+        args,
+        format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=sampan;K8S_POD_NAME={};TEAM=red",
+            host.name
+        )
+    );
+    let got: Value = serde_json::from_str(stdin).unwrap();
+    let labels = json!([{"key": "app", "value": "web"}]);
+    assert_eq!(
+        got["runtimeConfig"],
+        json!({"labels": {"app": "web"}, "mac": "02:00:00:00:00:09",
+            "bandwidth": {"ingressRate": 1000, "ingressBurst": 2000}})
+    );
+    assert_eq!(got["args"]["cni"]["labels"], labels);
+    assert_eq!(
+        got["args"]["org.apache.mesos"]["network_info"],
+        json!({"name": "outer", "labels": {"labels": labels}})
+    );
+    host.sampan(&["down"]).ok();
+    file("deviceID: '0000:04:00.5'");
+    let ended = host.sampan(&["up", "-d"]);
+    let text = format!(
+        "network `outer` ({}): no plugin declares the capability `deviceID`",
+        conf.display()
+    );
+    assert!(ended.fails(125).contains(&text), "{}", ended.stderr);
+    file("mac: '02:00:00:00:00:01'");
+    let ended = host.sampan(&["config", "-q"]);
+    assert!(
+        ended
+            .fails(1)
+            .contains("compose has words of its own for it"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
 fn networks_are_made_checked_and_removed() {
     let mut host = Host::new();
     own_folders();

@@ -489,6 +489,13 @@ fn network_extra(extra: &NetworkExtra) -> Vec<(String, Out)> {
         config.map(|(key, value)| (key.clone(), json(value))),
     );
     out.list("plugins", extra.plugins.iter().map(json));
+    out.texts_by_key("labels", &extra.labels);
+    out.texts_by_key("cni_args", &extra.cni_args);
+    let capabilities = extra.capabilities.iter();
+    out.dict(
+        "capabilities",
+        capabilities.map(|(key, value)| (key.clone(), json(value))),
+    );
     out.0
 }
 

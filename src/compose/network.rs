@@ -423,6 +423,8 @@ fn extra(at: &At<'_>, external: bool) -> Result<NetworkExtra> {
     }
     let mut extra = NetworkExtra {
         default: at.get("default").map_or(Ok(false), |at| at.bool())?,
+        labels: service::text_map(at, "labels")?,
+        cni_args: service::text_map(at, "cni_args")?,
         ..NetworkExtra::default()
     };
     for item in at.items_of("routes")? {
@@ -440,10 +442,19 @@ fn extra(at: &At<'_>, external: bool) -> Result<NetworkExtra> {
     for (key, value) in at.entries_of("config")? {
         extra.config.insert(key.to_owned(), json(&value)?);
     }
+    for (key, value) in at.entries_of("capabilities")? {
+        if matches!(key, "aliases" | "ips" | "labels" | "mac" | "portMappings") {
+            return Err(value.key_pos.error(
+                &value.path,
+                "compose has words of its own for it; see docs/cni.md",
+            ));
+        }
+        extra.capabilities.insert(key.to_owned(), json(&value)?);
+    }
     for item in at.items_of("plugins")? {
         extra.plugins.push(json(&item)?);
     }
-    let size = serde_json::to_vec(&(&extra.config, &extra.plugins)).map_or(0, |text| text.len());
+    let size = serde_json::to_vec(&extra).map_or(0, |text| text.len());
     match size <= MAX_EXTRA {
         true => Ok(extra),
         false => Err(at.error(format_args!("longer than {MAX_EXTRA} bytes"))),

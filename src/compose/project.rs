@@ -334,6 +334,15 @@ pub struct NetworkExtra {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// `plugins`: configurations of further plugins, run after the network's own.
     pub plugins: Vec<serde_json::Value>,
+    /// `labels`: the pod's on this network, which plugins are told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// `cni_args`: pairs of `CNI_ARGS`, over those that name the pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cni_args: BTreeMap<String, String>,
+    /// `capabilities`: what plugins that declare it are handed (`bandwidth`, `deviceID`, …).
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub capabilities: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A route of a network.

@@ -352,8 +352,11 @@ const NETWORK: &[(&str, Rule)] = &[
 ];
 
 const NETWORK_EXTRA: &[(&str, Rule)] = &[
+    ("capabilities", Is(Dict(&Anything))),
+    ("cni_args", Is(Dict(&Scalar))),
     ("config", Is(Dict(&Anything))),
     ("default", Is(Scalar)),
+    ("labels", Is(Dict(&Scalar))),
     ("plugins", Is(List(&Dict(&Anything)))),
     ("routes", Is(List(&Map(ROUTE)))),
 ];

@@ -4,6 +4,7 @@
 //! *Invariant:* two state folders never have an id in common, so one never takes the other's pods for its own that are
 //! gone; nor does an id of another runtime look like ours.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -34,20 +35,35 @@ pub fn by_hand(state: &Path, netns: &Path) -> String {
 }
 
 /// `CNI_ARGS` that tell a plugin about the pod in the words of Kubernetes, which plugins look for. The first one
-/// lets those pass that know none of the others.
-pub fn arguments(pod: &str) -> Vec<(String, String)> {
-    [
+/// lets those pass that know none of the others. `given` are the user's, which come over these.
+pub fn arguments(pod: &str, given: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let own = [
         ("IgnoreUnknown", "1"),
         ("K8S_POD_NAMESPACE", "sampan"),
         ("K8S_POD_NAME", pod),
-    ]
-    .map(|(key, value)| (key.to_string(), value.to_string()))
-    .to_vec()
+    ];
+    let own = own.into_iter().filter(|(key, _)| !given.contains_key(*key));
+    own.map(|(key, value)| (key.to_string(), value.to_string()))
+        .chain(given.clone())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_of_a_pod() {
+        let pair = |key: &str, value: &str| (key.to_string(), value.to_string());
+        let given = BTreeMap::from([pair("IP", "10.0.0.1"), pair("K8S_POD_NAMESPACE", "team")]);
+        let expected = [
+            pair("IgnoreUnknown", "1"),
+            pair("K8S_POD_NAME", "web"),
+            pair("IP", "10.0.0.1"),
+            pair("K8S_POD_NAMESPACE", "team"),
+        ];
+        assert_eq!(arguments("web", &given), expected);
+    }
 
     #[test]
     fn ids_of_two_state_folders_differ() {

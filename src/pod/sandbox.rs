@@ -307,7 +307,9 @@ fn attachment(
         aliases: interfaces::pod_names(&pod.project, network),
         container_id: owner::container_id(&pod.state, &dir.name),
         ifname: ifname.to_string(),
-        args: owner::arguments(&dir.name),
+        args: owner::arguments(&dir.name, &network.extra.cni_args),
+        labels: network.extra.labels.clone(),
+        capabilities: network.extra.capabilities.clone(),
         network: list,
         ..Attachment::default()
     }
