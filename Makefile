@@ -4,7 +4,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 TARGET  := target/$(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE := $(TARGET)/release
-PLUGINS := bridge host-local loopback portmap
+CNI     := $(DESTDIR)$(PREFIX)/libexec/sampan/cni
 IMAGES  := nginx python-app redis
 ROOT    ?= /var/lib/sampan
 
@@ -66,7 +66,8 @@ target/images/%: $$(wildcard images/$$*/*) $$(wildcard images/debian-base/*) | r
 install: ## install what `make release` built, with completions and man pages
 	install -D -m 755 $(RELEASE)/sampan $(DESTDIR)$(PREFIX)/bin/sampan
 	ln -sf sampan $(DESTDIR)$(PREFIX)/bin/sampan-oci
-	$(foreach p,$(PLUGINS),install -D -m 755 $(RELEASE)/$p $(DESTDIR)$(PREFIX)/libexec/sampan/cni/$p &&) true
+	install -D -m 755 $(RELEASE)/cni-plugins $(CNI)/cni-plugins
+	for name in $$($(RELEASE)/cni-plugins --list); do ln -sf cni-plugins $(CNI)/$$name || exit; done
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/sampan man $(DESTDIR)$(PREFIX)/share/man/man1
 	$(foreach n,sampan sampan-oci,\

@@ -9,6 +9,9 @@ fn main() -> ExitCode {
     if name == sampan::init::reaper::NAME {
         return sampan::init::reaper::main(arguments);
     }
+    if cni_plugins::renewal::is_meant(&name) {
+        return cni_plugins::renewal::main(arguments);
+    }
     if sampan::oci::is_meant(&name) {
         return sampan::oci::main(arguments);
     }

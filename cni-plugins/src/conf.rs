@@ -33,6 +33,15 @@ pub struct ValidAttachment {
     pub ifname: String,
 }
 
+/// Addresses that a runtime asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RequestedIps {
+    /// From `args.cni.ips`.
+    pub args: Vec<String>,
+    /// From `runtimeConfig.ips`.
+    pub capability: Vec<String>,
+}
+
 /// A container id or network name as the specification allows it.
 pub fn valid_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -138,6 +147,66 @@ impl Conf {
                     .because(cause)
             }),
         }
+    }
+
+    /// The link address asked for: by the runtime, by the user through the runtime, by the configuration.
+    pub fn mac(&self, args: &str) -> Result<Option<[u8; 6]>> {
+        let asked = ["/runtimeConfig/mac", "/args/cni/mac"]
+            .into_iter()
+            .find_map(|key| self.value.pointer(key))
+            .or_else(|| self.value.get("mac").filter(|_| arg(args, "MAC").is_none()))
+            .filter(|value| !value.is_null());
+        let text = match asked {
+            Some(value) => value
+                .as_str()
+                .ok_or_else(|| CniError::new(DECODE_FAILURE, "mac is no text").because(value))?,
+            None => arg(args, "MAC").unwrap_or_default(),
+        };
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match parse_mac(text) {
+            Some(mac) => Ok(Some(mac)),
+            None => Err(CniError::config(format!("invalid link address {text:?}"))),
+        }
+    }
+
+    /// The addresses that the runtime asks for: `args.cni.ips` and the capability `ips` (CONVENTIONS.md), as they are
+    /// written.
+    pub fn requested_ips(&self) -> Result<RequestedIps> {
+        #[derive(Deserialize)]
+        struct Wire {
+            args: Option<WireArgs>,
+            #[serde(rename = "runtimeConfig")]
+            runtime: Option<WireIps>,
+        }
+        #[derive(Deserialize)]
+        struct WireArgs {
+            cni: Option<WireIps>,
+        }
+        #[derive(Deserialize)]
+        struct WireIps {
+            ips: Option<Vec<String>>,
+        }
+        let wire: Wire = self.parse()?;
+        let ips = |wire: Option<WireIps>| wire.and_then(|wire| wire.ips).unwrap_or_default();
+        Ok(RequestedIps {
+            args: ips(wire.args.and_then(|args| args.cni)),
+            capability: ips(wire.runtime),
+        })
+    }
+
+    /// Who calls: `args.sampan.runtime`, so that several runtimes can share a network's folder. Those that don't say
+    /// count as one.
+    pub fn runtime(&self) -> Result<&str> {
+        let name = self.value.pointer("/args/sampan/runtime");
+        let name = name.and_then(Value::as_str).unwrap_or_default();
+        if name.len() > 255 || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(CniError::config(format!(
+                "args.sampan.runtime {name:?} is no name"
+            )));
+        }
+        Ok(name)
     }
 
     /// `ipam.type`, where addresses are wanted.
@@ -271,6 +340,42 @@ mod tests {
             format_mac(&[2, 0x42, 0xac, 0x11, 0, 15]),
             "02:42:ac:11:00:0f"
         );
+    }
+
+    #[test]
+    fn link_address_of_the_most_specific_source() {
+        let args = "IgnoreUnknown=1;MAC=02:00:00:00:00:03";
+        let nonsense = "invalid link address \"nonsense\"";
+        for (value, args, expected) in [
+            (
+                json!({"runtimeConfig": {"mac": "02:00:00:00:00:01"}, "args": {"cni": {"mac": "02:00:00:00:00:02"}}}),
+                args,
+                Ok(Some(1)),
+            ),
+            (
+                json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}}),
+                args,
+                Ok(Some(2)),
+            ),
+            (json!({"mac": "02:00:00:00:00:04"}), args, Ok(Some(3))),
+            (json!({"mac": "02:00:00:00:00:04"}), "", Ok(Some(4))),
+            (json!({"mac": ""}), "", Ok(None)),
+            (json!({}), "", Ok(None)),
+            (
+                json!({"runtimeConfig": {"mac": "nonsense"}}),
+                "",
+                Err(nonsense.to_owned()),
+            ),
+            (json!({"mac": 7}), "", Err("mac is no text: 7".to_owned())),
+        ] {
+            let conf = Conf {
+                cni_version: "1.1.0".into(),
+                name: "n".into(),
+                value: value.clone(),
+            };
+            let got = conf.mac(args).map(|mac| mac.map(|mac| mac[5]));
+            assert_eq!(got.map_err(|error| error.to_string()), expected, "{value}");
+        }
     }
 
     #[test]

@@ -80,6 +80,14 @@ impl CniError {
         .because(why)
     }
 
+    /// The error as the answer of STATUS.
+    pub fn unavailable(self) -> Self {
+        Self {
+            code: NOT_AVAILABLE,
+            ..self
+        }
+    }
+
     /// What CHECK found.
     pub fn check(msg: impl Into<String>) -> Self {
         Self::new(CHECK_FAILED, msg)

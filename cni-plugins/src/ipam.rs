@@ -10,26 +10,59 @@ use std::process::{Command as Process, Stdio};
 use serde_json::Value;
 
 use crate::conf::{Conf, valid_name};
-use crate::error::{CniError, DECODE_FAILURE, INVALID_CONFIG, OPERATION_FAILED, Result};
+use crate::error::{
+    CniError, DECODE_FAILURE, INVALID_CONFIG, OPERATION_FAILED, Result, all, with_undo,
+};
 use crate::result::AddResult;
 use crate::skel::{Command, Invocation, MAX_JSON};
 
-/// ADD of the address plugin `kind`.
-pub fn add(conf: &Conf, kind: &str, invocation: &Invocation) -> Result<AddResult> {
+/// Gives what the address plugin answers, or nothing where none is configured, to `then`, and takes it back when that fails.
+pub fn lease<T>(
+    conf: &Conf,
+    invocation: &Invocation,
+    then: impl FnOnce(AddResult) -> Result<T>,
+) -> Result<T> {
+    let Some(kind) = conf.ipam_type() else {
+        return then(AddResult::default());
+    };
     let answer = exec(kind, invocation)?;
-    let result = AddResult::from_json(&answer, &format!("the answer of {kind}"))?;
-    if result.ips.is_empty() {
-        return Err(CniError::config(format!(
-            "address plugin {kind} returned no address for network {}",
-            conf.name
-        )));
-    }
-    Ok(result)
+    let result = AddResult::from_json(&answer, &format!("the answer of {kind}"));
+    let used = result.and_then(|result| {
+        if result.ips.is_empty() {
+            return Err(CniError::config(format!(
+                "address plugin {kind} returned no address for network {}",
+                conf.name
+            )));
+        }
+        then(result)
+    });
+    used.map_err(|error| {
+        let release = Invocation {
+            command: Command::Del,
+            ..invocation.clone()
+        };
+        with_undo(error, call(conf, &release))
+    })
 }
 
-/// Any other command of the address plugin `kind`.
-pub fn call(kind: &str, invocation: &Invocation) -> Result<()> {
-    exec(kind, invocation).map(|_| ())
+/// Any other command of the address plugin, where one is configured.
+pub fn call(conf: &Conf, invocation: &Invocation) -> Result<()> {
+    conf.ipam_type()
+        .map_or(Ok(()), |kind| exec(kind, invocation).map(|_| ()))
+}
+
+/// DEL of the address plugin after `delete`: nobody may have an address while it is still in use here. A client of DHCP
+/// needs the interface to give its lease back.
+pub fn release(
+    conf: &Conf,
+    invocation: &Invocation,
+    delete: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    if conf.ipam_type() == Some("dhcp") {
+        all([call(conf, invocation), delete()])
+    } else {
+        all([delete(), call(conf, invocation)])
+    }
 }
 
 fn exec(kind: &str, invocation: &Invocation) -> Result<Value> {

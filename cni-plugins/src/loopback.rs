@@ -50,11 +50,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
 }
 
 fn del(_: &Conf, invocation: &Invocation) -> Result<()> {
-    let netns = match &invocation.netns {
-        Some(path) => Netns::open_if_present(path)?,
-        None => None,
-    };
-    let Some(netns) = netns else {
+    let Some(netns) = Netns::of_del(invocation)? else {
         return Ok(());
     };
     let mut links = netns.run(Links::open)?;

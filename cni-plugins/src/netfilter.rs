@@ -213,24 +213,33 @@ impl Netfilter {
         }
     }
 
-    /// Sends messages of which the one numbered `last` asks for an acknowledgement, and reads until it comes.
+    /// Sends messages of which the one numbered `last` asks for an acknowledgement. The kernel has answered all of them
+    /// then; nothing of it is left for the next call to read.
     pub fn send(&mut self, bytes: &[u8], last: u32) -> std::result::Result<(), Refused> {
         if bytes.len() > SMALL {
             self.widen();
         }
         self.0.send(bytes, 0).map_err(|cause| (0, cause))?;
+        let mut result = None;
         loop {
-            let bytes = self
-                .receive(libc::MSG_DONTWAIT)
-                .map_err(|cause| (0, cause))?;
+            let bytes = match self.receive(libc::MSG_DONTWAIT) {
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock && result.is_some() => {
+                    break;
+                }
+                received => received.map_err(|cause| (0, cause))?,
+            };
             for message in Messages(&bytes).filter(|message| message.kind == NLMSG_ERROR) {
                 match message.error() {
-                    Some(cause) => return Err((message.sequence, cause)),
-                    None if message.sequence == last => return Ok(()),
-                    None => {}
+                    // the first is the cause of the others
+                    Some(cause) if !matches!(result, Some(Err(_))) => {
+                        result = Some(Err((message.sequence, cause)));
+                    }
+                    None if message.sequence == last && result.is_none() => result = Some(Ok(())),
+                    _ => {}
                 }
             }
         }
+        result.unwrap_or(Ok(()))
     }
 
     fn receive(&self, flags: i32) -> io::Result<Vec<u8>> {

@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 
 use crate::error::{CniError, INVALID_ENVIRONMENT, OPERATION_FAILED, Result};
+use crate::skel::Invocation;
 
 /// magic(7), not in libc for every target.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -26,7 +27,8 @@ pub struct Netns {
     path: PathBuf,
 }
 
-fn open_own() -> Result<File> {
+/// The calling thread's namespace.
+pub fn open_own() -> Result<File> {
     File::open(OWN).map_err(|cause| CniError::io("open", Path::new(OWN), &cause))
 }
 
@@ -73,6 +75,14 @@ impl Netns {
             file,
             path: path.to_owned(),
         }))
+    }
+
+    /// The container's of a DEL; `None` when it is gone.
+    pub fn of_del(invocation: &Invocation) -> Result<Option<Self>> {
+        match &invocation.netns {
+            Some(path) => Self::open_if_present(path),
+            None => Ok(None),
+        }
     }
 
     /// Runs `visit` inside.

@@ -14,13 +14,25 @@ fn path(parts: &[&str]) -> PathBuf {
     path
 }
 
-/// Sets `net/<parts…>` to `value`.
-pub fn set(parts: &[&str], value: &str) -> Result<()> {
+/// The value of `net/<parts…>`, with one space between words.
+pub fn get(parts: &[&str]) -> Result<String> {
     let path = path(parts);
     let now = fs::read_to_string(&path).map_err(|cause| CniError::io("read", &path, &cause))?;
-    if now.trim() == value {
+    Ok(words(&now))
+}
+
+/// A value as [`get`] gives it.
+pub fn words(value: &str) -> String {
+    let words: Vec<&str> = value.split_ascii_whitespace().collect();
+    words.join(" ")
+}
+
+/// Sets `net/<parts…>` to `value`.
+pub fn set(parts: &[&str], value: &str) -> Result<()> {
+    if get(parts)? == value {
         return Ok(());
     }
+    let path = path(parts);
     fs::write(&path, value)
         .map_err(|cause| CniError::io(&format!("write {value} to"), &path, &cause))
 }
@@ -31,6 +43,11 @@ pub fn set_if_present(parts: &[&str], value: &str) -> Result<()> {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
         _ => set(parts, value),
     }
+}
+
+/// Whether there is a `net/<parts…>`.
+pub fn exists(parts: &[&str]) -> bool {
+    path(parts).exists()
 }
 
 /// Whether `net/<parts…>` exists and isn't 0.

@@ -43,6 +43,12 @@ pub fn parse(text: &str) -> Option<Tag<'_>> {
     (!tag.ifname.is_empty()).then_some(tag)
 }
 
+/// Whether `text` is `tag`, or begins with it.
+pub fn is_of(tag: &str, text: &str) -> bool {
+    text.strip_prefix(tag)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
 /// Whether `text` is the tag of an attachment of `network` that isn't valid any more.
 pub fn is_stale(network: &str, valid: &[ValidAttachment], text: &str) -> bool {
     parse(text).is_some_and(|found| {

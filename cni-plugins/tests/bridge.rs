@@ -192,7 +192,7 @@ fn check_sees_what_changed() {
     let steps: [(&dyn Fn(), String); 6] = [
         (
             &|| drop(run("nft", &["flush", "ruleset"])),
-            "0 of 2 masquerading rules are in the nftables table inet sampan_masquerade".into(),
+            "missing rule in the nftables chain inet sampan_masquerade postrouting".into(),
         ),
         (
             &|| drop(pod_ip(&["route", "del", "default"])),
@@ -217,9 +217,11 @@ fn check_sees_what_changed() {
     ];
     for (change, msg) in steps {
         change();
+        let error = call.err("bridge", "CHECK", &check);
         assert_eq!(
-            call.err("bridge", "CHECK", &check),
-            json!({"cniVersion": "1.1.0", "code": 100, "msg": msg, "details": ""})
+            (&error["code"], &error["msg"]),
+            (&json!(100), &json!(msg)),
+            "{error}"
         );
     }
 }
@@ -403,6 +405,117 @@ fn vlan() {
         ),
     );
     assert_eq!(error["msg"], "bridge \"br2\" doesn't filter VLANs");
+}
+
+#[test]
+#[ignore = "needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING"]
+fn gateway_in_a_vlan() {
+    let mut host = Host::new();
+    let (a, b, c) = (host.pod("a"), host.pod("b"), host.pod("c"));
+    let before = host.snapshot();
+    let in_vlan = |vlan: u16, gateway: bool| {
+        config(
+            &host,
+            json!({"bridge": "br1", "vlan": vlan, "preserveDefaultVlan": false, "isDefaultGateway": gateway}),
+        )
+    };
+    let result = Call::new("a", &a).ok("bridge", "ADD", &in_vlan(30, true));
+    let mac = link(&host_json(&["link", "show", "br1.30"]), "address");
+    assert_eq!(result["interfaces"][3]["name"], "br1.30");
+    assert_eq!(result["interfaces"][3]["mac"], mac);
+    Call::new("b", &b).ok("bridge", "ADD", &in_vlan(30, true));
+    Call::new("c", &c).ok("bridge", "ADD", &in_vlan(40, false));
+    assert_eq!(
+        addresses(&host_json(&["addr", "show", "br1.30"])),
+        ["10.9.0.1/24", "fd09::1/64"]
+    );
+    for (server, source) in [("10.9.0.2:80", "10.9.0.3"), ("[fd09::2]:80", "fd09::3")] {
+        serve(&a, server);
+        assert_eq!(common::inside(&b, || ask(server)), source);
+        assert!(common::inside(&c, || ask(server)).starts_with("error"));
+        assert_eq!(ask(server), source.replace('3', "1"));
+    }
+    let mut check = in_vlan(30, true);
+    check["prevResult"] = result;
+    Call::new("a", &a).ok("bridge", "CHECK", &check);
+    Call::new("a", &a).ok("bridge", "DEL", &in_vlan(30, true));
+    Call::new("c", &c).ok("bridge", "DEL", &in_vlan(40, false));
+    assert_eq!(
+        common::inside(&b, || ask("10.9.0.1:9")),
+        "error: ConnectionRefused"
+    );
+    Call::new("b", &b).ok("bridge", "DEL", &in_vlan(30, true));
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+#[ignore = "needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING"]
+fn trunk() {
+    let mut host = Host::new();
+    let (router, member) = (host.pod("router"), host.pod("member"));
+    let before = host.snapshot();
+    let trunk = |change: Value| {
+        let mut config = config(&host, json!({"isDefaultGateway": false, "ipam": {}}));
+        for (key, value) in change.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    };
+    let many = json!([{"minID": 100, "maxID": 102}, {"id": 200}]);
+    let untagged = json!({"vlan": 1, "flags": ["PVID", "Egress Untagged"]});
+    let tagged = [json!({"vlan": 100, "vlanEnd": 102}), json!({"vlan": 200})];
+    for (change, expected) in [
+        (
+            json!({"vlanTrunk": many}),
+            vec![untagged.clone(), tagged[0].clone(), tagged[1].clone()],
+        ),
+        (
+            json!({"vlanTrunk": many, "vlan": 30, "preserveDefaultVlan": false}),
+            vec![
+                json!({"vlan": 30, "flags": ["PVID", "Egress Untagged"]}),
+                tagged[0].clone(),
+                tagged[1].clone(),
+            ],
+        ),
+        (
+            json!({"vlanTrunk": many, "vlan": 100, "preserveDefaultVlan": false}),
+            vec![
+                json!({"vlan": 100, "flags": ["PVID", "Egress Untagged"]}),
+                json!({"vlan": 101, "vlanEnd": 102}),
+                tagged[1].clone(),
+            ],
+        ),
+    ] {
+        let call = Call::new("r", &router);
+        let result = call.ok("bridge", "ADD", &trunk(change.clone()));
+        let port = result["interfaces"][1]["name"].as_str().unwrap();
+        let shown = run("bridge", &["-j", "-c", "vlan", "show", "dev", port]);
+        let vlans: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(vlans[0]["vlans"], json!(expected), "{change}");
+        call.ok("bridge", "DEL", &trunk(change));
+    }
+    // frames with a tag of the trunk reach the VLAN's members
+    Call::new("r", &router).ok("bridge", "ADD", &trunk(json!({"vlanTrunk": many})));
+    Call::new("m", &member).ok(
+        "bridge",
+        "ADD",
+        &trunk(json!({"vlan": 101, "preserveDefaultVlan": false})),
+    );
+    ip(
+        &router,
+        &[
+            "link", "add", "link", "eth0", "name", "v101", "type", "vlan", "id", "101",
+        ],
+    );
+    ip(&router, &["addr", "add", "10.9.0.1/24", "dev", "v101"]);
+    ip(&router, &["link", "set", "v101", "up"]);
+    ip(&member, &["addr", "add", "10.9.0.2/24", "dev", "eth0"]);
+    serve(&router, "10.9.0.1:80");
+    assert_eq!(common::inside(&member, || ask("10.9.0.1:80")), "10.9.0.2");
+    for (id, pod) in [("r", &router), ("m", &member)] {
+        Call::new(id, pod).ok("bridge", "DEL", &trunk(json!({})));
+    }
+    assert_eq!(host.snapshot(), before);
 }
 
 #[test]
@@ -728,8 +841,405 @@ fn in_process() {
         "invalid CNI_IFNAME: ../eth0"
     );
     assert_eq!(
-        run("macvlan", &invocation).unwrap_err().to_string(),
-        "plugin \"macvlan\" is not built in"
+        run("nothing", &invocation).unwrap_err().to_string(),
+        "plugin \"nothing\" is not built in"
     );
-    assert_eq!(BUILT_IN, ["bridge", "host-local", "loopback", "portmap"]);
+    for name in ["bridge", "host-local", "loopback", "portmap"] {
+        assert!(BUILT_IN.contains(&name));
+    }
+    assert!(BUILT_IN.is_sorted(), "{BUILT_IN:?}");
+}
+
+#[test]
+fn one_program_by_its_names() {
+    let host = Host::new();
+    let folder = host.plugins();
+    let call = |path: &Path, args: &[&str], env: &str| {
+        let mut command = std::process::Command::new(path);
+        command
+            .args(args)
+            .env_remove("CNI_COMMAND")
+            .envs((!env.is_empty()).then_some(("CNI_COMMAND", env)))
+            .stdin(std::process::Stdio::null());
+        let output = command.output().unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let ours = Path::new(common::OURS);
+    let names = cni_plugins::BUILT_IN.join("\n") + "\n";
+    assert_eq!(call(ours, &["--list"], ""), (0, names, "".into()));
+    for args in [&[][..], &["--help"]] {
+        let (code, help, _) = call(ours, args, "");
+        assert_eq!(code, 0);
+        assert!(help.contains("bridge, "), "{help}");
+    }
+    let stranger = folder.join("stranger");
+    std::os::unix::fs::symlink(ours, &stranger).unwrap();
+    for (path, args, env, message) in [
+        (
+            stranger.as_path(),
+            &[][..],
+            "",
+            "plugin \"stranger\" is not built in",
+        ),
+        (ours, &[], "ADD", "plugin \"cni-plugins\" is not built in"),
+        (
+            ours,
+            &["-x"],
+            "",
+            "unknown argument \"-x\", only --help, --list and policy are known",
+        ),
+    ] {
+        let expected = format!("cni-plugins: {message}\n");
+        assert_eq!(call(path, args, env), (1, "".into(), expected));
+    }
+    let (code, answer, _) = call(&folder.join("bridge"), &[], "STATUS");
+    assert_eq!(code, 1);
+    assert!(
+        answer.contains("error unmarshalling network config"),
+        "{answer}"
+    );
+}
+
+/// A raw socket that sends `frames` (hexadecimal, whole Ethernet frames) by eth0 inside the pod.
+fn send_frames(pod: &Path, frames: &[String]) {
+    let target = format!("--net={}", pod.display());
+    let script = "import socket, sys\n\
+        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+        s.bind(('eth0', 0))\n\
+        for frame in sys.argv[1:]: s.send(bytes.fromhex(frame))\n";
+    let mut args = vec![target.as_str(), "python3", "-c", script];
+    args.extend(frames.iter().map(String::as_str));
+    run("nsenter", &args);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+/// An ICMPv6 frame to all nodes.
+fn icmpv6(mac: &str, source: &str, message: &[u8]) -> String {
+    let source: std::net::Ipv6Addr = source.parse().unwrap();
+    let target: std::net::Ipv6Addr = "ff02::1".parse().unwrap();
+    let length = (message.len() as u16).to_be_bytes();
+    let mut pseudo = [source.octets(), target.octets()].concat();
+    pseudo.extend([0, 0, length[0], length[1], 0, 0, 0, 58]);
+    pseudo.extend(message);
+    let sum = checksum(&pseudo);
+    let mut message = message.to_vec();
+    message[2..4].copy_from_slice(&sum);
+    let mut packet = vec![0x60, 0, 0, 0, length[0], length[1], 58, 255];
+    packet.extend(source.octets());
+    packet.extend(target.octets());
+    packet.extend(message);
+    format!("333300000001{}86dd{}", mac.replace(':', ""), hex(&packet))
+}
+
+/// A router advertisement for 2001:db8:bad::/64 that makes its sender a default router (RFC 4861 §4.2, §4.6.2).
+fn router_advertisement(mac: &str, source: &str) -> String {
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend([
+        3, 4, 64, 0xc0, 0, 0, 0x70, 0x80, 0, 0, 0x38, 0x40, 0, 0, 0, 0,
+    ]);
+    message.extend(
+        "2001:db8:bad::"
+            .parse::<std::net::Ipv6Addr>()
+            .unwrap()
+            .octets(),
+    );
+    icmpv6(mac, source, &message)
+}
+
+fn link_local(pod: &Path) -> (String, String) {
+    let list = ip_json(pod, &["addr", "show", "eth0"]);
+    let info = list[0]["addr_info"].as_array().unwrap();
+    let local = info.iter().find(|entry| entry["scope"] == "link").unwrap();
+    (
+        list[0]["address"].as_str().unwrap().to_owned(),
+        local["local"].as_str().unwrap().to_owned(),
+    )
+}
+
+fn has_python() -> bool {
+    let there = Path::new("/usr/bin/python3").exists();
+    if !there {
+        println!("skipped: needs python3");
+    }
+    there
+}
+
+#[test]
+fn routers_inside_containers_are_ignored() {
+    if !has_python() {
+        return;
+    }
+    let ptp = json!({"type": "ptp"});
+    for (plugin, change) in [("bridge", json!({})), ("ptp", ptp)] {
+        // where the host forwards the kernel ignores them anyway: `accept_ra` 2 is the case that counts
+        for how in ["1", "2"] {
+            let mut host = Host::new();
+            let pod = host.pod("a");
+            std::fs::write("/proc/sys/net/ipv6/conf/all/accept_ra", how).unwrap();
+            std::fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", how).unwrap();
+            let result = Call::new("a", &pod).ok(plugin, "ADD", &config(&host, change.clone()));
+            let (mac, source) = link_local(&pod);
+            let frame = router_advertisement(&mac, &source);
+            // the same frame is taken by an interface that may take it
+            let witness = host.pod("witness");
+            let target = witness.to_str().unwrap();
+            run(
+                "ip",
+                &[
+                    "link", "add", "w0", "type", "veth", "peer", "name", "eth0", "netns", target,
+                ],
+            );
+            run("ip", &["link", "set", "w0", "up"]);
+            ip(&witness, &["link", "set", "eth0", "up"]);
+            std::fs::write("/proc/sys/net/ipv6/conf/w0/accept_ra", "2").unwrap();
+            let (witness_mac, witness_source) = link_local(&witness);
+            for _ in 0..50 {
+                send_frames(&pod, std::slice::from_ref(&frame));
+                send_frames(
+                    &witness,
+                    &[router_advertisement(&witness_mac, &witness_source)],
+                );
+                let taken = run("ip", &["-6", "route", "show", "dev", "w0"]);
+                if taken.contains("2001:db8:bad::") && taken.contains("default") {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            let routes = run("ip", &["-6", "route"]);
+            assert!(routes.contains("2001:db8:bad::/64 dev w0"), "{routes}");
+            for link in result["interfaces"].as_array().unwrap() {
+                let name = link["name"].as_str().unwrap();
+                if link.get("sandbox").is_none() {
+                    assert!(
+                        !routes.contains(&format!("2001:db8:bad::/64 dev {name}")),
+                        "{routes}"
+                    );
+                    assert!(
+                        !routes.contains(&format!("dev {name} proto ra")),
+                        "{routes}"
+                    );
+                    let file = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+                    assert_eq!(std::fs::read_to_string(file).unwrap().trim(), "0");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn spoofed_senders_are_dropped() {
+    if !has_python() {
+        return;
+    }
+    let mut host = Host::new();
+    let (pod, other) = (host.pod("pod"), host.pod("other"));
+    let before = host.snapshot();
+    let checked = config(&host, json!({"ipspoofchk": true}));
+    let plain = config(&host, json!({}));
+    let (call, neighbour) = (Call::new("a", &pod), Call::new("b", &other));
+    let result = call.ok("bridge", "ADD", &checked);
+    neighbour.ok("bridge", "ADD", &plain);
+    serve(&other, "10.9.0.3:80");
+    serve(&other, "[fd09::3]:80");
+    common::serve_udp(&other, "10.9.0.3:80");
+    let asks = || {
+        common::inside(&pod, || {
+            [
+                ask("10.9.0.3:80"),
+                ask("[fd09::3]:80"),
+                common::ask_udp("10.9.0.3:80"),
+            ]
+        })
+    };
+    assert_eq!(asks(), ["10.9.0.2", "fd09::2", "10.9.0.2"]);
+    let mut check = checked.clone();
+    check["prevResult"] = result;
+    call.ok("bridge", "CHECK", &check);
+
+    // more addresses of its own
+    ip(&pod, &["addr", "add", "10.9.0.66/24", "dev", "eth0"]);
+    ip(
+        &pod,
+        &["addr", "add", "fd09::66/64", "dev", "eth0", "nodad"],
+    );
+    let from = |source: &str, target: &str| {
+        let bind: std::net::SocketAddr = if source.contains(':') {
+            format!("[{source}]:0").parse().unwrap()
+        } else {
+            format!("{source}:0").parse().unwrap()
+        };
+        common::inside(&pod, || {
+            let socket = std::net::UdpSocket::bind(bind).unwrap();
+            socket
+                .set_read_timeout(Some(std::time::Duration::from_millis(300)))
+                .unwrap();
+            let mut buffer = [0; 64];
+            let _ = socket.send_to(b"x", target);
+            socket.recv(&mut buffer).is_ok()
+        })
+    };
+    common::serve_udp(&other, "[fd09::3]:80");
+    assert!(from("10.9.0.2", "10.9.0.3:80"));
+    assert!(from("fd09::2", "[fd09::3]:80"));
+    assert!(!from("10.9.0.66", "10.9.0.3:80"));
+    assert!(!from("fd09::66", "[fd09::3]:80"));
+
+    // claims in ARP and neighbour discovery: the neighbour believes only the true ones
+    let (mac, own_link_local) = link_local(&pod);
+    let arp = |ip: [u8; 4], sender: &str| {
+        let sender = sender.replace(':', "");
+        let own = mac.replace(':', "");
+        let ip = hex(&ip);
+        format!("ffffffffffff{own}08060001080006040002{sender}{ip}ffffffffffff{ip}")
+    };
+    let advert = |target: &str| {
+        let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+        message.extend(target.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        message.extend([2, 1]);
+        let bytes: Vec<u8> = mac
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect();
+        message.extend(bytes);
+        icmpv6(&mac, &own_link_local, &message)
+    };
+    let known = |address: &str| {
+        let list = ip_json(&other, &["neigh", "show", address]);
+        list[0]["lladdr"].as_str().unwrap_or_default().to_owned()
+    };
+    for address in ["10.9.0.1", "fd09::1", "10.9.0.2", "fd09::2"] {
+        ip(
+            &other,
+            &[
+                "neigh",
+                "replace",
+                address,
+                "lladdr",
+                "02:00:00:00:00:99",
+                "nud",
+                "stale",
+                "dev",
+                "eth0",
+            ],
+        );
+    }
+    let claims = [
+        arp([10, 9, 0, 1], &mac),
+        arp([10, 9, 0, 2], "02:00:00:00:00:66"),
+        advert("fd09::1"),
+        advert("fd09::2"),
+    ];
+    // frames are in order: when the last has arrived the others have, or never will
+    let until = |frames: &[String], address: &str| {
+        for _ in 0..50 {
+            send_frames(&pod, frames);
+            if known(address) == mac {
+                return;
+            }
+        }
+        panic!("{address} is {}", known(address));
+    };
+    until(&claims, "fd09::2");
+    assert_eq!(known("10.9.0.2"), "02:00:00:00:00:99");
+    for address in ["10.9.0.1", "fd09::1"] {
+        assert_eq!(known(address), "02:00:00:00:00:99", "{address}");
+    }
+    until(&[arp([10, 9, 0, 2], &mac)], "10.9.0.2");
+
+    // another link address
+    ip(
+        &pod,
+        &["link", "set", "eth0", "address", "02:00:00:00:00:77"],
+    );
+    assert_eq!(
+        common::inside(&pod, || ask("10.9.0.3:80")),
+        "error: TimedOut"
+    );
+    ip(&pod, &["link", "set", "eth0", "address", &mac]);
+    assert_eq!(asks()[0], "10.9.0.2");
+
+    run("nft", &["delete", "table", "bridge", "sampan_spoof"]);
+    let error = call.err("bridge", "CHECK", &check);
+    assert_eq!(error["code"], 100);
+    assert!(
+        error["msg"].as_str().unwrap().starts_with("0 of "),
+        "{error}"
+    );
+    call.ok("bridge", "DEL", &checked);
+    neighbour.ok("bridge", "DEL", &plain);
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+fn link_address_alone_is_checked() {
+    let mut host = Host::new();
+    let (pod, other) = (host.pod("pod"), host.pod("other"));
+    let checked = config(&host, json!({"macspoofchk": true}));
+    let call = Call::new("a", &pod);
+    call.ok("bridge", "ADD", &checked);
+    Call::new("b", &other).ok("bridge", "ADD", &config(&host, json!({})));
+    serve(&other, "10.9.0.3:80");
+    ip(&pod, &["addr", "add", "10.9.0.66/24", "dev", "eth0"]);
+    assert_eq!(common::inside(&pod, || ask("10.9.0.3:80")), "10.9.0.2");
+    ip(
+        &pod,
+        &["link", "set", "eth0", "address", "02:00:00:00:00:77"],
+    );
+    assert_eq!(
+        common::inside(&pod, || ask("10.9.0.3:80")),
+        "error: TimedOut"
+    );
+    // what is left of an attachment that is gone
+    let mut gc = checked.clone();
+    gc["cni.dev/valid-attachments"] = json!([{"containerID": "b", "ifname": "eth0"}]);
+    Call::new("", Path::new("")).ok("bridge", "GC", &gc);
+    assert_eq!(rules(), "");
+}
+
+#[test]
+fn duplicates_are_detected_where_asked() {
+    let mut host = Host::new();
+    let (pod, other) = (host.pod("pod"), host.pod("other"));
+    let before = host.snapshot();
+    let only_v6 = |range: &str| {
+        config(
+            &host,
+            json!({"enabledad": true, "ipam": {"type": "host-local", "dataDir": host.leases().join(range),
+                "ranges": [[{"subnet": "fd09::/64", "rangeStart": "fd09::9", "rangeEnd": "fd09::a"}]]}}),
+        )
+    };
+    let (first, second) = (only_v6("one"), only_v6("two"));
+    Call::new("a", &pod).ok("bridge", "ADD", &first);
+    assert_eq!(
+        addresses(&ip_json(&pod, &["addr", "show", "eth0"])),
+        ["fd09::9/64"]
+    );
+    let error = Call::new("b", &other).err("bridge", "ADD", &second);
+    // its link-local address, which follows from the other one, may be the first to be found
+    let msg = error["msg"].as_str().unwrap();
+    assert!(
+        msg.ends_with("/64 of eth0 belongs to somebody else"),
+        "{error}"
+    );
+    assert_eq!(ip_json(&other, &["link"]).as_array().unwrap().len(), 1);
+    Call::new("a", &pod).ok("bridge", "DEL", &first);
+    assert_eq!(host.snapshot()["addresses"], before["addresses"]);
 }

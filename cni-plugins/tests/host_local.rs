@@ -156,16 +156,19 @@ fn garbage_collection_and_status() {
     call("a").ok("host-local", "STATUS", &config);
 }
 
+/// Half of them are the reference plugin's; needs the package containernetworking-plugins.
 #[test]
 fn many_at_once_get_one_address_each() {
+    let reference = format!("{REFERENCE}/host-local");
     let temp = tempfile::tempdir().unwrap();
     let config = config(temp.path(), json!({"subnet": "10.9.0.0/24"}));
     let mut got: Vec<String> = std::thread::scope(|scope| {
-        let tasks: Vec<_> = (0..16)
+        let tasks: Vec<_> = (0..50)
             .map(|n| {
                 let config = &config;
+                let program = if n % 2 == 0 { "host-local" } else { &reference };
                 scope.spawn(move || {
-                    call(&format!("c{n}")).ok("host-local", "ADD", config)["ips"][0]["address"]
+                    call(&format!("c{n}")).ok(program, "ADD", config)["ips"][0]["address"]
                         .to_string()
                 })
             })
@@ -174,7 +177,127 @@ fn many_at_once_get_one_address_each() {
     });
     got.sort();
     got.dedup();
-    assert_eq!(got.len(), 16);
+    assert_eq!(got.len(), 50);
+    assert_eq!(leases(temp.path()).len(), 50);
+    // either takes back what the other gave
+    for n in 0..50 {
+        let program = if n % 2 == 0 { &reference } else { "host-local" };
+        call(&format!("c{n}")).ok(program, "DEL", &config);
+    }
+    assert_eq!(leases(temp.path()), [""; 0]);
+}
+
+/// Leases that nobody took back go in one call; those of others stay: of the reference plugin (needs the package
+/// containernetworking-plugins), of this one for another runtime, and what is no lease.
+#[test]
+fn a_pool_full_of_lost_leases() {
+    let reference = format!("{REFERENCE}/host-local");
+    let temp = tempfile::tempdir().unwrap();
+    let mut config = config(temp.path(), json!({"subnet": "10.9.0.0/23"}));
+    config["cniVersion"] = json!("1.1.0");
+    let of = |runtime: &str| {
+        let mut config = config.clone();
+        config["args"] = json!({"sampan": {"runtime": runtime}});
+        config
+    };
+    let mut older = config.clone();
+    older["cniVersion"] = json!("1.0.0");
+    call("theirs").ok(&reference, "ADD", &older);
+    call("other").ok("host-local", "ADD", &of("other"));
+    call("unsaid").ok("host-local", "ADD", &config);
+    fs::write(temp.path().join("net/10.9.1.254"), "").unwrap();
+    fs::create_dir(temp.path().join("net2")).unwrap();
+    fs::write(temp.path().join("net2/10.9.0.2"), "gone\r\neth0").unwrap();
+    let full = "failed to allocate for range 0: no IP addresses available in range set: 10.9.0.1-10.9.1.254";
+    let mut count = 0;
+    loop {
+        let (code, answer) = call(&format!("lost{count}")).raw("host-local", "ADD", &of("us"));
+        if code != 0 {
+            assert_eq!(answer["msg"], full);
+            break;
+        }
+        count += 1;
+    }
+    assert_eq!(count, 509 - 4);
+    let mut gc = of("us");
+    gc["cni.dev/valid-attachments"] = json!([
+        {"containerID": "lost7", "ifname": "eth0"}, {"containerID": "lost8", "ifname": "eth1"}
+    ]);
+    let error = call("").err("host-local", "GC", &gc);
+    assert_eq!(
+        error["msg"],
+        format!(
+            "{} is not understood as a lease: if nobody uses the address, remove it",
+            temp.path().join("net/10.9.1.254").display()
+        )
+    );
+    let expected = [
+        "10.9.0.12",
+        "10.9.0.2",
+        "10.9.0.3",
+        "10.9.0.4",
+        "10.9.1.254",
+    ];
+    assert_eq!(leases(temp.path()), expected);
+    assert!(temp.path().join("net2/10.9.0.2").exists());
+    fs::remove_file(temp.path().join("net/10.9.1.254")).unwrap();
+    call("").ok("host-local", "GC", &gc);
+    // who is asked for has its own
+    for (runtime, left) in [("other", 3), ("", 2), ("us", 1)] {
+        let mut gc = of(runtime);
+        gc["cni.dev/valid-attachments"] = json!([]);
+        call("").ok("host-local", "GC", &gc);
+        assert_eq!(leases(temp.path()).len(), left, "{runtime}");
+    }
+    let names = fs::read_dir(temp.path().join("net")).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+}
+
+#[test]
+fn a_subnet_of_the_node() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("node.json");
+    fs::write(&file, r#"{"R": 4, "C": 7, "N": 259}"#).unwrap();
+    let config = config(
+        temp.path(),
+        json!({"nodeFile": file, "ranges": [
+            [{"subnet": "10.${R}.${C}.0/24", "exclude": ["10.${R}.${C}.2"], "reserved": ["10.4.7.3-10.4.7.100"]}],
+            [{"subnet": "fd00::/48", "slice": {"bits": 64, "node": "${N}"}}]
+        ]}),
+    );
+    let result = call("a").ok("host-local", "ADD", &config);
+    assert_eq!(
+        result["ips"],
+        json!([
+            {"address": "10.4.7.101/24", "gateway": "10.4.7.1"},
+            {"address": "fd00:0:0:103::2/64", "gateway": "fd00:0:0:103::1"}
+        ])
+    );
+    let wish = |ip: &str| {
+        let mut config = config.clone();
+        config["runtimeConfig"] = json!({"ips": [ip]});
+        config
+    };
+    assert_eq!(
+        call("b").err("host-local", "ADD", &wish("10.4.7.2"))["msg"],
+        "failed to allocate for range 0: requested ip 10.4.7.2 is excluded"
+    );
+    let result = call("b").ok("host-local", "ADD", &wish("10.4.7.3"));
+    assert_eq!(result["ips"][0]["address"], "10.4.7.3/24");
+    // DEL needs no variables
+    fs::remove_file(&file).unwrap();
+    assert_eq!(
+        call("c").err("host-local", "ADD", &config)["msg"],
+        format!(
+            "variable ${{R}} in ipam has no value: neither SAMPAN_NODE_R in the environment nor R in {}",
+            file.display()
+        )
+    );
+    for id in ["a", "b"] {
+        call(id).ok("host-local", "DEL", &config);
+    }
+    assert_eq!(leases(temp.path()), [""; 0]);
 }
 
 /// Needs the package containernetworking-plugins.

@@ -464,3 +464,69 @@ fn a_udp_flow_that_came_too_early_finds_its_way() {
         .unwrap();
     assert_eq!(server.recv_from(&mut [0; 9]).unwrap().0, 6);
 }
+
+/// The other way round: a flow that the rule caught doesn't go on to an address that is somebody else's now.
+#[test]
+fn a_udp_flow_ends_with_its_port() {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let outside = outside(&mut host);
+    let call = Call::new("a", &a);
+    let previous = call.ok("bridge", "ADD", &bridge(&host));
+    let config = portmap(
+        &previous,
+        json!([{"hostPort": 5353, "containerPort": 53, "protocol": "udp"}]),
+    );
+    // the table stays
+    let other = portmap(&previous, json!([{"hostPort": 1, "containerPort": 1}]));
+    Call::new("z", &a).ok("portmap", "ADD", &other);
+    call.ok("portmap", "ADD", &config);
+    let wait = Some(Duration::from_secs(2));
+    let server = inside(&a, || UdpSocket::bind("10.9.0.2:53").unwrap());
+    server.set_read_timeout(wait).unwrap();
+    let client = inside(&outside, || UdpSocket::bind("192.0.2.2:4444").unwrap());
+    client.send_to(b"first", "192.0.2.1:5353").unwrap();
+    assert_eq!(server.recv_from(&mut [0; 9]).unwrap().0, 5);
+    let sink = UdpSocket::bind("192.0.2.1:5353").unwrap();
+    sink.set_read_timeout(wait).unwrap();
+    call.ok("portmap", "DEL", &config);
+    client.send_to(b"second", "192.0.2.1:5353").unwrap();
+    assert_eq!(sink.recv_from(&mut [0; 9]).unwrap().0, 6);
+}
+
+/// A published port is the host's own: what containers ask others on the same port goes there (CVE-2025-67499).
+#[test]
+fn forwarded_traffic_is_not_caught() {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+    let mut host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    let outside = outside(&mut host);
+    let previous = Call::new("a", &a).ok("bridge", "ADD", &bridge(&host));
+    Call::new("b", &b).ok("bridge", "ADD", &bridge(&host));
+    let ports = json!([
+        {"hostPort": 53, "containerPort": 53, "protocol": "udp"},
+        {"hostPort": 53, "containerPort": 53, "protocol": "tcp"}
+    ]);
+    Call::new("a", &a).ok("portmap", "ADD", &portmap(&previous, ports));
+    serve(&a, "10.9.0.2:53");
+    serve(&outside, "192.0.2.2:53");
+    serve(&outside, "[2001:db8::2]:53");
+    // the source that the server sees is the host's: the address is translated, the destination isn't
+    assert_eq!(inside(&b, || ask("192.0.2.2:53")), "192.0.2.1");
+    assert_eq!(inside(&b, || ask("[2001:db8::2]:53")), "2001:db8::1");
+    assert_eq!(inside(&b, || ask("192.0.2.1:53")), "10.9.0.1");
+    let resolver = inside(&outside, || UdpSocket::bind("192.0.2.2:53").unwrap());
+    resolver
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    for pod in [&a, &b] {
+        inside(pod, || {
+            let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+            client.send_to(b"query", "192.0.2.2:53").unwrap();
+        });
+        assert_eq!(resolver.recv_from(&mut [0; 9]).unwrap().0, 5);
+    }
+}

@@ -24,11 +24,12 @@ impl Global {
     }
 
     /// CNI folders.
-    pub fn cni(&self) -> Cni {
-        Cni {
+    pub fn cni(&self) -> anyhow::Result<Cni> {
+        Ok(Cni {
             conf_dirs: self.cni_conf.clone(),
             plugin_dirs: self.cni_path.clone(),
-        }
+            state: self.folders()?.state,
+        })
     }
 
     fn load_request(&self) -> anyhow::Result<LoadRequest> {
@@ -85,4 +86,12 @@ pub fn check_name(name: &str) -> anyhow::Result<()> {
         bail!("pod name {name:?}: lower case letters, digits, '-' and '_' only");
     }
     Ok(())
+}
+
+/// `KEY=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err(format!("`{text}`: must be KEY=VALUE")),
+    }
 }

@@ -4,7 +4,8 @@ use anyhow::bail;
 
 use super::{Global, Outcome, context, output};
 use crate::pod::layout::PodDir;
-use crate::pod::up::stop_and_remove;
+use crate::pod::teardown::{abandon_networks, remove};
+use crate::pod::up::{stop, stop_and_remove};
 use crate::pod::{adopt, volumes};
 
 /// Options of `down`.
@@ -16,6 +17,9 @@ pub struct Args {
     /// Seconds until SIGKILL, instead of each service's `stop_grace_period`
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<u64>,
+    /// Remove the pod although a network plugin fails to delete what it made
+    #[arg(long)]
+    force: bool,
 }
 
 /// Stops in reverse order, removes everything; no pod is success.
@@ -29,7 +33,16 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     if pod.is_none() {
         output::warning(&format!("no pod {name} here"));
     }
-    stop_and_remove(&folders, &dir, args.timeout, &mut output::progress)?;
+    if args.force {
+        stop(&dir, args.timeout, &mut output::progress)?;
+        if let Err(error) = remove(&folders, &dir) {
+            output::warning(&format!("given up: {error}"));
+            abandon_networks(&dir)?;
+            remove(&folders, &dir)?;
+        }
+    } else {
+        stop_and_remove(&folders, &dir, args.timeout, &mut output::progress)?;
+    }
     if args.volumes {
         let project = match pod {
             Some(pod) => pod.project,

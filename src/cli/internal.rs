@@ -35,6 +35,11 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
+    /// Goes on removing the pod in a folder
+    Remover {
+        /// Pod folder
+        dir: PathBuf,
+    },
     /// Supervisor of the pod in a folder
     Supervisor {
         /// Pod folder
@@ -47,6 +52,11 @@ pub enum Command {
     },
     /// Make network and cgroup
     SandboxUp {
+        /// Pod folder
+        dir: PathBuf,
+    },
+    /// Bring networks and ports of a running pod to what its records want
+    SandboxChange {
         /// Pod folder
         dir: PathBuf,
     },
@@ -84,9 +94,11 @@ pub enum Command {
 pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
+        Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
+        Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
         Command::Create { dir } => {
             crate::sys::seal::ensure()?;
             told(&dir, create(&dir))

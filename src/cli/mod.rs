@@ -1,5 +1,6 @@
 //! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
+mod cni;
 mod config;
 pub(crate) mod console;
 mod context;
@@ -9,8 +10,10 @@ mod explain;
 mod image;
 mod internal;
 mod lifecycle;
+mod live;
 mod logs;
 mod network;
+mod networks;
 mod output;
 mod ps;
 mod run;
@@ -49,6 +52,11 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Folder of CNI configuration.
+const CNI_CONF: &str = "/etc/cni/net.d";
+/// Folders of CNI plugins.
+const CNI_PATH: &str = "/opt/cni/bin:/usr/lib/cni";
 
 /// Where the options of every command are listed: behind a command's own.
 const GLOBAL: &str = "Options of every command";
@@ -98,7 +106,7 @@ struct Global {
         global = true,
         env = "SAMPAN_CNI_CONF", hide_env_values = true,
         value_delimiter = ':',
-        default_value = "/etc/cni/net.d",
+        default_value = CNI_CONF,
         help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_conf: Vec<PathBuf>,
@@ -108,7 +116,7 @@ struct Global {
         global = true,
         env = "SAMPAN_CNI_PATH", hide_env_values = true,
         value_delimiter = ':',
-        default_value = "/opt/cni/bin:/usr/lib/cni",
+        default_value = CNI_PATH,
         help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_path: Vec<PathBuf>,
@@ -150,6 +158,8 @@ enum Command {
     /// Networks that pods can use
     #[command(subcommand)]
     Network(network::Command),
+    /// Try a CNI network by hand on a network namespace
+    Cni(cni::Args),
     /// Run containers from OCI bundles, with runc's command line; also by the name sampan-oci
     #[command(disable_help_flag = true)]
     Oci {
@@ -211,6 +221,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Network(command) => network::run(&cli.global, command),
+        Command::Cni(args) => cni::run(&cli.global, &args),
         // without options before it, it does not come here
         Command::Oci { .. } => Err(anyhow::anyhow!(
             "options of oci go behind the word: `sampan oci --root DIR …`"

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{self, Format};
-use super::{Global, Outcome};
+use super::{Global, Outcome, live, networks};
 use crate::network::subnets;
 use crate::pod::adopt;
 use crate::pod::record::{self, Sandbox};
@@ -25,6 +25,22 @@ pub enum Command {
         #[arg(required = true)]
         networks: Vec<String>,
     },
+    /// Check that pods are connected as their networks' plugins left them
+    Check(networks::Check),
+    /// Write a network list into the first folder of CNI configuration
+    Create(networks::Create),
+    /// Remove network lists that nobody uses
+    Rm(networks::Rm),
+    /// Remove what attachments left that are gone: addresses, rules, pods that could not be removed
+    Gc(networks::Gc),
+    /// Attach a network to a running pod
+    Attach(live::Attach),
+    /// Take a network from a running pod
+    Detach(live::Detach),
+    /// Publish a port of a running pod
+    Publish(live::Publish),
+    /// Take a published port of a running pod back
+    Unpublish(live::Publish),
 }
 
 /// Runs one of them.
@@ -35,6 +51,14 @@ pub fn run(global: &Global, command: Command) -> Outcome {
             let all: anyhow::Result<Vec<_>> = networks.iter().map(|n| inspect(global, n)).collect();
             output::json(&all?)
         }
+        Command::Check(args) => networks::check(global, &args),
+        Command::Create(args) => networks::create(global, &args),
+        Command::Rm(args) => networks::remove(global, &args),
+        Command::Gc(args) => networks::gc(global, &args),
+        Command::Attach(args) => live::attach(global, args),
+        Command::Detach(args) => live::detach(global, args),
+        Command::Publish(args) => live::publish(global, args),
+        Command::Unpublish(args) => live::unpublish(global, args),
     }
 }
 
@@ -52,7 +76,7 @@ fn pods(global: &Global, network: &str) -> anyhow::Result<Vec<serde_json::Value>
 }
 
 fn list(global: &Global, format: Format) -> Outcome {
-    let (lists, errors) = global.cni().list()?;
+    let (lists, errors) = global.cni()?.list()?;
     for error in &errors {
         output::warning(&error.to_string());
     }
@@ -109,7 +133,7 @@ fn inspect(global: &Global, name: &str) -> anyhow::Result<serde_json::Value> {
             "version": 1, "name": name, "source": "generated", "subnets": network.subnets, "pods": pods,
         }));
     }
-    match global.cni().load(name) {
+    match global.cni()?.load(name) {
         Ok(list) => Ok(json!({
             "version": 1, "name": name, "source": list.source, "config": list.config, "pods": pods,
         })),

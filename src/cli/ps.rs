@@ -44,6 +44,7 @@ struct Row {
     started: String,
     finished: String,
     error: Option<String>,
+    removing: Option<String>,
     ports: Vec<PublishedPort>,
     addresses: Vec<ipnet::IpNet>,
 }
@@ -77,6 +78,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
 fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
     let ports: Vec<PublishedPort> = record::read(&dir.ports())?.unwrap_or_default();
     let sandbox: Sandbox = record::read(&dir.sandbox())?.unwrap_or_default();
+    let removing = adopt::removing(dir)?;
     let mut rows = Vec::new();
     for (name, service) in &pod.project.services {
         if !args.services.is_empty() && !args.services.contains(name) {
@@ -88,7 +90,11 @@ fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
             // seen before the supervisor has told
             status.phase = Phase::Exited;
         }
-        if !args.all && !status.phase.active() && status.phase != Phase::Restarting {
+        if !args.all
+            && removing.is_none()
+            && !status.phase.active()
+            && status.phase != Phase::Restarting
+        {
             continue;
         }
         rows.push(Row {
@@ -109,6 +115,7 @@ fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
             started: status.started,
             finished: status.finished,
             error: status.error,
+            removing: removing.clone(),
             ports: ports
                 .iter()
                 .filter(|p| p.service == *name)
@@ -132,7 +139,7 @@ fn print(rows: &[Row], with_pod: bool) -> Outcome {
     let table = rows
         .iter()
         .map(|row| {
-            let ports: Vec<String> = row.ports.iter().map(port).collect();
+            let ports: Vec<String> = row.ports.iter().map(|p| p.mapping.to_string()).collect();
             let mut cells = vec![
                 row.service.clone(),
                 row.image.clone(),
@@ -148,16 +155,12 @@ fn print(rows: &[Row], with_pod: bool) -> Outcome {
     output::table(&header, table)
 }
 
-fn port(published: &PublishedPort) -> String {
-    let mapping = &published.mapping;
-    let host = mapping.host_ip.map_or("*".to_string(), |ip| ip.to_string());
-    format!(
-        "{host}:{}->{}/{}",
-        mapping.host_port, mapping.container_port, mapping.protocol
-    )
-}
-
 fn state(row: &Row) -> String {
+    match row.removing.as_deref() {
+        None => {}
+        Some("") => return "removing".to_string(),
+        Some(why) => return format!("removing: {why}"),
+    }
     let mut text = match row.status {
         Phase::Waiting => "waiting".to_string(),
         Phase::Starting => "starting".to_string(),

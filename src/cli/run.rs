@@ -140,7 +140,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         project: loaded.project,
         services: Vec::new(),
         cgroup_parent: global.cgroup_parent.as_deref(),
-        cni: global.cni(),
+        cni: global.cni()?,
         policy: Policy::Compose,
         pull: args.pull.map(PullPolicy::from),
         pull_options: PullOptions {

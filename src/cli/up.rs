@@ -101,7 +101,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         project,
         services: args.services,
         cgroup_parent: global.cgroup_parent.as_deref(),
-        cni: global.cni(),
+        cni: global.cni()?,
         policy,
         pull: args.pull.map(PullPolicy::from),
         pull_options: PullOptions {

@@ -3,9 +3,12 @@
 //! *Invariants.* What is written loads to the same project (places and file names aside) in the same folder with the
 //! same profiles. Texts that a reader could take for something else are quoted; `$` is doubled.
 
+use std::collections::BTreeMap;
+
+use super::network::ENDPOINT_SYSCTLS;
 use super::project::{
-    Blkio, Condition, HealthTest, Limits, Mount, MountSource, Network, Project, PullPolicy,
-    Restart, Service, ServiceNetwork,
+    Blkio, Condition, HealthTest, Limits, Mount, MountSource, Network, NetworkExtra, Project,
+    PullPolicy, Restart, Service, ServiceNetwork,
 };
 use super::units::{self, Plain};
 
@@ -100,7 +103,7 @@ impl Dict {
         }
     }
 
-    fn texts_by_key(&mut self, key: &str, entries: &std::collections::BTreeMap<String, String>) {
+    fn texts_by_key(&mut self, key: &str, entries: &BTreeMap<String, String>) {
         self.dict(
             key,
             entries
@@ -250,7 +253,12 @@ fn ports(s: &Service, out: &mut Dict) {
         entry.maybe_text("host_ip", port.host_ip.map(|ip| ip.to_string()).as_deref());
         entry.maybe_text(
             "published",
-            port.published.map(|p| p.to_string()).as_deref(),
+            port.published
+                .map(|first| match port.published_end {
+                    Some(last) => format!("{first}-{last}"),
+                    None => first.to_string(),
+                })
+                .as_deref(),
         );
         entry.bare("target", Some(port.target));
         entry.text("protocol", &port.protocol);
@@ -290,6 +298,13 @@ fn service_network(n: &ServiceNetwork) -> Dict {
     out.maybe_text("mac_address", n.mac_address.as_deref());
     out.maybe_text("interface_name", n.interface_name.as_deref());
     out.bare("gw_priority", n.gw_priority);
+    let ips: Vec<_> = n.link_local_ips.iter().map(ToString::to_string).collect();
+    out.texts("link_local_ips", &ips);
+    if !n.sysctls.is_empty() {
+        let pairs: Vec<_> = n.sysctls.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let options = BTreeMap::from([(ENDPOINT_SYSCTLS.to_owned(), pairs.join(","))]);
+        out.texts_by_key("driver_opts", &options);
+    }
     out
 }
 
@@ -424,19 +439,29 @@ fn network(n: &Network) -> Dict {
     let mut out = Dict::default();
     out.text("name", &n.name);
     out.flag("external", n.external);
+    let extra = network_extra(&n.extra);
     if n.external {
+        out.dict("x-sampan", extra.into_iter());
         return out;
     }
     out.text("driver", &n.driver);
     out.texts_by_key("driver_opts", &n.driver_opts);
     out.flag("internal", n.internal);
+    if !n.enable_ipv4 {
+        out.bare("enable_ipv4", Some(false));
+    }
     out.flag("enable_ipv6", n.enable_ipv6);
     let mut ipam = Dict::default();
+    ipam.maybe_text("driver", n.ipam_driver.as_deref());
+    ipam.texts_by_key("options", &n.ipam_options);
     let pools = n.ipam.iter().map(|pool| {
         let mut entry = Dict::default();
         entry.text("subnet", &pool.subnet.to_string());
         entry.maybe_text("ip_range", pool.ip_range.map(|r| r.to_string()).as_deref());
         entry.maybe_text("gateway", pool.gateway.map(|g| g.to_string()).as_deref());
+        let others = pool.aux_addresses.iter();
+        let others = others.map(|(name, ip)| (name.clone(), ip.to_string()));
+        entry.texts_by_key("aux_addresses", &others.collect());
         Out::Dict(entry)
     });
     ipam.list("config", pools);
@@ -444,7 +469,46 @@ fn network(n: &Network) -> Dict {
         out.put("ipam", Out::Dict(ipam));
     }
     out.texts_by_key("labels", &n.labels);
+    out.dict("x-sampan", extra.into_iter());
     out
+}
+
+fn network_extra(extra: &NetworkExtra) -> Vec<(String, Out)> {
+    let mut out = Dict::default();
+    out.flag("default", extra.default);
+    let routes = extra.routes.iter().map(|route| {
+        let mut entry = Dict::default();
+        entry.text("dst", &route.dst.to_string());
+        entry.maybe_text("gw", route.gw.map(|gw| gw.to_string()).as_deref());
+        Out::Dict(entry)
+    });
+    out.list("routes", routes);
+    let config = extra.config.iter();
+    out.dict(
+        "config",
+        config.map(|(key, value)| (key.clone(), json(value))),
+    );
+    out.list("plugins", extra.plugins.iter().map(json));
+    out.texts_by_key("labels", &extra.labels);
+    out.texts_by_key("cni_args", &extra.cni_args);
+    let capabilities = extra.capabilities.iter();
+    out.dict(
+        "capabilities",
+        capabilities.map(|(key, value)| (key.clone(), json(value))),
+    );
+    out.0
+}
+
+fn json(value: &serde_json::Value) -> Out {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => Out::Text(text.clone()),
+        Value::Array(items) => Out::List(items.iter().map(json).collect()),
+        Value::Object(map) => Out::Dict(Dict(
+            map.iter().map(|(k, v)| (k.clone(), json(v))).collect(),
+        )),
+        plain => Out::Bare(plain.to_string()),
+    }
 }
 
 fn write_dict(dict: &Dict, indent: usize, out: &mut String) {

@@ -8,29 +8,39 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::node::{At, Pos, Result};
-use super::project::{IpamPool, Network, ServiceNetwork};
-use super::{schema, service};
+use super::node::{At, Pos, Result, Value};
+use super::project::{
+    HOST_NETWORK, IpamPool, NO_NETWORK, Network, NetworkExtra, Route, ServiceNetwork,
+};
+use super::{schema, service, units};
 
 /// The network of services that name none.
 const DEFAULT: &str = "default";
+/// The only one of Docker's endpoint options.
+pub(super) const ENDPOINT_SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
+/// Most bytes of `x-sampan` of a network, as JSON.
+const MAX_EXTRA: usize = 256 << 10;
 
 /// Networks of a service by key.
 pub(super) fn of_service(at: &At<'_>) -> Result<BTreeMap<String, ServiceNetwork>> {
     let named = at.entries_of("networks")?;
-    if service::network_service(at)?.is_some() {
-        return match at.get("networks") {
-            Some(networks) => {
-                Err(networks.error("does not go together with network_mode; remove one"))
-            }
-            None => Ok(BTreeMap::new()),
+    let only = |key: &str| BTreeMap::from([(key.to_owned(), ServiceNetwork::default())]);
+    if let Some(mode) = at.get("network_mode") {
+        if let Some(networks) = at.get("networks") {
+            return Err(networks.error("does not go together with network_mode; remove one"));
+        }
+        return match mode.raw()? {
+            "bridge" | "default" | "" => Ok(only(DEFAULT)),
+            text @ (HOST_NETWORK | NO_NETWORK) => Ok(only(text)),
+            text if text.starts_with("service:") => Ok(BTreeMap::new()),
+            text => Err(mode.key_pos.error(
+                &mode.path,
+                format_args!("{text:?} is not supported; use none, host, bridge or service:NAME"),
+            )),
         };
     }
     if named.is_empty() {
-        return Ok(BTreeMap::from([(
-            DEFAULT.to_owned(),
-            ServiceNetwork::default(),
-        )]));
+        return Ok(only(DEFAULT));
     }
     named
         .into_iter()
@@ -65,7 +75,60 @@ fn settings(at: &At<'_>) -> Result<ServiceNetwork> {
             .map(|at| interface_name(&at))
             .transpose()?,
         gw_priority: at.get("gw_priority").map(|at| at.int()).transpose()?,
+        link_local_ips: link_local_ips(at)?,
+        sysctls: match at.find(&["driver_opts", ENDPOINT_SYSCTLS]) {
+            Some(at) => sysctls(&at)?,
+            None => BTreeMap::new(),
+        },
     })
+}
+
+fn link_local_ips(at: &At<'_>) -> Result<Vec<IpAddr>> {
+    let mut ips = Vec::new();
+    for item in at.items_of("link_local_ips")? {
+        let ip: IpAddr = parsed(&item, "an IP address")?;
+        let good = match ip {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        if !good {
+            return Err(item.error(format_args!(
+                "{ip} is not within 169.254.0.0/16 or fe80::/10"
+            )));
+        }
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    Ok(ips)
+}
+
+/// `net.ipv4.conf.IFNAME.log_martians=1,…`: what belongs to an interface alone.
+fn sysctls(at: &At<'_>) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for pair in at
+        .raw()?
+        .split(',')
+        .map(str::trim)
+        .filter(|p| !p.is_empty())
+    {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (key, value) = (key.trim(), value.trim());
+        let parts: Vec<&str> = key.split('.').collect();
+        let word = |w: &str| {
+            !w.is_empty()
+                && w.chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+        };
+        let good = matches!(parts[..], ["net", "ipv4" | "ipv6" | "mpls", "conf" | "neigh", "IFNAME", name] if word(name));
+        if !good || value.is_empty() {
+            return Err(at.error(format_args!(
+                "{pair:?} is not net.FAMILY.conf.IFNAME.NAME=VALUE; write the word IFNAME for the interface"
+            )));
+        }
+        out.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(out)
 }
 
 fn parsed<T: std::str::FromStr>(at: &At<'_>, what: &str) -> Result<T> {
@@ -144,7 +207,7 @@ pub(super) fn networks(
     let known: HashMap<&str, &At<'_>> = declared.iter().map(|(key, at)| (*key, at)).collect();
     let mut by_key: HashMap<String, Vec<Use<'_>>> = HashMap::new();
     for (key, used) in uses {
-        if key != DEFAULT && !known.contains_key(key.as_str()) {
+        if !implied(&key) && !known.contains_key(key.as_str()) {
             return Err(used.at.key_pos.error(
                 &used.at.path,
                 format_args!("network {key} is not declared below networks:"),
@@ -152,12 +215,11 @@ pub(super) fn networks(
         }
         by_key.entry(key).or_default().push(used);
     }
-    let mut order: Vec<&str> = declared
-        .iter()
-        .map(|(key, _)| *key)
-        .filter(|key| *key != DEFAULT)
-        .collect();
-    order.insert(0, DEFAULT);
+    let mut order = vec![DEFAULT];
+    order.extend(declared.iter().map(|(key, _)| *key));
+    order.extend([HOST_NETWORK, NO_NETWORK]);
+    let mut seen = std::collections::HashSet::new();
+    order.retain(|key| seen.insert(*key));
     let mut out = Vec::new();
     let mut interfaces: HashMap<String, (String, Pos)> = HashMap::new();
     for key in order {
@@ -169,7 +231,24 @@ pub(super) fn networks(
         unique_interface(&network, uses, &mut interfaces)?;
         out.push(network);
     }
+    let alone = |n: &&Network| [HOST_NETWORK, NO_NETWORK].contains(&n.driver.as_str());
+    if let (Some(network), true) = (out.iter().find(alone), out.len() > 1)
+        && let Some(used) = by_key.get(&network.key).and_then(|uses| uses.first())
+    {
+        let others = out.iter().filter(|n| n.key != network.key);
+        let others: Vec<_> = others.map(|n| n.key.as_str()).collect();
+        return Err(used.at.error(format_args!(
+            "wants network {}, but other services are on {}; the services of a pod share one network namespace",
+            network.driver,
+            others.join(", ")
+        )));
+    }
     Ok(out)
+}
+
+/// Networks that need not be declared: the default one, and what `network_mode` names.
+fn implied(key: &str) -> bool {
+    [DEFAULT, HOST_NETWORK, NO_NETWORK].contains(&key)
 }
 
 fn unique_interface(
@@ -206,6 +285,22 @@ fn attachment(uses: &[Use<'_>]) -> Result<ServiceNetwork> {
     out.mac_address = agreed(uses, "mac_address", |s| s.mac_address.clone())?;
     out.interface_name = agreed(uses, "interface_name", |s| s.interface_name.clone())?;
     out.gw_priority = agreed(uses, "gw_priority", |s| s.gw_priority)?;
+    for used in uses {
+        for ip in &used.settings.link_local_ips {
+            if !out.link_local_ips.contains(ip) {
+                out.link_local_ips.push(*ip);
+            }
+        }
+        for (key, value) in &used.settings.sysctls {
+            if let Some(other) = out.sysctls.insert(key.clone(), value.clone())
+                && other != *value
+            {
+                return Err(used.at.error(format_args!(
+                    "{key}={value} contradicts {other} of another service; a pod has one interface on a network"
+                )));
+            }
+        }
+    }
     Ok(out)
 }
 
@@ -245,35 +340,42 @@ fn network(
         let origin = root
             .get("services")
             .map_or_else(|| root.node.pos.origin(), |at| at.key_pos.origin());
-        let (driver, name) = ("bridge".to_owned(), default_name);
-        let (driver_opts, labels) = (BTreeMap::new(), BTreeMap::new());
-        let (external, internal, enable_ipv6, ipam) = (false, false, false, Vec::new());
-        let key = key.to_owned();
+        let driver = match key {
+            HOST_NETWORK | NO_NETWORK => key,
+            _ => "bridge",
+        };
         return Ok(Network {
-            key,
+            key: key.to_owned(),
             origin,
-            name,
-            external,
-            driver,
-            driver_opts,
-            internal,
-            enable_ipv6,
-            ipam,
-            labels,
+            name: default_name,
+            external: false,
+            driver: driver.to_owned(),
+            driver_opts: BTreeMap::new(),
+            internal: false,
+            enable_ipv4: true,
+            enable_ipv6: false,
+            ipam_driver: None,
+            ipam_options: BTreeMap::new(),
+            ipam: Vec::new(),
+            extra: NetworkExtra::default(),
+            labels: BTreeMap::new(),
             attachment,
         });
     };
-    let flag = |key: &str| at.get(key).map_or(Ok(false), |at| at.bool());
-    let external = flag("external")?;
+    let flag = |key: &str, default: bool| at.get(key).map_or(Ok(default), |at| at.bool());
+    let external = flag("external", false)?;
     if external {
         only_a_name(at)?;
     }
-    if let Some(v4) = at.get("enable_ipv4")
-        && !v4.bool()?
-    {
-        return Err(v4.error("a network without IPv4 is not supported yet; remove it for now"));
+    let (enable_ipv4, enable_ipv6) = (flag("enable_ipv4", true)?, flag("enable_ipv6", false)?);
+    if let (Some(v4), false, false) = (at.get("enable_ipv4"), enable_ipv4, enable_ipv6) {
+        return Err(v4.error("neither IPv4 nor IPv6 is left; write enable_ipv6: true"));
     }
     let name = at.get("name").map(|at| schema::name_at(&at)).transpose()?;
+    let extra = match at.get("x-sampan") {
+        Some(extra) => self::extra(&extra, external)?,
+        None => NetworkExtra::default(),
+    };
     Ok(Network {
         key: key.to_owned(),
         origin: at.key_pos.origin(),
@@ -287,11 +389,104 @@ fn network(
         external,
         driver: driver(at)?,
         driver_opts: service::text_map(at, "driver_opts")?,
-        internal: flag("internal")?,
-        enable_ipv6: flag("enable_ipv6")?,
-        ipam: ipam(at)?,
+        internal: flag("internal", false)?,
+        enable_ipv4,
+        enable_ipv6,
+        ipam_driver: ipam_driver(at)?,
+        ipam_options: match at.get("ipam") {
+            Some(ipam) => service::text_map(&ipam, "options")?,
+            None => BTreeMap::new(),
+        },
+        ipam: match at.get("ipam") {
+            Some(ipam) => ipam
+                .items_of("config")?
+                .iter()
+                .map(pool)
+                .collect::<Result<_>>()?,
+            None => Vec::new(),
+        },
+        extra,
         labels: service::text_map(at, "labels")?,
         attachment,
+    })
+}
+
+/// `x-sampan` of a network.
+fn extra(at: &At<'_>, external: bool) -> Result<NetworkExtra> {
+    for key in ["config", "plugins", "routes"] {
+        if let (true, Some(at)) = (external, at.get(key)) {
+            return Err(at.key_pos.error(
+                &at.path,
+                "does not go together with external; write it into the network list",
+            ));
+        }
+    }
+    let mut extra = NetworkExtra {
+        default: at.get("default").map_or(Ok(false), |at| at.bool())?,
+        labels: service::text_map(at, "labels")?,
+        cni_args: service::text_map(at, "cni_args")?,
+        ..NetworkExtra::default()
+    };
+    for item in at.items_of("routes")? {
+        let Some(dst) = item.get("dst") else {
+            return Err(item.error("has no dst, the subnet that it leads to"));
+        };
+        extra.routes.push(Route {
+            dst: parsed(&dst, "a subnet such as 10.1.0.0/24")?,
+            gw: item
+                .get("gw")
+                .map(|at| parsed(&at, "an IP address"))
+                .transpose()?,
+        });
+    }
+    for (key, value) in at.entries_of("config")? {
+        extra.config.insert(key.to_owned(), json(&value)?);
+    }
+    for (key, value) in at.entries_of("capabilities")? {
+        if matches!(key, "aliases" | "ips" | "labels" | "mac" | "portMappings") {
+            return Err(value.key_pos.error(
+                &value.path,
+                "compose has words of its own for it; see docs/cni.md",
+            ));
+        }
+        extra.capabilities.insert(key.to_owned(), json(&value)?);
+    }
+    for item in at.items_of("plugins")? {
+        extra.plugins.push(json(&item)?);
+    }
+    let size = serde_json::to_vec(&extra).map_or(0, |text| text.len());
+    match size <= MAX_EXTRA {
+        true => Ok(extra),
+        false => Err(at.error(format_args!("longer than {MAX_EXTRA} bytes"))),
+    }
+}
+
+/// A value as JSON, each scalar of the type that YAML gives it.
+fn json(at: &At<'_>) -> Result<serde_json::Value> {
+    Ok(match &at.node.value {
+        Value::Null => serde_json::Value::Null,
+        Value::Scalar { text, plain: false } => text.as_str().into(),
+        Value::Scalar { text, .. } => match units::plain(text) {
+            units::Plain::Null => serde_json::Value::Null,
+            units::Plain::Bool(value) => value.into(),
+            units::Plain::Int(number) => match i64::try_from(number) {
+                Ok(number) => number.into(),
+                Err(_) => return Err(at.error(format_args!("{number} is out of range"))),
+            },
+            units::Plain::Float(number) => number.into(),
+            units::Plain::Str => text.as_str().into(),
+        },
+        Value::Seq(_) => at
+            .items()?
+            .iter()
+            .map(json)
+            .collect::<Result<Vec<_>>>()?
+            .into(),
+        Value::Map(_) => {
+            let entries = at.entries()?.into_iter();
+            let entries = entries.map(|(key, value)| Ok((key.to_owned(), json(&value)?)));
+            serde_json::Value::Object(entries.collect::<Result<_>>()?)
+        }
     })
 }
 
@@ -315,27 +510,18 @@ fn driver(at: &At<'_>) -> Result<String> {
     };
     match at.string()?.as_str() {
         "" | "default" => Ok("bridge".to_owned()),
-        "host" | "none" | "overlay" => Err(at.error(format_args!(
-            "{:?} is not supported; use bridge, macvlan or ipvlan",
-            at.raw()?
-        ))),
+        "overlay" => Err(at.error("\"overlay\" is not supported; use vxlan")),
         _ => schema::name_at(&at),
     }
 }
 
-fn ipam(at: &At<'_>) -> Result<Vec<IpamPool>> {
-    if let Some(driver) = at.find(&["ipam", "driver"])
-        && driver.raw()? != "default"
-    {
-        return Err(driver.error(format_args!(
-            "{:?} is not supported; remove it",
-            driver.raw()?
-        )));
+/// `default` is what is chosen when nothing is said.
+fn ipam_driver(at: &At<'_>) -> Result<Option<String>> {
+    match at.find(&["ipam", "driver"]) {
+        Some(driver) if driver.raw()? == "default" => Ok(None),
+        Some(driver) => schema::name_at(&driver).map(Some),
+        None => Ok(None),
     }
-    let Some(ipam) = at.get("ipam") else {
-        return Ok(Vec::new());
-    };
-    ipam.items_of("config")?.iter().map(pool).collect()
 }
 
 fn pool(at: &At<'_>) -> Result<IpamPool> {
@@ -367,9 +553,18 @@ fn pool(at: &At<'_>) -> Result<IpamPool> {
     {
         return Err(at.error(format_args!("{gateway} lies outside {subnet}")));
     }
+    let mut aux_addresses = BTreeMap::new();
+    for (name, at) in at.entries_of("aux_addresses")? {
+        let address = parsed::<IpAddr>(&at, "an IP address")?;
+        if !subnet.contains(&address) {
+            return Err(at.error(format_args!("{address} lies outside {subnet}")));
+        }
+        aux_addresses.insert(name.to_owned(), address);
+    }
     Ok(IpamPool {
         subnet,
         ip_range,
         gateway,
+        aux_addresses,
     })
 }

@@ -24,7 +24,7 @@ pub(super) fn ports(
             context.count_port(&item)?;
             if seen.insert((
                 port.host_ip,
-                port.published,
+                (port.published, port.published_end),
                 port.target,
                 port.protocol.clone(),
             )) {
@@ -109,15 +109,16 @@ fn published(item: &At<'_>) -> Result<Vec<Port>> {
         return Err(mode.error("must be host or ingress"));
     }
     let host_ip = item.filled("host_ip").map(|at| host_ip(&at)).transpose()?;
+    let choice = target == target_end;
     if let Some((first, last)) = published
         && last - first != target_end - target
+        && !choice
     {
-        let why = match target == target_end {
-            true => "choosing one of a range of host ports is not supported yet; name one port",
-            false => "the ranges differ in length",
-        };
-        return Err(item.error(format_args!("{why}")));
+        return Err(item.error("the ranges differ in length"));
     }
+    let published_end = published
+        .filter(|(first, last)| choice && first < last)
+        .map(|(_, last)| last);
     let origin = item.node.pos.origin();
     let ports = (target..=target_end).enumerate().map(|(i, target)| Port {
         origin: origin.clone(),
@@ -126,6 +127,7 @@ fn published(item: &At<'_>) -> Result<Vec<Port>> {
         published: published
             .map(|(first, _)| first.saturating_add(i as u16))
             .filter(|_| published != Some((0, 0))),
+        published_end,
         target,
         protocol: protocol.clone(),
     });
@@ -171,7 +173,8 @@ impl Taken {
     }
 
     fn host(&mut self, item: &At<'_>, port: &Port, holder: &Holder) -> Result<()> {
-        let Some(published) = port.published else {
+        // of a range that is free is known when the pod comes up
+        let Some(published) = port.published.filter(|_| port.published_end.is_none()) else {
             return Ok(());
         };
         let taken = self

@@ -243,6 +243,9 @@ pub struct Port {
     pub host_ip: Option<std::net::IpAddr>,
     /// Port on the host; `None` lets Sampan choose one.
     pub published: Option<u16>,
+    /// Last port of a range on the host, of which the first free one is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_end: Option<u16>,
     /// Port in the pod.
     pub target: u16,
     /// `tcp`, `udp`, `sctp`.
@@ -264,6 +267,13 @@ pub struct ServiceNetwork {
     pub interface_name: Option<String>,
     /// Highest one has the default route.
     pub gw_priority: Option<i64>,
+    /// Further addresses of link-local scope.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub link_local_ips: Vec<std::net::IpAddr>,
+    /// Settings below `/proc/sys/net` with `IFNAME` for the interface
+    /// (`driver_opts: com.docker.network.endpoint.sysctls`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// A network of the project.
@@ -283,14 +293,66 @@ pub struct Network {
     pub driver_opts: BTreeMap<String, String>,
     /// `internal`: no default route, nothing masqueraded.
     pub internal: bool,
+    /// `enable_ipv4`.
+    pub enable_ipv4: bool,
     /// `enable_ipv6`.
     pub enable_ipv6: bool,
+    /// `ipam.driver`; `None`: host-local where there are subnets.
+    pub ipam_driver: Option<String>,
+    /// `ipam.options`: keys of the address plugin's configuration.
+    pub ipam_options: BTreeMap<String, String>,
     /// `ipam.config`.
     pub ipam: Vec<IpamPool>,
+    /// `x-sampan`.
+    pub extra: NetworkExtra,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
     /// The pod's settings on it: merged over the services that name it (a contradiction is an error).
     pub attachment: ServiceNetwork,
+}
+
+/// Driver of a pod without interfaces.
+pub const NO_NETWORK: &str = "none";
+/// Driver of a pod in the host's own network namespace.
+pub const HOST_NETWORK: &str = "host";
+
+impl Project {
+    /// The pod's services use the host's interfaces.
+    pub fn on_host(&self) -> bool {
+        self.networks.iter().any(|n| n.driver == HOST_NETWORK)
+    }
+}
+
+/// `networks.*.x-sampan`: what compose has no word for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct NetworkExtra {
+    /// `default: true`: the default route leads here, whatever `gw_priority` says.
+    pub default: bool,
+    /// `routes`.
+    pub routes: Vec<Route>,
+    /// `config`: keys of the plugin's configuration, over those that are generated.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// `plugins`: configurations of further plugins, run after the network's own.
+    pub plugins: Vec<serde_json::Value>,
+    /// `labels`: the pod's on this network, which plugins are told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// `cni_args`: pairs of `CNI_ARGS`, over those that name the pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cni_args: BTreeMap<String, String>,
+    /// `capabilities`: what plugins that declare it are handed (`bandwidth`, `deviceID`, …).
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub capabilities: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A route of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where to.
+    pub dst: ipnet::IpNet,
+    /// By which gateway; the network's own when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gw: Option<std::net::IpAddr>,
 }
 
 /// One entry of `ipam.config`.
@@ -302,6 +364,9 @@ pub struct IpamPool {
     pub ip_range: Option<ipnet::IpNet>,
     /// Gateway; the first address of the subnet when not given.
     pub gateway: Option<std::net::IpAddr>,
+    /// `aux_addresses`: other hosts', never given to a pod.
+    #[serde(default)]
+    pub aux_addresses: BTreeMap<String, std::net::IpAddr>,
 }
 
 /// A named volume.

@@ -9,9 +9,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::node::{At, Pos, Result};
-use super::project::{MountSource, PodOptions, Project, Service, Volume};
+use super::project::{
+    HOST_NETWORK, MountSource, NO_NETWORK, Network, PodOptions, Project, Service, Volume,
+};
 use super::service::{Context, service};
-use super::{limits, network, order, schema};
+use super::{Error, limits, network, order, schema};
 
 /// What the caller decides.
 pub(super) struct Request<'a> {
@@ -51,15 +53,41 @@ pub(super) fn project(
     }
     no_cycle(&services, &enabled)?;
     unique_names(&services, &enabled)?;
+    let networks = network::networks(root, request.name, uses)?;
+    ports_reach(&networks, &services)?;
     Ok(Project {
         name: request.name.to_owned(),
         working_dir: context.working_dir.to_owned(),
         files: Vec::new(),
-        networks: network::networks(root, request.name, uses)?,
+        networks,
         volumes: volumes(root, request.name, &enabled, &services)?,
         services,
         pod: pod(root)?,
     })
+}
+
+/// Ports are published by a network.
+fn ports_reach(networks: &[Network], services: &BTreeMap<String, Service>) -> Result<()> {
+    let alone = |n: &&Network| [HOST_NETWORK, NO_NETWORK].contains(&n.driver.as_str());
+    let port = services
+        .values()
+        .flat_map(|s| s.ports.iter().map(move |p| (s, p)));
+    match (networks.iter().find(alone), port.into_iter().next()) {
+        (Some(network), Some((service, port))) => {
+            let why = match network.driver.as_str() {
+                HOST_NETWORK => {
+                    "on the host's network a service listens on the host's ports itself"
+                }
+                _ => "there is no network to publish them on",
+            };
+            let message = format!(
+                "{}:{}: services.{}.ports: {why}; remove them",
+                port.origin.file, port.origin.line, service.name
+            );
+            Err(Error { message })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn pod(root: &At<'_>) -> Result<PodOptions> {

@@ -278,18 +278,20 @@ const HEALTHCHECK: &[(&str, Rule)] = &[
 
 const SERVICE_NETWORK: &[(&str, Rule)] = &[
     ("aliases", Is(LIST)),
-    ("driver_opts", Refused("write them below the network")),
+    ("driver_opts", Is(Map(ENDPOINT_OPTS))),
     ("gw_priority", Is(Scalar)),
     ("interface_name", Is(Scalar)),
     ("ipv4_address", Is(Scalar)),
     ("ipv6_address", Is(Scalar)),
-    ("link_local_ips", Refused(LATER)),
+    ("link_local_ips", Is(LIST)),
     ("mac_address", Is(Scalar)),
     (
         "priority",
         Ignored("networks are attached in the order of the file"),
     ),
 ];
+
+const ENDPOINT_OPTS: &[(&str, Rule)] = &[("com.docker.network.endpoint.sysctls", Is(Scalar))];
 
 const PORT: &[(&str, Rule)] = &[
     ("app_protocol", Is(Scalar)),
@@ -346,16 +348,29 @@ const NETWORK: &[(&str, Rule)] = &[
     ("ipam", Is(Map(IPAM))),
     ("labels", Is(LIST_OR_DICT)),
     ("name", Is(Scalar)),
+    ("x-sampan", Is(Map(NETWORK_EXTRA))),
 ];
+
+const NETWORK_EXTRA: &[(&str, Rule)] = &[
+    ("capabilities", Is(Dict(&Anything))),
+    ("cni_args", Is(Dict(&Scalar))),
+    ("config", Is(Dict(&Anything))),
+    ("default", Is(Scalar)),
+    ("labels", Is(Dict(&Scalar))),
+    ("plugins", Is(List(&Dict(&Anything)))),
+    ("routes", Is(List(&Map(ROUTE)))),
+];
+
+const ROUTE: &[(&str, Rule)] = &[("dst", Is(Scalar)), ("gw", Is(Scalar))];
 
 const IPAM: &[(&str, Rule)] = &[
     ("config", Is(List(&Map(POOL)))),
     ("driver", Is(Scalar)),
-    ("options", Refused(LATER)),
+    ("options", Is(Dict(&Scalar))),
 ];
 
 const POOL: &[(&str, Rule)] = &[
-    ("aux_addresses", Refused("choose an ip_range without them")),
+    ("aux_addresses", Is(Dict(&Scalar))),
     ("gateway", Is(Scalar)),
     ("ip_range", Is(Scalar)),
     ("subnet", Is(Scalar)),

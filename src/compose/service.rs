@@ -376,21 +376,12 @@ fn dependencies(at: &At<'_>) -> Result<BTreeMap<String, Dependency>> {
     Ok(out)
 }
 
-/// `network_mode: service:NAME`, which is what a pod gives every service anyway.
-pub(super) fn network_service(at: &At<'_>) -> Result<Option<String>> {
+/// The service of `network_mode: service:NAME`, which is what a pod gives every service anyway.
+fn network_service(at: &At<'_>) -> Result<Option<String>> {
     let Some(mode) = at.get("network_mode") else {
         return Ok(None);
     };
-    match mode.raw()?.strip_prefix("service:") {
-        Some(name) => Ok(Some(name.to_owned())),
-        None => {
-            let text = mode.raw()?;
-            Err(mode.key_pos.error(
-                &mode.path,
-                format_args!("{text:?} is not supported yet; only service:NAME is"),
-            ))
-        }
-    }
+    Ok(mode.raw()?.strip_prefix("service:").map(str::to_owned))
 }
 
 /// `extra_hosts`, and the other names that `links` gives: in a pod they all are this host.

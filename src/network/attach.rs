@@ -10,17 +10,18 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::conf::{declares, is_ifname, is_name};
+use super::conf::declares;
 use super::error::doing;
 use super::invoke::{self, Call, Command};
-use super::{Attached, Attachment, Cni, Error, NetworkList, PluginFailure, netns};
+use super::{
+    Attached, Attachment, Cni, Error, NetworkList, PluginFailure, PortMapping, gc, netns, probe,
+    request,
+};
 use crate::sys::file::write_atomic;
 
 /// Version of the cache file.
@@ -43,6 +44,41 @@ struct Record {
     result: Option<Value>,
 }
 
+/// An attachment that a cache file records: begun, and not deleted yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded {
+    /// What was asked for.
+    pub attachment: Attachment,
+    /// Its namespace at the time of ADD.
+    pub netns: PathBuf,
+    /// ADD came to its end; this is the result.
+    pub result: Option<Value>,
+    /// The cache file.
+    pub cache: PathBuf,
+}
+
+/// The attachments of a cache folder, in the order of ADD. A file that can't be understood is an error: who wants to
+/// know what is still in use must not miss one. A missing folder has none.
+pub fn recorded(cache_dir: &Path) -> Result<Vec<Recorded>, Error> {
+    let mut found = Vec::new();
+    for cache in entries(cache_dir)? {
+        if is_half_written(&cache) {
+            continue;
+        }
+        // deleted meanwhile
+        let Some(record) = Record::load(&cache)? else {
+            continue;
+        };
+        found.push(Recorded {
+            attachment: record.attachment,
+            netns: record.netns,
+            result: record.result.filter(|_| record.added),
+            cache,
+        });
+    }
+    Ok(found)
+}
+
 /// ADD along the chain. Before the first plugin runs, `cache` holds the attachment, after each one its result too,
 /// so that [`del`] works from `cache` alone, whatever happened in between. On failure what was added is deleted again.
 pub fn add(
@@ -51,7 +87,7 @@ pub fn add(
     attachment: &Attachment,
     cache: &Path,
 ) -> Result<Attached, Error> {
-    validate(cni, attachment)?;
+    let attachment = &prepare(cni, attachment)?;
     if !netns::exists(netns) {
         return Err(Error::invalid(
             netns.display().to_string(),
@@ -64,6 +100,7 @@ pub fn add(
             "an attachment is recorded there already; delete it first",
         ));
     }
+    let _held = gc::hold(cni, &attachment.network.name)?;
     let mut record = Record {
         version: VERSION,
         attachment: attachment.clone(),
@@ -125,19 +162,56 @@ pub fn del(cni: &Cni, netns: Option<&Path>, cache: &Path) -> Result<(), Error> {
     let Some(record) = Record::load(cache)? else {
         return Ok(());
     };
-    // what is left of a pin after a restart of the machine is a plain file, which no plugin takes for "gone"
-    let netns = netns.filter(|path| netns::exists(path));
-    let plugins = record.attachment.network.plugins();
-    let begun = plugins.get(..record.begun).unwrap_or(plugins);
-    let errors: Vec<_> = begun
-        .iter()
-        .rev()
-        .filter_map(|plugin| record.run(cni, Command::Del, netns, plugin).err())
-        .collect();
+    let _held = gc::hold(cni, &record.attachment.network.name)?;
+    let errors = record.delete(cni, netns);
     if errors.is_empty() {
         return remove(cache);
     }
     Error::all(errors)
+}
+
+/// DEL along the chain in reverse for an attachment that nothing is known about but what it was asked to be.
+pub fn del_unrecorded(
+    cni: &Cni,
+    netns: Option<&Path>,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let attachment = prepare(cni, attachment)?;
+    let _held = gc::hold(cni, &attachment.network.name)?;
+    let record = Record {
+        version: VERSION,
+        begun: attachment.network.plugins().len(),
+        attachment,
+        netns: PathBuf::new(),
+        added: false,
+        result: None,
+    };
+    Error::all(record.delete(cni, netns))
+}
+
+/// Gives the attachment of `cache` other published ports: the plugins that publish are told DEL, then ADD with all of
+/// `ports`. When that fails the ports before are published again.
+pub fn republish(
+    cni: &Cni,
+    netns: &Path,
+    ports: &[PortMapping],
+    cache: &Path,
+) -> Result<(), Error> {
+    let mut record = match Record::load(cache)? {
+        Some(record) if record.added => record,
+        _ => {
+            return Err(Error::invalid(
+                cache.display().to_string(),
+                "no completed attachment is recorded there",
+            ));
+        }
+    };
+    let _held = gc::hold(cni, &record.attachment.network.name)?;
+    let before = record.attachment.ports.clone();
+    record.publish(cni, netns, ports, cache).map_err(|error| {
+        let undo = record.publish(cni, netns, &before, cache).err();
+        error.with_undo(undo.into_iter().collect())
+    })
 }
 
 /// Attaches one after the other, `cache_dir/NN-ifname.json` each; all are checked before the first is begun. When one
@@ -162,7 +236,7 @@ pub fn add_all(
                 "two networks want it",
             ));
         }
-        validate(cni, attachment)?;
+        prepare(cni, attachment)?;
     }
     let cache = |i: usize, a: &Attachment| cache_dir.join(format!("{i:02}-{}.json", a.ifname));
     let mut attached = Vec::new();
@@ -184,24 +258,14 @@ pub fn add_all(
 /// Deletes every attachment that `cache_dir` knows, the last one first, and the folder. All errors are given.
 /// A missing folder is success.
 pub fn del_all(cni: &Cni, netns: Option<&Path>, cache_dir: &Path) -> Result<(), Vec<Error>> {
-    let mut files = match fs::read_dir(cache_dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-        Ok(entries) => entries.iter().map(fs::DirEntry::path).collect::<Vec<_>>(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(vec![Error::io(doing("read folder", cache_dir))(e)]),
-    };
-    files.sort();
+    let files = entries(cache_dir).map_err(|e| vec![e])?;
     let errors: Vec<_> = files
         .iter()
         .rev()
         .filter_map(|file| {
-            // a write that a crash interrupted
-            let half = file
-                .file_name()
-                .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-            let done = if half {
-                remove(file)
-            } else {
-                del(cni, netns, file)
+            let done = match is_half_written(file) {
+                true => remove(file),
+                false => del(cni, netns, file),
             };
             done.err()
         })
@@ -210,56 +274,6 @@ pub fn del_all(cni: &Cni, netns: Option<&Path>, cache_dir: &Path) -> Result<(), 
         return Err(errors);
     }
     remove_folder(cache_dir).map_err(|e| vec![e])
-}
-
-/// GC: tells the network's plugins which attachments (container id, interface) exist, so that they can remove the rest.
-/// Lists older than 1.1.0 or with `disableGC` are left alone. All errors are given.
-pub fn gc(cni: &Cni, list: &NetworkList, valid: &[(String, String)]) -> Result<(), Error> {
-    if !list.at_least("1.1.0") || list.flag("disableGC") {
-        return Ok(());
-    }
-    let valid: Vec<_> = valid
-        .iter()
-        .map(|(id, ifname)| json!({"containerID": id, "ifname": ifname}))
-        .collect();
-    let errors = list.plugins().iter().filter_map(|plugin| {
-        let mut config = derive(list, plugin, None, None);
-        config.insert("cni.dev/valid-attachments".into(), json!(valid));
-        without_container(cni, list, Command::Gc, plugin, config).err()
-    });
-    Error::all(errors.collect())
-}
-
-/// STATUS: whether ADD would work now. Lists older than 1.1.0 can't tell, and pass.
-pub fn status(cni: &Cni, list: &NetworkList) -> Result<(), Error> {
-    if !list.at_least("1.1.0") {
-        return Ok(());
-    }
-    for plugin in list.plugins() {
-        let config = derive(list, plugin, None, None);
-        without_container(cni, list, Command::Status, plugin, config)?;
-    }
-    Ok(())
-}
-
-fn without_container(
-    cni: &Cni,
-    list: &NetworkList,
-    command: Command,
-    plugin: &Value,
-    config: Map<String, Value>,
-) -> Result<(), Error> {
-    let call = Call {
-        command,
-        container_id: "",
-        netns: None,
-        ifname: "",
-        args: &[],
-        plugin_dirs: list.plugin_dirs(cni),
-    };
-    invoke::run(kind(plugin), &call, Value::Object(config))
-        .map(drop)
-        .map_err(|why| failure(list, plugin, command, why))
 }
 
 impl Record {
@@ -290,6 +304,27 @@ impl Record {
         Ok(Some(record))
     }
 
+    fn publish(
+        &mut self,
+        cni: &Cni,
+        netns: &Path,
+        ports: &[PortMapping],
+        cache: &Path,
+    ) -> Result<(), Error> {
+        let list = self.attachment.network.clone();
+        let all = list.plugins().iter();
+        let able: Vec<_> = all.filter(|p| declares(p, "portMappings")).collect();
+        for plugin in able.iter().rev() {
+            self.run(cni, Command::Del, Some(netns), plugin)?;
+        }
+        self.attachment.ports = ports.to_vec();
+        self.store(cache)?;
+        for plugin in &able {
+            self.run(cni, Command::Add, Some(netns), plugin)?;
+        }
+        Ok(())
+    }
+
     fn store(&self, path: &Path) -> Result<(), Error> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(Error::io(doing("create folder", dir)))?;
@@ -298,6 +333,16 @@ impl Record {
             .map_err(io::Error::from)
             .and_then(|text| write_atomic(path, &text, 0o600))
             .map_err(Error::io(doing("write", path)))
+    }
+
+    /// DEL of every plugin that was told to ADD, whatever the others say.
+    fn delete(&self, cni: &Cni, netns: Option<&Path>) -> Vec<Error> {
+        // what is left of a pin after a restart of the machine is a plain file, which no plugin takes for "gone"
+        let netns = netns.filter(|path| netns::exists(path));
+        let plugins = self.attachment.network.plugins();
+        let begun = plugins.get(..self.begun).unwrap_or(plugins);
+        let failed = |plugin| self.run(cni, Command::Del, netns, plugin).err();
+        begun.iter().rev().filter_map(failed).collect()
     }
 
     /// Runs one plugin of the chain. What it is handed as `prevResult` is the last result known, as CNI §4 wants it:
@@ -313,118 +358,28 @@ impl Record {
         let list = &attachment.network;
         let old_del = command == Command::Del && !list.at_least("0.4.0");
         let previous = self.result.as_ref().filter(|_| !old_del);
-        let config = derive(list, plugin, previous, runtime_config(plugin, attachment));
+        let config = request::of_attachment(cni, attachment, plugin, previous);
         let call = Call {
             command,
             container_id: &attachment.container_id,
             netns,
             ifname: &attachment.ifname,
             args: &attachment.args,
-            plugin_dirs: list.plugin_dirs(cni),
+            plugin_dirs: list.plugin_dirs(cni, plugin),
         };
         invoke::run(kind(plugin), &call, Value::Object(config))
             .map_err(|why| failure(list, plugin, command, why))
     }
 }
 
-/// What would only show in the middle of the work: names, arguments, missing plugins, wishes that nobody fulfils.
-fn validate(cni: &Cni, attachment: &Attachment) -> Result<(), Error> {
-    let list = &attachment.network;
-    if !is_name(&attachment.container_id) {
-        return Err(Error::invalid(
-            format!("container id `{}`", attachment.container_id),
-            "must begin with a letter or digit and hold only these, `_`, `.` and `-`",
-        ));
-    }
-    if !is_ifname(&attachment.ifname) {
-        return Err(Error::invalid(
-            format!(
-                "interface `{}` of network `{}`",
-                attachment.ifname, list.name
-            ),
-            "must be 1 to 15 characters without `/`, `:` and blanks",
-        ));
-    }
-    for (key, value) in &attachment.args {
-        // CNI §2 `CNI_ARGS`: there is no quoting
-        if key.is_empty() || key.contains(['=', ';']) || value.contains(';') {
-            return Err(Error::invalid(
-                format!("argument `{key}={value}` of network `{}`", list.name),
-                "must be KEY=VALUE without `;`",
-            ));
-        }
-    }
-    for ip in &attachment.ips {
-        if ip.parse::<IpNet>().is_err() && ip.parse::<IpAddr>().is_err() {
-            return Err(Error::invalid(
-                format!("address `{ip}` of network `{}`", list.name),
-                "not an address, with or without prefix",
-            ));
-        }
-    }
-    let wishes = [
-        ("ips", "a fixed address", !attachment.ips.is_empty()),
-        ("mac", "a fixed link address", attachment.mac.is_some()),
-        (
-            "portMappings",
-            "a published port",
-            !attachment.ports.is_empty(),
-        ),
-    ];
-    for (capability, what, wanted) in wishes {
-        if wanted && !list.declares(capability) {
-            return Err(Error::invalid(
-                format!("network `{}` ({})", list.name, list.source),
-                format!(
-                    "{what} is asked for, but no plugin declares the capability `{capability}`"
-                ),
-            ));
-        }
-    }
-    for plugin in list.plugins() {
-        invoke::find(kind(plugin), list.plugin_dirs(cni))
-            .map_err(|why| failure(list, plugin, Command::Add, why))?;
-    }
-    Ok(())
-}
-
-/// The configuration that a plugin is handed (CNI §4 "Deriving execution configuration from plugin configuration").
-fn derive(
-    list: &NetworkList,
-    plugin: &Value,
-    previous: Option<&Value>,
-    runtime_config: Option<Value>,
-) -> Map<String, Value> {
-    let mut config = plugin.as_object().cloned().unwrap_or_default();
-    config.retain(|key, _| {
-        key != "capabilities" && key != "prevResult" && !key.starts_with("cni.dev/")
-    });
-    config.insert("cniVersion".into(), list.version().into());
-    config.insert("name".into(), list.name.clone().into());
-    if let Some(previous) = previous {
-        config.insert("prevResult".into(), previous.clone());
-    }
-    if let Some(runtime_config) = runtime_config {
-        config.insert("runtimeConfig".into(), runtime_config);
-    }
-    config
-}
-
-/// What is asked for, as far as the plugin declares that it can do it (CNI CONVENTIONS.md "Dynamic plugin specific
-/// fields").
-fn runtime_config(plugin: &Value, attachment: &Attachment) -> Option<Value> {
-    let mut wishes = Map::new();
-    let mut wish = |capability: &str, wanted: bool, value: Value| {
-        if wanted && declares(plugin, capability) {
-            wishes.insert(capability.into(), value);
-        }
-    };
-    let a = attachment;
-    wish("ips", !a.ips.is_empty(), json!(a.ips));
-    wish("mac", a.mac.is_some(), json!(a.mac));
-    wish("portMappings", !a.ports.is_empty(), json!(a.ports));
-    wish("aliases", !a.aliases.is_empty(), json!(a.aliases));
-    (!wishes.is_empty()).then_some(Value::Object(wishes))
+/// What would only show in the middle of the work: wishes that nobody fulfils, missing plugins, no common version.
+/// Gives the attachment with the version settled.
+fn prepare(cni: &Cni, attachment: &Attachment) -> Result<Attachment, Error> {
+    request::validate(attachment)?;
+    Ok(Attachment {
+        network: probe::settle(cni, &attachment.network)?,
+        ..attachment.clone()
+    })
 }
 
 /// A result without version has that of its configuration; the next plugin wants to read one.
@@ -434,14 +389,19 @@ fn complete_version(result: &mut Value, version: &str) {
     }
 }
 
-fn kind(plugin: &Value) -> &str {
+pub(super) fn kind(plugin: &Value) -> &str {
     plugin
         .get("type")
         .and_then(Value::as_str)
         .unwrap_or_default()
 }
 
-fn failure(list: &NetworkList, plugin: &Value, command: Command, why: PluginFailure) -> Error {
+pub(super) fn failure(
+    list: &NetworkList,
+    plugin: &Value,
+    command: Command,
+    why: PluginFailure,
+) -> Error {
     Error::Plugin {
         plugin: kind(plugin).into(),
         network: list.name.clone(),
@@ -449,6 +409,24 @@ fn failure(list: &NetworkList, plugin: &Value, command: Command, why: PluginFail
         command,
         why: Box::new(why),
     }
+}
+
+/// Files of a folder by name; none when there is no folder.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(doing("read folder", dir))(e)),
+    };
+    let mut files: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Of a write that a crash interrupted.
+fn is_half_written(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// A folder that still holds a cache stays: why is in that one's error.

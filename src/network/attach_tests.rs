@@ -1,7 +1,8 @@
 //! Tests of what is decided before a plugin runs; the chains themselves are in `tests/network.rs`.
 
+use serde_json::{Map, json};
+
 use super::*;
-use crate::network::PortMapping;
 
 fn attachment(config: Value) -> Attachment {
     Attachment {
@@ -12,47 +13,8 @@ fn attachment(config: Value) -> Attachment {
         },
         container_id: "pod-1".into(),
         ifname: "eth0".into(),
-        ips: vec![],
-        mac: None,
-        ports: vec![],
-        aliases: vec![],
-        args: vec![],
+        ..Attachment::default()
     }
-}
-
-#[test]
-fn execution_configuration() {
-    let plugin = json!({"type": "p", "cniVersion": "0.1.0", "name": "other", "mtu": 9,
-        "capabilities": {"ips": true, "mac": false, "portMappings": true, "aliases": true},
-        "cni.dev/x": 1, "prevResult": 1});
-    let config = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [plugin]});
-    let plain = attachment(config);
-    let list = &plain.network;
-    let wished = Attachment {
-        ips: vec!["10.0.0.2/24".into()],
-        mac: Some("02:00:00:00:00:01".into()),
-        ports: vec![PortMapping {
-            host_port: 80,
-            container_port: 8080,
-            protocol: "tcp".into(),
-            host_ip: None,
-        }],
-        ..plain.clone()
-    };
-    let base = json!({"type": "p", "cniVersion": "1.0.0", "name": "net", "mtu": 9});
-    let with = |key: &str, value: Value| {
-        let mut config = base.clone();
-        config[key] = value;
-        config
-    };
-    let got = derive(list, &plugin, None, runtime_config(&plugin, &plain));
-    assert_eq!(Value::Object(got), base);
-    let got = derive(list, &plugin, Some(&json!({"a": 1})), None);
-    assert_eq!(Value::Object(got), with("prevResult", json!({"a": 1})));
-    let got = derive(list, &plugin, None, runtime_config(&plugin, &wished));
-    let expected = json!({"ips": ["10.0.0.2/24"],
-        "portMappings": [{"hostPort": 80, "containerPort": 8080, "protocol": "tcp"}]});
-    assert_eq!(Value::Object(got), with("runtimeConfig", expected));
 }
 
 #[test]
@@ -96,16 +58,28 @@ fn refused_before_anything_runs() {
             "network `net` (f): a fixed address is asked for, but no plugin declares the capability `ips`",
         ),
         (
-            base,
+            Attachment {
+                capabilities: Map::from_iter([("deviceID".to_string(), json!("0000:04:00.5"))]),
+                ..base.clone()
+            },
+            "network `net` (f): no plugin declares the capability `deviceID`",
+        ),
+        (
+            Attachment {
+                aliases: vec!["web".into()],
+                labels: [("app".to_string(), "web".to_string())].into(),
+                ..base
+            },
             "CNI plugin `p` of network `net` (f), ADD: not found in no folder at all and not built in; install it or correct `type`",
         ),
     ];
     let cni = Cni {
         conf_dirs: vec![],
         plugin_dirs: vec![],
+        state: "/nonexistent".into(),
     };
     for (attachment, expected) in table {
-        let got = validate(&cni, &attachment).unwrap_err().to_string();
+        let got = prepare(&cni, &attachment).unwrap_err().to_string();
         assert_eq!(got, expected);
     }
 }
@@ -115,6 +89,7 @@ fn a_damaged_or_foreign_cache_is_an_error_that_names_it() {
     let cni = Cni {
         conf_dirs: vec![],
         plugin_dirs: vec![],
+        state: "/nonexistent".into(),
     };
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("00-eth0.json");

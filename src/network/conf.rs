@@ -1,14 +1,15 @@
 //! Network lists: finding and reading them.
 //!
-//! *Invariants:* files are read in the order of the folders, within a folder by file name, and the first with a name
-//! wins; a file that can't be read hides no other one; at most [`MAX_FILE`] bytes of a file are taken.
+//! *Invariants:* files are read in the order of the folders, within a folder `*.conflist` before `*.conf` and `*.json`
+//! as libcni has it, each by file name, and the first with a name wins; a file that can't be read hides no other one;
+//! at most [`MAX_FILE`] bytes of a file are taken.
 //! What a plugin's own keys mean is the plugin's business.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::error::doing;
 use super::{Cni, Error, NetworkList};
@@ -41,8 +42,10 @@ impl Cni {
         let mut lists: Vec<NetworkList> = Vec::new();
         let mut broken = Vec::new();
         for dir in &self.conf_dirs {
-            for file in files(dir)? {
-                match read(&file) {
+            let mut found = files(dir, &["conflist"])?;
+            found.extend(files(dir, &["conf", "json"])?);
+            for file in found {
+                match NetworkList::read(&file) {
                     Ok(list) if lists.iter().any(|known| known.name == list.name) => {}
                     Ok(list) => lists.push(list),
                     Err(e) => broken.push(e),
@@ -58,20 +61,61 @@ impl NetworkList {
     /// Checks `text` as a network list or as the configuration of a single plugin, which becomes a list of one
     /// (CNI §1 "Network configuration format").
     pub fn parse(text: &[u8], source: &str) -> Result<NetworkList, Error> {
-        let value: Value = serde_json::from_slice(text).map_err(|e| Error::Config {
-            file: source.into(),
-            line: Some(e.line()),
-            why: format!("not JSON: {e}"),
-        })?;
+        let mut config = object(text, source)?;
+        if !config.contains_key("plugins") && config.contains_key("type") {
+            config = list_of_one(config);
+        }
+        NetworkList::check(config, source)
+    }
+
+    /// As [`NetworkList::parse`] of a file; unless the list forbids it (`loadOnlyInlinedPlugins`), the plugins in the
+    /// folder beside it that has the network's name follow its own (CNI §1 `plugins`).
+    fn read(path: &Path) -> Result<NetworkList, Error> {
+        let source = path.display().to_string();
+        let mut config = object(&content(path)?, &source)?;
+        if !config.contains_key("plugins") && config.contains_key("type") {
+            return NetworkList::check(list_of_one(config), &source);
+        }
+        let name = config.get("name").and_then(Value::as_str);
+        let folder = name
+            .filter(|name| is_name(name))
+            .and_then(|name| Some(path.parent()?.join(name)));
+        let only_own = config.get("loadOnlyInlinedPlugins").is_some_and(truth);
+        if let (Some(folder), false) = (folder, only_own) {
+            let mut further = Vec::new();
+            for file in files(&folder, &["conf"])? {
+                let source = file.display().to_string();
+                let plugin = Value::Object(object(&content(&file)?, &source)?);
+                validate_plugin(&plugin).map_err(|why| Error::Config {
+                    file: source,
+                    line: None,
+                    why: why.trim_start_matches(['.', ':', ' ']).into(),
+                })?;
+                further.push(plugin);
+            }
+            if !further.is_empty() {
+                let plugins = config.entry("plugins").or_insert_with(|| json!([]));
+                if let Some(plugins) = plugins.as_array_mut() {
+                    plugins.extend(further);
+                }
+            }
+        }
+        NetworkList::check(config, &source)
+    }
+
+    fn check(mut config: Map<String, Value>, source: &str) -> Result<NetworkList, Error> {
         let refuse = |why: String| Error::Config {
             file: source.into(),
             line: None,
             why,
         };
-        let Value::Object(map) = value else {
-            return Err(refuse("a network list is a JSON object".into()));
-        };
-        let mut config = into_list(map).map_err(refuse)?;
+        if !config.contains_key("plugins") {
+            let why = match config.get("loadOnlyInlinedPlugins").is_some_and(truth) {
+                true => "loadOnlyInlinedPlugins: there is no `plugins` to go with it",
+                false => "neither `plugins` (a network list) nor `type` (a single plugin) is there",
+            };
+            return Err(refuse(why.into()));
+        }
         settle_version(&mut config).map_err(refuse)?;
         let name = validate(&config).map_err(refuse)?;
         Ok(NetworkList {
@@ -79,6 +123,25 @@ impl NetworkList {
             source: source.into(),
             config: Value::Object(config),
         })
+    }
+
+    /// The versions that the list may be used with, the newest first.
+    pub(super) fn versions(&self) -> Vec<&str> {
+        let offered = self.config.get("cniVersions").and_then(Value::as_array);
+        match offered {
+            Some(offered) => offered.iter().filter_map(Value::as_str).collect(),
+            None => vec![self.version()],
+        }
+    }
+
+    /// The list with one version and no choice any more.
+    pub(super) fn at_version(&self, version: &str) -> NetworkList {
+        let mut list = self.clone();
+        if let Some(config) = list.config.as_object_mut() {
+            config.remove("cniVersions");
+            config.insert("cniVersion".into(), version.into());
+        }
+        list
     }
 
     /// The version of the specification that its plugins are called with.
@@ -90,15 +153,25 @@ impl NetworkList {
             .unwrap_or("0.1.0")
     }
 
+    /// Types of its plugins, in the order of ADD.
+    pub fn types(&self) -> Vec<&str> {
+        let of = |plugin| Value::as_str(Value::get(plugin, "type")?);
+        self.plugins().iter().filter_map(of).collect()
+    }
+
     /// Its version is `least` or newer.
     pub fn at_least(&self, least: &str) -> bool {
         number(self.version()) >= number(least)
     }
 
-    /// Folders to look for this list's plugins in: none for a generated one, which is written for those built in and
-    /// needs more of them than others of the same name know (`removeBridge`).
-    pub(super) fn plugin_dirs<'a>(&self, cni: &'a Cni) -> &'a [PathBuf] {
-        match self.source == super::generate::GENERATED {
+    /// Folders to look for a plugin of this list in: none for those of a generated list that are built in, which it is
+    /// written for and needs more of than others of the same name know (`removeBridge`).
+    pub(super) fn plugin_dirs<'a>(&self, cni: &'a Cni, plugin: &Value) -> &'a [PathBuf] {
+        let ours = |at: &str| match plugin.pointer(at).and_then(Value::as_str) {
+            Some(kind) => super::invoke::is_built_in(kind, &[]),
+            None => at != "/type",
+        };
+        match self.source == super::generate::GENERATED && ours("/type") && ours("/ipam/type") {
             true => &[],
             false => &cni.plugin_dirs,
         }
@@ -152,8 +225,8 @@ pub(super) fn is_ifname(text: &str) -> bool {
             .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
 }
 
-/// The configuration files of a folder by name; none when there is no folder.
-fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+/// The files of a folder with one of the extensions by name; none when there is no folder.
+fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, Error> {
     let entries = match dir.read_dir() {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -163,7 +236,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     for entry in entries {
         let path = entry.map_err(Error::io(doing("read folder", dir)))?.path();
         let extension = path.extension().and_then(|e| e.to_str());
-        if matches!(extension, Some("conflist" | "conf" | "json")) && path.is_file() {
+        if extension.is_some_and(|e| extensions.contains(&e)) && path.is_file() {
             found.push(path);
         }
     }
@@ -171,44 +244,48 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-fn read(path: &Path) -> Result<NetworkList, Error> {
+fn content(path: &Path) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text))
         .map_err(Error::io(doing("read", path)))?;
-    let source = path.display().to_string();
     if text.len() as u64 > MAX_FILE {
         return Err(Error::Config {
-            file: source,
+            file: path.display().to_string(),
             line: None,
             why: format!("longer than {MAX_FILE} bytes"),
         });
     }
-    NetworkList::parse(&text, &source)
+    Ok(text)
 }
 
-/// A single plugin's configuration becomes a list of one; a list stays.
-fn into_list(map: Map<String, Value>) -> Result<Map<String, Value>, String> {
-    if map.contains_key("plugins") {
-        return Ok(map);
+fn object(text: &[u8], source: &str) -> Result<Map<String, Value>, Error> {
+    let refuse = |line, why: String| Error::Config {
+        file: source.into(),
+        line,
+        why,
+    };
+    match serde_json::from_slice(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(refuse(None, "a network list is a JSON object".into())),
+        Err(e) => Err(refuse(Some(e.line()), format!("not JSON: {e}"))),
     }
-    if !map.contains_key("type") {
-        return Err(
-            "neither `plugins` (a network list) nor `type` (a single plugin) is there".into(),
-        );
-    }
+}
+
+/// A single plugin's configuration as a list.
+fn list_of_one(plugin: Map<String, Value>) -> Map<String, Value> {
     let mut list = Map::new();
-    for key in ["cniVersion", "name"] {
-        if let Some(value) = map.get(key) {
+    for key in ["cniVersion", "cniVersions", "name"] {
+        if let Some(value) = plugin.get(key) {
             list.insert(key.into(), value.clone());
         }
     }
-    list.insert("plugins".into(), Value::Array(vec![Value::Object(map)]));
-    Ok(list)
+    list.insert("plugins".into(), Value::Array(vec![Value::Object(plugin)]));
+    list
 }
 
-/// Leaves one `cniVersion`: the newest that is known of those the list offers (CNI §1 `cniVersions`). None at all is
-/// the oldest, which had no such key.
+/// Makes `cniVersion` the newest that is known of those the list offers, and `cniVersions`, where there is a choice,
+/// all of these, the newest first (CNI §1 "Version considerations"). None at all is the oldest, which had no such key.
 fn settle_version(config: &mut Map<String, Value>) -> Result<(), String> {
     let mut offered = Vec::new();
     match config.get("cniVersion") {
@@ -224,14 +301,16 @@ fn settle_version(config: &mut Map<String, Value>) -> Result<(), String> {
     if offered.is_empty() {
         return Ok(());
     }
-    let known = |v: &&&str| offered.iter().any(|o| o == **v);
-    match VERSIONS.iter().rev().find(known) {
-        Some(version) => config.insert("cniVersion".into(), (*version).into()),
-        None => {
-            let (offered, known) = (offered.join(", "), VERSIONS.join(", "));
-            return Err(format!("cniVersion `{offered}`: not one of {known}"));
-        }
+    let known = |v: &&str| offered.iter().any(|o| o == v);
+    let known: Vec<_> = VERSIONS.iter().rev().copied().filter(known).collect();
+    let Some(newest) = known.first() else {
+        let (offered, known) = (offered.join(", "), VERSIONS.join(", "));
+        return Err(format!("cniVersion `{offered}`: not one of {known}"));
     };
+    config.insert("cniVersion".into(), (*newest).into());
+    if known.len() > 1 {
+        config.insert("cniVersions".into(), json!(known));
+    }
     Ok(())
 }
 
@@ -247,10 +326,10 @@ fn validate(config: &Map<String, Value>) -> Result<String, String> {
         Some(_) => return Err("name: must be a string".into()),
         None => return Err("name: missing".into()),
     };
-    for key in ["disableCheck", "disableGC"] {
+    for key in ["disableCheck", "disableGC", "loadOnlyInlinedPlugins"] {
         if let Some(value) = config.get(key) {
             // CNI §1 has a boolean, but the strings are in use
-            if !value.is_boolean() && value != "true" && value != "false" {
+            if !truth(value) && !is_word(value, "false") && *value != Value::Bool(false) {
                 return Err(format!("{key}: must be true or false"));
             }
         }
@@ -271,20 +350,30 @@ fn validate(config: &Map<String, Value>) -> Result<String, String> {
     Ok(name)
 }
 
+/// The error begins with the place: `.key` or `:`.
 fn validate_plugin(plugin: &Value) -> Result<(), String> {
     let Value::Object(plugin) = plugin else {
         return Err(": must be an object".into());
     };
-    match plugin.get("type") {
-        // the name of a program: nothing that leads out of the plugin folders
-        Some(Value::String(t)) if t.contains('/') || t.contains('\0') || t == "." || t == ".." => {
-            return Err(format!(
-                ".type `{t}`: the name of a program, without a path"
-            ));
+    let kinds = [
+        (".type", plugin.get("type")),
+        (
+            ".ipam.type",
+            plugin.get("ipam").and_then(|ipam| ipam.get("type")),
+        ),
+    ];
+    for (key, kind) in kinds {
+        match kind {
+            Some(Value::String(kind)) if is_program(kind) => {}
+            Some(Value::String(kind)) => {
+                return Err(format!(
+                    "{key} `{kind}`: must be the name of a plugin, without a path"
+                ));
+            }
+            Some(_) => return Err(format!("{key}: must be the name of a plugin")),
+            None if key == ".type" => return Err(format!("{key}: missing")),
+            None => {}
         }
-        Some(Value::String(t)) if !t.is_empty() => {}
-        Some(_) => return Err(".type: must be the name of a plugin".into()),
-        None => return Err(".type: missing".into()),
     }
     match plugin.get("capabilities") {
         None | Some(Value::Null) => Ok(()),
@@ -293,8 +382,17 @@ fn validate_plugin(plugin: &Value) -> Result<(), String> {
     }
 }
 
+/// The name of a program in a plugin folder: nothing that leads out of it (CVE-2021-20206).
+pub(super) fn is_program(kind: &str) -> bool {
+    !matches!(kind, "" | "." | "..") && !kind.contains(['/', '\\', '\0'])
+}
+
 fn truth(value: &Value) -> bool {
-    value == &Value::Bool(true) || value == "true"
+    *value == Value::Bool(true) || is_word(value, "true")
+}
+
+fn is_word(value: &Value, word: &str) -> bool {
+    value.as_str().is_some_and(|v| v.eq_ignore_ascii_case(word))
 }
 
 /// A version as numbers; what can't be read is the oldest.
@@ -305,177 +403,5 @@ fn number(version: &str) -> (u32, u32, u32) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parses_or_says_what_is_wrong() {
-        // text; name and number of plugins, or the error
-        type Row = (&'static str, Result<(&'static str, usize), &'static str>);
-        let table: &[Row] = &[
-            (
-                r#"{"cniVersion":"1.0.0","name":"a","plugins":[{"type":"bridge"},{"type":"portmap"}]}"#,
-                Ok(("a", 2)),
-            ),
-            (
-                r#"{"cniVersion":"0.3.1","name":"a.b","type":"bridge","mtu":9}"#,
-                Ok(("a.b", 1)),
-            ),
-            (r#"{"name":"old","type":"bridge"}"#, Ok(("old", 1))),
-            (
-                r#"{"name":"a","disableCheck":"true","plugins":[{"type":"x"}]}"#,
-                Ok(("a", 1)),
-            ),
-            (
-                "{\n\"name\": }",
-                Err("f:2: not JSON: expected value at line 2 column 9"),
-            ),
-            ("[]", Err("f: a network list is a JSON object")),
-            (
-                r#"{"name":"a"}"#,
-                Err("f: neither `plugins` (a network list) nor `type` (a single plugin) is there"),
-            ),
-            (
-                r#"{"name":"-a","type":"x"}"#,
-                Err(
-                    "f: name `-a`: must begin with a letter or digit and hold only these, `_`, `.` and `-`",
-                ),
-            ),
-            (r#"{"name":1,"type":"x"}"#, Err("f: name: must be a string")),
-            (r#"{"type":"x"}"#, Err("f: name: missing")),
-            (
-                r#"{"cniVersion":"9.0.0","name":"a","type":"x"}"#,
-                Err(
-                    "f: cniVersion `9.0.0`: not one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
-                ),
-            ),
-            (
-                r#"{"cniVersion":1,"name":"a","type":"x"}"#,
-                Err("f: cniVersion: must be a string"),
-            ),
-            (
-                r#"{"name":"a","plugins":[]}"#,
-                Err("f: plugins: at least one is needed"),
-            ),
-            (
-                r#"{"name":"a","plugins":{}}"#,
-                Err("f: plugins: must be a list"),
-            ),
-            (
-                r#"{"name":"a","plugins":[1]}"#,
-                Err("f: plugins[0]: must be an object"),
-            ),
-            (
-                r#"{"name":"a","plugins":[{"type":"x"},{}]}"#,
-                Err("f: plugins[1].type: missing"),
-            ),
-            (
-                r#"{"name":"a","type":"../sh"}"#,
-                Err("f: plugins[0].type `../sh`: the name of a program, without a path"),
-            ),
-            (
-                r#"{"name":"a","type":"x","capabilities":{"ips":1}}"#,
-                Err("f: plugins[0].capabilities: must be an object of true and false"),
-            ),
-            (
-                r#"{"name":"a","disableCheck":1,"plugins":[{"type":"x"}]}"#,
-                Err("f: disableCheck: must be true or false"),
-            ),
-        ];
-        for (text, expected) in table {
-            let got = NetworkList::parse(text.as_bytes(), "f")
-                .map(|l| (l.name.clone(), l.plugins().len()))
-                .map_err(|e| e.to_string());
-            let expected = expected
-                .map(|(n, c)| (n.to_string(), c))
-                .map_err(str::to_string);
-            assert_eq!(got, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn newest_known_version_is_taken() {
-        for (keys, expected) in [
-            (
-                r#""cniVersion":"0.4.0","cniVersions":["1.0.0","7.0.0"]"#,
-                "1.0.0",
-            ),
-            (
-                r#""cniVersion":"9.0.0","cniVersions":["0.3.1","0.4.0"]"#,
-                "0.4.0",
-            ),
-            (r#""cniVersions":["1.1.0"]"#, "1.1.0"),
-            (r#""x":1"#, "0.1.0"),
-        ] {
-            let text = format!(r#"{{"name":"a",{keys},"plugins":[{{"type":"x"}}]}}"#);
-            let list = NetworkList::parse(text.as_bytes(), "f").unwrap();
-            assert_eq!(list.version(), expected, "{keys}");
-        }
-    }
-
-    #[test]
-    fn versions_compare_as_numbers() {
-        let list = |v: &str| {
-            let text = format!(r#"{{"cniVersion":"{v}","name":"a","type":"x"}}"#);
-            NetworkList::parse(text.as_bytes(), "f").unwrap()
-        };
-        for (v, least, expected) in [
-            ("0.3.1", "0.4.0", false),
-            ("0.4.0", "0.4.0", true),
-            ("1.1.0", "0.4.0", true),
-            ("1.0.0", "1.1.0", false),
-        ] {
-            assert_eq!(list(v).at_least(least), expected, "{v} {least}");
-        }
-    }
-
-    #[test]
-    fn first_file_with_the_name_wins_and_broken_ones_hide_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-        for d in [&one, &two] {
-            std::fs::create_dir(d).unwrap();
-        }
-        let write = |path: PathBuf, text: &str| std::fs::write(path, text).unwrap();
-        write(one.join("00-broken.conf"), "{");
-        write(one.join("20-a.conf"), r#"{"name":"a","type":"late"}"#);
-        write(one.join("10-a.json"), r#"{"name":"a","type":"early"}"#);
-        write(one.join("05-a.txt"), r#"{"name":"a","type":"ignored"}"#);
-        write(two.join("00-b.conflist"), r#"{"name":"b","type":"x"}"#);
-        write(two.join("00-a.conflist"), r#"{"name":"a","type":"x"}"#);
-        write(two.join("99-big.conf"), &" ".repeat(MAX_FILE as usize + 1));
-        let cni = Cni {
-            conf_dirs: vec![one.clone(), dir.path().join("missing"), two],
-            plugin_dirs: vec![],
-        };
-        let (lists, broken) = cni.list().unwrap();
-        let names: Vec<_> = lists.iter().map(|l| l.name.as_str()).collect();
-        assert_eq!(names, ["a", "b"]);
-        assert_eq!(broken.len(), 2);
-        assert!(broken[1].to_string().ends_with("longer than 1048576 bytes"));
-        let a = cni.load("a").unwrap();
-        assert_eq!(a.source, one.join("10-a.json").display().to_string());
-        assert_eq!(a.plugins()[0]["type"], "early");
-        let missing = cni.load("c").unwrap_err().to_string();
-        assert!(
-            missing.contains("no CNI network list `c`") && missing.contains("00-broken.conf:1"),
-            "{missing}"
-        );
-    }
-
-    #[test]
-    fn interface_names() {
-        for (name, expected) in [
-            ("eth0", true),
-            ("", false),
-            ("..", false),
-            ("fifteen-chars-x", true),
-            ("sixteen-chars-xx", false),
-            ("a/b", false),
-            ("a:b", false),
-            ("a b", false),
-        ] {
-            assert_eq!(is_ifname(name), expected, "{name}");
-        }
-    }
-}
+#[path = "conf_tests.rs"]
+mod tests;

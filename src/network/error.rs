@@ -79,11 +79,14 @@ pub enum PluginFailure {
     /// It is in none of the folders and not built in.
     #[error("not found in {} and not built in; install it or correct `type`", join(.0))]
     Missing(Vec<PathBuf>),
+    /// Its name leads out of the folders (CVE-2021-20206).
+    #[error("`type` must be the name of a plugin, without a path")]
+    NoProgram,
     /// It could not be started.
     #[error("can't be executed: {0}")]
     Start(String),
     /// It reported an error in CNI's form.
-    #[error("{msg} (code {code}){}{}", if .details.is_empty() { "" } else { ": " }, .details)]
+    #[error("{msg} (code {code}){}{}{}", lead(": ", .details), .details, said(.stderr))]
     Reported {
         /// CNI error code; below 100 well known.
         code: u64,
@@ -91,6 +94,8 @@ pub enum PluginFailure {
         msg: String,
         /// `details`, empty when absent.
         details: String,
+        /// The end of what it wrote to stderr.
+        stderr: String,
     },
     /// It failed without a word.
     #[error("failed with {status} and printed nothing")]
@@ -107,7 +112,7 @@ pub enum PluginFailure {
         stderr: String,
     },
     /// It failed, and what it printed is not an error in CNI's form.
-    #[error("failed with {status} and printed no CNI error but `{stdout}`{}{}", if .stderr.is_empty() { "" } else { ", stderr: " }, .stderr)]
+    #[error("failed with {status} and printed no CNI error but `{stdout}`{}", said(.stderr))]
     Garbage {
         /// Exit status or signal.
         status: String,
@@ -120,8 +125,13 @@ pub enum PluginFailure {
     #[error("answered with success but {0}")]
     BadResult(String),
     /// It did not end in time and was killed.
-    #[error("killed: no answer within {0} s")]
-    Timeout(u64),
+    #[error("killed: no answer within {seconds} s{}", said(.stderr))]
+    Timeout {
+        /// What it had.
+        seconds: u64,
+        /// The end of what it wrote to stderr.
+        stderr: String,
+    },
     /// It printed more than is taken and was killed.
     #[error("killed: printed more than {0} bytes")]
     TooMuch(usize),
@@ -179,6 +189,14 @@ fn chain(e: &Error) -> String {
     }
 }
 
+fn lead(mark: &'static str, text: &str) -> &'static str {
+    if text.is_empty() { "" } else { mark }
+}
+
+fn said(stderr: &str) -> String {
+    format!("{}{stderr}", lead("; stderr: ", stderr))
+}
+
 fn join(dirs: &[PathBuf]) -> String {
     if dirs.is_empty() {
         return "no folder at all".into();
@@ -233,6 +251,7 @@ mod tests {
                         code: 7,
                         msg: "bad".into(),
                         details: "mtu".into(),
+                        stderr: String::new(),
                     }),
                 },
                 "CNI plugin `bridge` of network `n` (/f), ADD: bad (code 7): mtu",

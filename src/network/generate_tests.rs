@@ -1,7 +1,8 @@
 //! Tables: a network of a compose file and the list, or the refusal, that it gives.
 
+use super::super::ranges::range;
 use super::*;
-use crate::compose::project::Origin;
+use crate::compose::project::{IpamPool, Origin, Route};
 
 fn network() -> Network {
     Network {
@@ -15,8 +16,12 @@ fn network() -> Network {
         driver: "bridge".into(),
         driver_opts: Default::default(),
         internal: false,
+        enable_ipv4: true,
         enable_ipv6: false,
+        ipam_driver: None,
+        ipam_options: Default::default(),
         ipam: vec![],
+        extra: Default::default(),
         labels: Default::default(),
         attachment: Default::default(),
     }
@@ -27,6 +32,7 @@ fn pool(subnet: &str, ip_range: Option<&str>, gateway: Option<&str>) -> IpamPool
         subnet: subnet.parse().unwrap(),
         ip_range: ip_range.map(|r| r.parse().unwrap()),
         gateway: gateway.map(|g| g.parse().unwrap()),
+        aux_addresses: Default::default(),
     }
 }
 
@@ -53,7 +59,6 @@ fn plain_network() {
                         [{"subnet": "10.190.3.0/24", "gateway": "10.190.3.1"}],
                         [{"subnet": "fd00:1::/64", "gateway": "fd00:1::1"}],
                     ],
-                    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
                 },
             },
             {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}},
@@ -119,12 +124,30 @@ fn refusals() {
     type Change = fn(&mut Network);
     let table: &[(Change, &str)] = &[
         (
-            |n| n.driver = "overlay".into(),
-            "driver: `overlay` can't be generated: use `bridge`, or `external: true` and a CNI network list",
+            |n| n.driver = "macvlan".into(),
+            "ipam: whose addresses? give ipam.config with the network's subnet, or ipam.driver: dhcp; ipam.driver: none for no addresses",
+        ),
+        (
+            |n| {
+                n.driver = "ipvlan".into();
+                n.driver_opts = [("ipvlan_mode".to_string(), "l4".to_string())].into();
+            },
+            "driver_opts.ipvlan_mode: `l4`: must be one of l2, l3, l3s",
+        ),
+        (
+            |n| {
+                n.enable_ipv4 = false;
+                n.ipam = vec![pool("10.0.0.0/24", None, None)];
+            },
+            "ipam.config[0].subnet: 10.0.0.0/24 does not go together with enable_ipv4: false",
+        ),
+        (
+            |n| n.ipam_driver = Some("static".into()),
+            "ipam.driver: `static` needs ipv4_address or ipv6_address of a service on the network",
         ),
         (
             |n| n.driver_opts = [("foo".to_string(), "1".to_string())].into(),
-            "driver_opts.foo: not known; possible are com.docker.network.bridge.name, com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade",
+            "driver_opts.foo: not known; possible are com.docker.network.bridge.name, com.docker.network.driver.mtu, com.docker.network.bridge.enable_ip_masquerade, com.docker.network.bridge.enable_icc",
         ),
         (
             |n| n.driver_opts = [(OPT_MTU.to_string(), "9".to_string())].into(),
@@ -184,4 +207,144 @@ fn refusals() {
     }
     let got = generated(&network(), &[]).unwrap_err();
     assert_eq!(got, "compose.yaml:7: networks.back.ipam: no subnet");
+}
+
+#[test]
+fn drivers() {
+    type Change = fn(&mut Network);
+    // the change; the first plugin, and the types of those after it
+    let table: &[(Change, Value, &[&str])] = &[
+        (
+            |n| {
+                n.driver = "macvlan".into();
+                n.driver_opts = pairs(&[("parent", "eno1"), ("macvlan_mode", "private")]);
+                n.ipam = vec![pool("10.20.0.0/24", Some("10.20.0.128/25"), None)];
+            },
+            json!({
+                "type": "macvlan", "master": "eno1", "mode": "private",
+                "capabilities": {"ips": true, "mac": true},
+                "ipam": {"type": "host-local", "dataDir": "/leases", "ranges": [[
+                    {"subnet": "10.20.0.0/24", "gateway": "10.20.0.1",
+                        "rangeStart": "10.20.0.128", "rangeEnd": "10.20.0.254"},
+                ]]},
+            }),
+            &[],
+        ),
+        (
+            |n| {
+                n.driver = "vlan".into();
+                n.driver_opts = pairs(&[("parent", "eno1"), ("vlan_id", "7"), ("mtu", "1400")]);
+                n.ipam_driver = Some("dhcp".into());
+            },
+            json!({
+                "type": "vlan", "master": "eno1", "vlanId": 7, "mtu": 1400,
+                "capabilities": {"ips": true, "mac": true},
+                "ipam": {"type": "dhcp"},
+            }),
+            &[],
+        ),
+        (
+            |n| {
+                n.driver = "vxlan".into();
+                n.driver_opts = pairs(&[
+                    ("parent", "eno1"),
+                    ("vxlan_id", "42"),
+                    ("peers", "192.0.2.2, 192.0.2.3"),
+                ]);
+                n.ipam_driver = Some("none".into());
+            },
+            json!({
+                "type": "vxlan", "dev": "eno1", "id": 42, "peers": ["192.0.2.2", "192.0.2.3"],
+                "bridge": "sp-459f6bf961d8",
+                "capabilities": {"ips": false, "mac": true},
+            }),
+            &[],
+        ),
+        (
+            |n| n.driver = "ptp".into(),
+            json!({
+                "type": "ptp", "ipMasq": true,
+                "capabilities": {"ips": true, "mac": true},
+                "ipam": {"type": "host-local", "dataDir": "/leases", "ranges": [[
+                    {"subnet": "10.190.3.0/24", "gateway": "10.190.3.1"},
+                ]]},
+            }),
+            &["portmap"],
+        ),
+        (
+            |n| {
+                n.driver = "weave-net".into();
+                n.driver_opts = pairs(&[("hairpinMode", "true"), ("weight", "3"), ("word", "a")]);
+                n.extra.config = map(json!({"word": ["b"], "capabilities": {"ips": true}}));
+                n.extra.plugins = vec![json!({"type": "tuning"}), json!({"type": "sbr"})];
+            },
+            json!({
+                "type": "weave-net", "hairpinMode": true, "weight": 3, "word": ["b"],
+                "capabilities": {"ips": true},
+            }),
+            &["tuning", "sbr"],
+        ),
+        (
+            |n| {
+                n.driver = "host-device".into();
+                n.driver_opts = pairs(&[("device", "eno2")]);
+                n.ipam_driver = Some("static".into());
+                n.ipam = vec![pool("10.20.0.0/24", None, None)];
+                n.attachment.ipv4_address = Some("10.20.0.9".parse().unwrap());
+                n.extra.routes = vec![Route {
+                    dst: "10.0.0.0/8".parse().unwrap(),
+                    gw: None,
+                }];
+            },
+            json!({
+                "type": "host-device", "device": "eno2",
+                "capabilities": {"ips": false, "mac": false},
+                "ipam": {
+                    "type": "static",
+                    "addresses": [{"address": "10.20.0.9/24", "gateway": "10.20.0.1"}],
+                    "routes": [{"dst": "10.0.0.0/8"}],
+                },
+            }),
+            &[],
+        ),
+        (
+            |n| {
+                n.driver_opts = pairs(&[(OPT_ICC, "false")]);
+                n.enable_ipv4 = false;
+                n.ipam = vec![pool("fd00:2::/64", None, None)];
+                n.ipam[0].aux_addresses = [("printer".into(), "fd00:2::3".parse().unwrap())].into();
+            },
+            json!({
+                "type": "bridge", "bridge": "sp-459f6bf961d8", "forceAddress": true,
+                "isGateway": true, "ipMasq": true, "hairpinMode": true, "removeBridge": true,
+                "portIsolation": true,
+                "capabilities": {"ips": true, "mac": true},
+                "ipam": {"type": "host-local", "dataDir": "/leases", "ranges": [[
+                    {"subnet": "fd00:2::/64", "gateway": "fd00:2::1",
+                        "rangeStart": "fd00:2::1", "rangeEnd": "fd00:2::2"},
+                    {"subnet": "fd00:2::/64", "gateway": "fd00:2::1",
+                        "rangeStart": "fd00:2::4", "rangeEnd": "fd00:2::ffff:ffff:ffff:ffff"},
+                ]]},
+            }),
+            &["portmap"],
+        ),
+    ];
+    for (change, plugin, types) in table {
+        let mut network = network();
+        change(&mut network);
+        let got = generated(&network, &["10.190.3.0/24"]).unwrap();
+        assert_eq!(got["plugins"][0], *plugin);
+        let all = got["plugins"].as_array().unwrap().iter().skip(1);
+        let all: Vec<_> = all.map(|p| p["type"].as_str().unwrap()).collect();
+        assert_eq!(all, *types);
+    }
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+    let pairs = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string()));
+    pairs.collect()
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
 }

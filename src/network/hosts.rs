@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Attached, Error};
 use crate::compose::project::{Project, Service};
@@ -56,9 +56,25 @@ pub fn hosts(project: &Project, service: &Service, gateways: &[IpAddr]) -> Resul
     Ok(text)
 }
 
+/// Where the names come from that a service asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A resolver at this address of the pod's loopback.
+    Resolver(Ipv4Addr),
+    /// The servers themselves, asked from a namespace of the pod.
+    Pod,
+    /// The servers themselves, asked from the host's namespace.
+    Host,
+}
+
 /// `/etc/resolv.conf` of `service`: its own settings, else what the networks' plugins said, else the host's, whose
 /// configuration is `host` (see [`host_resolv_conf`]).
-pub fn resolv_conf(service: &Service, attached: &[Attached], host: &str) -> Result<String, Error> {
+pub fn resolv_conf(
+    service: &Service,
+    attached: &[Attached],
+    host: &str,
+    source: Source,
+) -> Result<String, Error> {
     for (key, values) in [
         ("dns_search", &service.dns_search),
         ("dns_opt", &service.dns_opt),
@@ -80,19 +96,28 @@ pub fn resolv_conf(service: &Service, attached: &[Attached], host: &str) -> Resu
         attached.iter().flat_map(pick).cloned().collect()
     };
     let host = Resolver::parse(host);
-    let servers = first_filled([
-        service.dns.clone(),
-        keep(of_plugins(|a| &a.nameservers), |s| {
-            s.parse::<IpAddr>().is_ok()
-        }),
-        keep(host.servers, |s| !only_on_the_host(s)),
-    ]);
+    let servers = match source {
+        Source::Resolver(ip) => vec![ip.to_string()],
+        Source::Pod | Source::Host => first_filled([
+            service.dns.clone(),
+            keep(of_plugins(|a| &a.nameservers), |s| {
+                s.parse::<IpAddr>().is_ok()
+            }),
+            keep(host.servers, |s| {
+                source == Source::Host || !only_on_the_host(s)
+            }),
+        ]),
+    };
     let search = first_filled([
         service.dns_search.clone(),
         keep(of_plugins(|a| &a.search), is_word),
         host.search,
     ]);
-    let options = first_filled([service.dns_opt.clone(), host.options]);
+    let mut options = first_filled([service.dns_opt.clone(), host.options]);
+    // a name of one word is a pod's or a service's, which no search domain makes better
+    if matches!(source, Source::Resolver(_)) && !options.iter().any(|o| o.starts_with("ndots:")) {
+        options.push("ndots:0".to_string());
+    }
     let mut text: String = servers
         .iter()
         .map(|s| format!("nameserver {s}\n"))
@@ -103,6 +128,13 @@ pub fn resolv_conf(service: &Service, attached: &[Attached], host: &str) -> Resu
         }
     }
     Ok(text)
+}
+
+/// The servers that the host itself asks, as it is configured now.
+pub fn host_nameservers() -> Vec<IpAddr> {
+    let text = read("/etc/resolv.conf").unwrap_or_default();
+    let servers = Resolver::parse(&text).servers;
+    servers.iter().filter_map(|s| s.parse().ok()).collect()
 }
 
 /// The host's resolver configuration. Where `/etc/resolv.conf` names a stub on loopback only, systemd-resolved keeps

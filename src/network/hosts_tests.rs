@@ -118,7 +118,7 @@ fn resolv_conf_of_a_service() {
         (plain(), &[Attached::default()], host, of_host),
         (plain(), &two, host, of_plugin),
         (
-            own,
+            own.clone(),
             &two,
             host,
             "nameserver 9.9.9.9\nsearch .\noptions ndots:1\n",
@@ -127,8 +127,18 @@ fn resolv_conf_of_a_service() {
         (plain(), &[], "", ""),
     ];
     for (service, attached, host, expected) in table {
-        assert_eq!(resolv_conf(service, attached, host).unwrap(), *expected);
+        let got = resolv_conf(service, attached, host, Source::Pod).unwrap();
+        assert_eq!(got, *expected);
     }
+    // the host's own loopback is there on the host's network
+    let got = resolv_conf(&plain(), &[], "nameserver 127.0.0.53\n", Source::Host).unwrap();
+    assert_eq!(got, "nameserver 127.0.0.53\n");
+    let resolver = Source::Resolver("127.0.0.11".parse().unwrap());
+    let got = resolv_conf(&plain(), &two, host, resolver).unwrap();
+    let expected = "nameserver 127.0.0.11\nsearch pod.lan\noptions edns0 trust-ad ndots:0\n";
+    assert_eq!(got, expected);
+    let got = resolv_conf(&own, &two, host, resolver).unwrap();
+    assert_eq!(got, "nameserver 127.0.0.11\nsearch .\noptions ndots:1\n");
     for (given, expected) in [
         (
             json!({"dns": ["dns.lan"]}),
@@ -139,7 +149,7 @@ fn resolv_conf_of_a_service() {
             "services.web.dns_search: `a\nb`: must be one word without blanks and `#`",
         ),
     ] {
-        let got = resolv_conf(&service(given), &[], "").unwrap_err();
+        let got = resolv_conf(&service(given), &[], "", Source::Pod).unwrap_err();
         assert_eq!(got.to_string(), expected);
     }
 }

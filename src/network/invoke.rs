@@ -1,35 +1,22 @@
 //! Runs one plugin once: finds it, hands it the environment of CNI §2 and its configuration, understands its answer.
 //!
-//! *Invariants:* a program of the name in the plugin folders comes before the one built in; a plugin has [`LIMIT`] and
-//! may print [`MAX_OUTPUT`] bytes, otherwise its process group is killed; when this returns, the program has ended.
-//! Processes that a plugin leaves behind on purpose stay. Chains and caches are [`super::attach`]'s.
+//! *Invariants:* a program of the name in the plugin folders comes before the one built in; a name that leads out of
+//! them is never run. How a program runs is [`super::program`]'s, what it is handed [`super::request`]'s, chains and
+//! caches are [`super::attach`]'s.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitStatus;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::conf::is_program;
 use super::error::PluginFailure;
-
-/// Time that a plugin has.
-const LIMIT: Duration = Duration::from_secs(60);
-/// Bytes that a plugin may print.
-const MAX_OUTPUT: usize = 1 << 20;
-/// Bytes of a plugin's output that go into a message.
-const MAX_QUOTE: usize = 2048;
-/// For plugins that run programs such as `iptables`, when we have no `PATH` ourselves.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use super::program::{LIMIT, MAX_QUOTE, Output, execute, quote};
 
 /// What a plugin is told to do (`CNI_COMMAND`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +31,8 @@ pub enum Command {
     Gc,
     /// Say whether ADD would work.
     Status,
+    /// Say which versions of the specification it knows.
+    Version,
 }
 
 impl fmt::Display for Command {
@@ -54,6 +43,7 @@ impl fmt::Display for Command {
             Command::Del => "DEL",
             Command::Gc => "GC",
             Command::Status => "STATUS",
+            Command::Version => "VERSION",
         })
     }
 }
@@ -79,12 +69,20 @@ pub(super) enum Plugin {
 
 /// Finds the plugin `kind` (CNI §4 "Plugin binaries are searched for in CNI_PATH").
 pub(super) fn find(kind: &str, dirs: &[PathBuf]) -> Result<Plugin, PluginFailure> {
+    if !is_program(kind) {
+        return Err(PluginFailure::NoProgram);
+    }
     dirs.iter()
         .map(|dir| dir.join(kind))
         .find(|path| path.is_file())
         .map(Plugin::Program)
         .or_else(|| built_in::NAMES.contains(&kind).then_some(Plugin::BuiltIn))
         .ok_or_else(|| PluginFailure::Missing(dirs.to_vec()))
+}
+
+/// The plugin `kind` is part of this program.
+pub(super) fn is_built_in(kind: &str, dirs: &[PathBuf]) -> bool {
+    find(kind, dirs) == Ok(Plugin::BuiltIn)
 }
 
 /// Runs the plugin with `config`; gives what it printed, if that is JSON. Only ADD has to print.
@@ -107,6 +105,26 @@ pub(super) fn run(kind: &str, call: &Call<'_>, config: Value) -> Result<Value, P
     Ok(answer)
 }
 
+/// VERSION: the versions of the specification that the plugin knows. `version` is the caller's.
+pub(super) fn versions(
+    kind: &str,
+    plugin_dirs: &[PathBuf],
+    version: &str,
+) -> Result<Vec<String>, PluginFailure> {
+    let call = Call {
+        command: Command::Version,
+        container_id: "",
+        netns: None,
+        ifname: "",
+        args: &[],
+        plugin_dirs,
+    };
+    let answer = run(kind, &call, json!({"cniVersion": version}))?;
+    let known = answer.get("supportedVersions").cloned().unwrap_or_default();
+    serde_json::from_value(known)
+        .map_err(|_| PluginFailure::BadResult("printed no list `supportedVersions`".into()))
+}
+
 /// The plugins of the library that is linked into this program.
 mod built_in {
     use std::path::Path;
@@ -125,6 +143,7 @@ mod built_in {
                 Command::Del => cni_plugins::Command::Del,
                 Command::Gc => cni_plugins::Command::Gc,
                 Command::Status => cni_plugins::Command::Status,
+                Command::Version => cni_plugins::Command::Version,
             },
             container_id: call.container_id.into(),
             netns: call.netns.map(Path::to_path_buf),
@@ -145,6 +164,7 @@ mod built_in {
             code: e.code.into(),
             msg: e.msg,
             details: e.details,
+            stderr: String::new(),
         })
     }
 }
@@ -178,15 +198,6 @@ fn environment(call: &Call<'_>) -> BTreeMap<&'static str, OsString> {
     ])
 }
 
-/// What a program left when it ended.
-#[derive(Debug)]
-struct Output {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    /// At most [`MAX_QUOTE`] bytes from its end.
-    stderr: Vec<u8>,
-}
-
 /// The plugin's answer, or which of the ways to fail it took.
 fn understand(command: Command, output: &Output) -> Result<Value, PluginFailure> {
     let json = serde_json::from_slice::<Value>(&output.stdout);
@@ -205,11 +216,11 @@ fn understand(command: Command, output: &Output) -> Result<Value, PluginFailure>
             (_, Err(_)) => Ok(Value::Null),
         };
     }
-    if let Some(reported) = json.ok().as_ref().and_then(reported) {
+    let status = describe(output.status);
+    let stderr = quote(&output.stderr);
+    if let Some(reported) = json.ok().and_then(|json| reported(&json, &stderr)) {
         return Err(reported);
     }
-    let status = describe(output.status);
-    let stderr = tail(&output.stderr);
     Err(match (blank, stderr.is_empty()) {
         (true, true) => PluginFailure::Silent { status },
         (true, false) => PluginFailure::Stderr { status, stderr },
@@ -222,12 +233,13 @@ fn understand(command: Command, output: &Output) -> Result<Value, PluginFailure>
 }
 
 /// An error in CNI's form (CNI §5 "Error"); `msg` is the least.
-fn reported(value: &Value) -> Option<PluginFailure> {
+fn reported(value: &Value, stderr: &str) -> Option<PluginFailure> {
     let text = |key: &str| value.get(key).and_then(Value::as_str);
     Some(PluginFailure::Reported {
         code: value.get("code").and_then(Value::as_u64)?,
         msg: head(text("msg")?.as_bytes()),
         details: head(text("details").unwrap_or_default().as_bytes()),
+        stderr: stderr.into(),
     })
 }
 
@@ -243,198 +255,11 @@ fn head(bytes: &[u8]) -> String {
     quote(bytes.get(..MAX_QUOTE).unwrap_or(bytes))
 }
 
-fn tail(bytes: &[u8]) -> String {
-    quote(&bytes[bytes.len().saturating_sub(MAX_QUOTE)..])
-}
-
-/// Readable on one line.
-fn quote(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.trim()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}
-
-/// Runs `program` in a process group of its own, feeding and reading it at once.
-fn execute(
-    program: &Path,
-    environment: &BTreeMap<&'static str, OsString>,
-    input: &[u8],
-    limit: Duration,
-) -> Result<Output, PluginFailure> {
-    let mut command = std::process::Command::new(program);
-    command
-        .envs(environment)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    if std::env::var_os("PATH").is_none() {
-        command.env("PATH", DEFAULT_PATH);
-    }
-    let start = |e: io::Error| PluginFailure::Start(format!("{}: {e}", program.display()));
-    let mut child = command.spawn().map_err(start)?;
-    let mut exchange = Exchange::new(&mut child, input);
-    let ended = exchange.until_exit(&child, Instant::now() + limit);
-    if ended.is_err() {
-        // the group is ours until its leader is waited for; already gone is fine
-        let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-    }
-    let status = child.wait().map_err(start)?;
-    ended.map_err(|e| match e {
-        Cut::Time => PluginFailure::Timeout(limit.as_secs()),
-        Cut::Size => PluginFailure::TooMuch(MAX_OUTPUT),
-        Cut::System(e) => start(e),
-    })?;
-    Ok(Output {
-        status,
-        stdout: exchange.stdout.bytes,
-        stderr: exchange.stderr.bytes,
-    })
-}
-
-/// Why a program was not heard to its end.
-enum Cut {
-    Time,
-    Size,
-    System(io::Error),
-}
-
-impl From<Errno> for Cut {
-    fn from(e: Errno) -> Cut {
-        Cut::System(e.into())
-    }
-}
-
-/// The three pipes of a running program.
-struct Exchange<'a> {
-    stdin: Option<std::process::ChildStdin>,
-    input: &'a [u8],
-    stdout: Pipe<std::process::ChildStdout>,
-    stderr: Pipe<std::process::ChildStderr>,
-}
-
-struct Pipe<P> {
-    end: Option<P>,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Exchange<'a> {
-    fn new(child: &mut Child, input: &'a [u8]) -> Exchange<'a> {
-        Exchange {
-            stdin: child.stdin.take(),
-            input,
-            stdout: Pipe {
-                end: child.stdout.take(),
-                bytes: Vec::new(),
-            },
-            stderr: Pipe {
-                end: child.stderr.take(),
-                bytes: Vec::new(),
-            },
-        }
-    }
-
-    /// Until the program itself has ended: a process it left behind may hold the pipes for ever.
-    fn until_exit(&mut self, child: &Child, deadline: Instant) -> Result<(), Cut> {
-        let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-        nonblocking(self.stdin.as_ref())?;
-        nonblocking(self.stdout.end.as_ref())?;
-        nonblocking(self.stderr.end.as_ref())?;
-        loop {
-            let exited = self.wait(&pidfd, deadline)?;
-            self.write()?;
-            self.stdout.read()?;
-            if self.stdout.bytes.len() > MAX_OUTPUT {
-                return Err(Cut::Size);
-            }
-            self.stderr.read()?;
-            let excess = self.stderr.bytes.len().saturating_sub(MAX_QUOTE);
-            self.stderr.bytes.drain(..excess);
-            if exited {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits for anything to do; true when the program has ended.
-    fn wait(&self, pidfd: &impl AsFd, deadline: Instant) -> Result<bool, Cut> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Cut::Time);
-        }
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
-        if let Some(end) = &self.stdin {
-            fds.push(PollFd::new(end, PollFlags::OUT));
-        }
-        if let Some(end) = &self.stdout.end {
-            fds.push(PollFd::new(end, PollFlags::IN));
-        }
-        if let Some(end) = &self.stderr.end {
-            fds.push(PollFd::new(end, PollFlags::IN));
-        }
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        Ok(fds.first().is_some_and(|f| !f.revents().is_empty()))
-    }
-
-    /// Writes what fits; a program that doesn't read its configuration is judged by its answer.
-    fn write(&mut self) -> Result<(), Errno> {
-        while let Some(end) = &self.stdin {
-            match rustix::io::write(end, self.input) {
-                Ok(n) => self.input = self.input.get(n..).unwrap_or_default(),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(Errno::PIPE) => self.input = &[],
-                Err(e) => return Err(e),
-            }
-            if self.input.is_empty() {
-                // the reader waits for the end of its input
-                self.stdin = None;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<P: AsFd> Pipe<P> {
-    /// Takes what is there, a little over [`MAX_OUTPUT`] at most.
-    fn read(&mut self) -> Result<(), Errno> {
-        let mut buffer = [0; 16 << 10];
-        while let Some(end) = &self.end {
-            match rustix::io::read(end, &mut buffer) {
-                Ok(0) => self.end = None,
-                Ok(n) => self.bytes.extend_from_slice(&buffer[..n]),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => continue,
-                Err(e) => return Err(e),
-            }
-            if self.bytes.len() > MAX_OUTPUT {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-}
-
-fn nonblocking(end: Option<&impl AsFd>) -> Result<(), Errno> {
-    match end {
-        Some(end) => rustix::io::ioctl_fionbio(end, true),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::time::{Duration, Instant};
 
     fn call(command: Command) -> Call<'static> {
         Call {
@@ -519,6 +344,11 @@ mod tests {
                 Err("later (code 11)"),
             ),
             (
+                r#"echo why >&2; echo '{"code":7,"msg":"bad"}'; exit 1"#,
+                Command::Add,
+                Err("bad (code 7); stderr: why"),
+            ),
+            (
                 "exit 3",
                 Command::Add,
                 Err("failed with exit status 3 and printed nothing"),
@@ -536,7 +366,7 @@ mod tests {
             (
                 "echo oh >&2; echo '{}'; exit 1",
                 Command::Add,
-                Err("failed with exit status 1 and printed no CNI error but `{}`, stderr: oh"),
+                Err("failed with exit status 1 and printed no CNI error but `{}`; stderr: oh"),
             ),
             (
                 "head -c 10000000 /dev/zero",
@@ -562,9 +392,12 @@ mod tests {
     fn a_plugin_that_hangs_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let pid = dir.path().join("pid");
-        let text = format!("sleep 3 & echo $! >{}; wait", pid.display());
+        let text = format!("echo dark >&2; sleep 3 & echo $! >{}; wait", pid.display());
         let got = script(&text, Command::Add, Duration::from_secs(1));
-        assert_eq!(got, Err("killed: no answer within 1 s".to_string()));
+        assert_eq!(
+            got,
+            Err("killed: no answer within 1 s; stderr: dark".to_string())
+        );
         let pid = std::fs::read_to_string(pid).unwrap();
         // on its way out, then a zombie until its new parent sees it; three seconds would be its own end
         let ended = || {
@@ -582,6 +415,10 @@ mod tests {
     fn what_can_not_be_started() {
         let dirs = [PathBuf::from("/nonexistent")];
         assert_eq!(find("x", &dirs), Err(PluginFailure::Missing(dirs.to_vec())));
+        // a record that was tampered with
+        for kind in ["../bin/sh", "a/b", "..", "", "a\\b"] {
+            assert_eq!(find(kind, &["/".into()]), Err(PluginFailure::NoProgram));
+        }
         let got = execute(
             Path::new("/etc/passwd"),
             &BTreeMap::new(),

@@ -92,6 +92,11 @@ pub(super) fn inside<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) ->
     )
 }
 
+/// As `inside`, for callers whose work has errors of its own.
+pub fn with<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, Error> {
+    inside(path, || Ok(work()))
+}
+
 /// Leaves the thread's namespace by `enter`, works, and comes back.
 fn excursion<T>(
     enter: impl FnOnce() -> Result<(), Error>,

@@ -5,7 +5,7 @@
 //!                  <name>.json   one generated network: its subnets, the pods on it
 //! ```
 //!
-//! *Invariants:* two registered networks never overlap; a network keeps its subnets while a pod is on it, and is
+//! *Invariants:* two registered networks that the host routes for never overlap; a network keeps its subnets while a pod is on it, and is
 //! forgotten with its last pod, the folder of its leases too. Bridges and leases are the plugins'.
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::conf::is_name;
 use super::error::doing;
-use super::generate::overlap;
+use super::generate::{is_routed, overlap, wants_subnets};
 use super::{Cni, Error, NetworkList};
 use crate::compose::project::Network;
 use crate::sys::file::{sweep, write_atomic};
@@ -92,6 +92,12 @@ pub fn acquire(
     entry.pods.insert(pod.into());
     registry.store(&entry)?;
     Ok(entry.subnets)
+}
+
+/// The subnets of a network that is going to be a file: those of `ipam` and free ones for the rest, see [`acquire`].
+pub fn choose(state: &Path, network: &Network, used: &[IpNet]) -> Result<Vec<IpNet>, Error> {
+    let wanted: Vec<_> = network.ipam.iter().map(|p| p.subnet.trunc()).collect();
+    complete(network, &wanted, &Registry::open(state)?.all()?, used)
 }
 
 /// Takes `pod` off the network; true when it was the last one, and the network is forgotten with its folder below
@@ -226,7 +232,8 @@ fn complete(
     used: &[IpNet],
 ) -> Result<Vec<IpNet>, Error> {
     let others = || others.iter().filter(|other| other.name != network.name);
-    for net in wanted {
+    // where the host does not route, several networks may be parts of one
+    for net in wanted.iter().filter(|_| is_routed(network)) {
         if let Some(other) = others().find(|o| o.subnets.iter().any(|s| overlap(s, net))) {
             return Err(Error::invalid(
                 format!("network `{}`", network.name),
@@ -237,7 +244,10 @@ fn complete(
     let mut taken = used.to_vec();
     taken.extend(others().flat_map(|o| o.subnets.iter().copied()));
     let mut subnets = wanted.to_vec();
-    if !subnets.iter().any(|net| net.addr().is_ipv4()) {
+    if !wants_subnets(network) {
+        return Ok(subnets);
+    }
+    if network.enable_ipv4 && !subnets.iter().any(|net| net.addr().is_ipv4()) {
         let pools = POOLS_V4.map(IpNet::V4);
         subnets.push(free(&network.name, &pools, 24, &taken)?);
     }

@@ -13,13 +13,18 @@ fn network(name: &str, ipam: &[&str], enable_ipv6: bool) -> Network {
         driver: "bridge".into(),
         driver_opts: Default::default(),
         internal: false,
+        enable_ipv4: true,
         enable_ipv6,
+        ipam_driver: None,
+        ipam_options: Default::default(),
+        extra: Default::default(),
         ipam: nets(ipam)
             .into_iter()
             .map(|subnet| IpamPool {
                 subnet,
                 ip_range: None,
                 gateway: None,
+                aux_addresses: Default::default(),
             })
             .collect(),
         labels: Default::default(),

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,14 @@ pub fn names(folders: &Folders) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// All folders that record attachments: each pod's, and those made by hand (`sampan cni`).
+pub fn network_caches(folders: &Folders) -> Result<Vec<PathBuf>> {
+    let names = names(folders)?;
+    let mut caches: Vec<_> = names.iter().map(|n| folders.pod(n).network()).collect();
+    caches.push(folders.by_hand());
+    Ok(caches)
+}
+
 /// A pod's record; `None` when there is no such pod, or only what a failed start left.
 pub fn load(dir: &PodDir) -> Result<Option<Pod>> {
     #[derive(serde::Deserialize)]
@@ -59,6 +67,17 @@ pub fn load(dir: &PodDir) -> Result<Option<Pod>> {
         ))),
         Some(_) => record::read(&path),
         None => Ok(None),
+    }
+}
+
+/// Why the removal of a pod is not finished; empty while it is at work or when nobody lived to tell. `None`: it is not
+/// being removed.
+pub fn removing(dir: &PodDir) -> Result<Option<String>> {
+    let path = dir.removing();
+    match fs::read_to_string(&path) {
+        Ok(why) => Ok(Some(why)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path)(error)),
     }
 }
 
@@ -177,6 +196,11 @@ fn is_gone(kind: ErrorKind) -> bool {
 
 /// Starts a keeper that outlives the calling process.
 pub fn spawn_keeper(dir: &PodDir) -> Result<()> {
+    spawn(dir, "keeper")
+}
+
+/// Starts a process of ours, a step of `sampan internal`, that outlives the calling one.
+pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
     let path = dir.dir.join("keeper.log");
     let log = OpenOptions::new()
         .append(true)
@@ -187,7 +211,7 @@ pub fn spawn_keeper(dir: &PodDir) -> Result<()> {
     let err = log.try_clone().map_err(Error::io("open", &path))?;
     let program = Path::new("/proc/self/exe");
     Command::new(program)
-        .args(["internal", "keeper"])
+        .args(["internal", step])
         .arg(&dir.dir)
         .current_dir("/")
         .stdin(Stdio::null())

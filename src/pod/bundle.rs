@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -10,10 +11,10 @@ use super::layout::{Folders, PodDir, ServiceDir};
 use super::plan::{self, Places};
 use super::record::{ImageFacts, Pod, Sandbox};
 use super::users::{Accounts, User};
-use super::{Error, Result};
+use super::{Error, Result, resolver};
 use crate::compose::project::{MountSource, Service};
 use crate::container::{CreateRequest, Rootfs};
-use crate::network::hosts;
+use crate::network::hosts::{self, Source};
 use crate::rootfs::resolve::clean;
 use crate::sys::file::write_atomic;
 
@@ -84,8 +85,9 @@ impl<'a> Prepared<'a> {
         }
         self.write_names(sandbox)?;
         let (sources, image_volumes) = self.mount_sources()?;
+        let netns = netns.to_string_lossy();
         let places = Places {
-            netns: &netns.to_string_lossy(),
+            netns: (!self.pod.project.on_host()).then_some(netns.as_ref()),
             service_dir: &self.dir.dir.to_string_lossy(),
             sources,
             swap: self.pod.cgroup.accounts_swap(),
@@ -131,12 +133,24 @@ impl<'a> Prepared<'a> {
     }
 
     fn write_names(&self, sandbox: &Sandbox) -> Result<()> {
-        let default = sandbox.interfaces.iter().find(|i| i.default_route);
-        let gateways = default.map_or(&[][..], |i| &i.gateways);
+        let default = sandbox.interfaces.iter().find(|i| i.has_default());
+        let on_host = self.pod.project.on_host();
+        let localhost = [Ipv4Addr::LOCALHOST.into()];
+        let gateways = match default {
+            // the host is here
+            None if on_host => &localhost[..],
+            None => &[],
+            Some(interface) => &interface.gateways,
+        };
         let hosts = hosts::hosts(&self.pod.project, self.service, gateways)?;
         self.write_file("hosts", hosts.as_bytes())?;
         let host = hosts::host_resolv_conf()?;
-        let resolv = hosts::resolv_conf(self.service, &sandbox.attached, &host)?;
+        let source = match resolver::address(self.pod, self.service) {
+            Some(ip) => Source::Resolver(ip),
+            None if on_host => Source::Host,
+            None => Source::Pod,
+        };
+        let resolv = hosts::resolv_conf(self.service, &sandbox.attached, &host, source)?;
         self.write_file("resolv.conf", resolv.as_bytes())?;
         self.write_file("hostname", format!("{}\n", self.hostname).as_bytes())
     }

@@ -10,7 +10,9 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
+use super::record::PublishedPort;
 use super::{Error, Result};
+use crate::compose::project::Network;
 
 /// Exit codes by service; `None`: nobody saw it.
 pub type ExitCodes = Vec<(String, Option<i32>)>;
@@ -63,6 +65,26 @@ pub enum Request {
         /// Names.
         services: Vec<String>,
     },
+    /// Attach a network; its attachment has the name of the interface. What is so already is success.
+    Attach {
+        /// The network.
+        network: Box<Network>,
+    },
+    /// Take an interface away; one that is not there is success.
+    Detach {
+        /// Its name.
+        interface: String,
+    },
+    /// Publish a port; one that is published already is success.
+    Publish {
+        /// The port; the host's is chosen.
+        port: PublishedPort,
+    },
+    /// Take a published port back; one that is not published is success.
+    Unpublish {
+        /// The port.
+        port: PublishedPort,
+    },
     /// End the supervisor and with it the keeper. Containers are not touched.
     Quit,
 }
@@ -76,7 +98,12 @@ impl Request {
             | Request::Restart { services, .. }
             | Request::Kill { services, .. }
             | Request::Wait { services } => services,
-            Request::Up { .. } | Request::Quit => &[],
+            Request::Up { .. }
+            | Request::Attach { .. }
+            | Request::Detach { .. }
+            | Request::Publish { .. }
+            | Request::Unpublish { .. }
+            | Request::Quit => &[],
         }
     }
 }

@@ -4,13 +4,14 @@
 //! <state>/pods/NAME/            mode 0700; gone after `down` and after a reboot
 //!   pod.json                    what the pod is (written once by `up`)
 //!   keeper.json supervisor.json process and start time
-//!   keeper.lock supervisor.lock sandbox.lock
+//!   keeper.lock supervisor.lock sandbox.lock remover.lock
 //!                             held by the one process that is at it (see [`super::lock`])
 //!   control.sock
-//!   removing                  there once `down` began to take it apart
+//!   removing                  there once `down` began to take it apart; holds why it could not be finished
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
 //!   network/NN-IFNAME.json      attachments and CNI results
+//!   changes.json                networks attached and detached since `up`
 //!   sandbox.json                what set-up found out: addresses, default route
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
@@ -20,6 +21,7 @@
 //!     status.json               written by the supervisor alone
 //!     ended.json                how the last run ended, before its container is removed
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
+//! <state>/cni/                  attachments that `sampan cni` made, as in network/
 //! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
 //! <root>/volumes/NAME/          named volumes: _data, volume.json
 //! ```
@@ -49,6 +51,11 @@ impl Folders {
     /// Folder of a named volume.
     pub fn volume(&self, name: &str) -> PathBuf {
         self.root.join("volumes").join(name)
+    }
+
+    /// Folder of attachments that were made by hand.
+    pub fn by_hand(&self) -> PathBuf {
+        self.state.join("cni")
     }
 
     /// One pod.
@@ -91,9 +98,14 @@ impl PodDir {
         self.dir.join("pod.json")
     }
 
-    /// `removing`: part of the pod is gone, the rest is to follow.
+    /// `removing`: part of the pod is gone, the rest is to follow. Text: what stood in the way at the last attempt.
     pub fn removing(&self) -> PathBuf {
         self.dir.join("removing")
+    }
+
+    /// Lock of the process that goes on with a removal which could not be finished.
+    pub fn remover_lock(&self) -> PathBuf {
+        self.dir.join("remover.lock")
     }
 
     /// `keeper.json`.
@@ -144,6 +156,11 @@ impl PodDir {
     /// `sandbox.json`.
     pub fn sandbox(&self) -> PathBuf {
         self.dir.join("sandbox.json")
+    }
+
+    /// `changes.json`.
+    pub fn changes(&self) -> PathBuf {
+        self.dir.join("changes.json")
     }
 
     /// `exits/`.

@@ -13,6 +13,7 @@
 pub mod adopt;
 pub mod bundle;
 pub mod control;
+pub mod interfaces;
 pub mod keeper;
 pub mod layout;
 pub mod lock;
@@ -21,6 +22,7 @@ pub mod plan;
 pub mod ports;
 pub mod profile;
 pub mod record;
+mod resolver;
 pub mod sandbox;
 pub mod supervisor;
 pub mod teardown;
@@ -88,6 +90,16 @@ impl Error {
     pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         let path = path.to_path_buf();
         move |source| Error::Io { what, path, source }
+    }
+
+    /// Success when there are none.
+    pub fn all(errors: impl IntoIterator<Item = Error>) -> Result<()> {
+        let mut errors: Vec<Error> = errors.into_iter().collect();
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Error::Several(errors)),
+        }
     }
 
     /// Exit code for the command line.

@@ -18,8 +18,8 @@ use crate::rootfs::resolve::clean;
 /// Where the pod's own files and volumes are, for the mounts of one service.
 #[derive(Debug, Clone, Default)]
 pub struct Places<'a> {
-    /// The pinned network namespace.
-    pub netns: &'a str,
+    /// The pinned network namespace; `None`: the host's own.
+    pub netns: Option<&'a str>,
     /// Generated `hosts`, `resolv.conf`, `hostname`.
     pub service_dir: &'a str,
     /// Host folder of each mount of the service, in its order; unused for tmpfs.
@@ -537,13 +537,15 @@ pub fn spec(
     let mut linux = json!({
         "namespaces": [
             {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
-            {"type": "network", "path": places.netns},
         ],
         "resources": limits,
         "devices": devices,
         "sysctl": service.sysctls,
         "rootfsPropagation": "rprivate",
     });
+    if let (Some(path), Some(list)) = (places.netns, linux["namespaces"].as_array_mut()) {
+        list.push(json!({"type": "network", "path": path}));
+    }
     if !service.privileged {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);

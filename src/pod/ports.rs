@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt,
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, socket_with, sockopt,
 };
 
 use super::record::PublishedPort;
@@ -19,48 +19,48 @@ use crate::network::PortMapping;
 /// Sockets that hold the ports; dropping it gives them back.
 #[derive(Debug, Default)]
 pub struct Reservation {
-    sockets: Vec<OwnedFd>,
+    held: Vec<(PortMapping, Vec<OwnedFd>)>,
 }
 
 /// Chooses a host port where the project leaves it open and reserves all of them.
 pub fn reserve(project: &Project) -> Result<(Vec<PublishedPort>, Reservation)> {
     let mut published = Vec::new();
+    let mut all = Reservation::default();
     for service in project.services.values() {
         for port in &service.ports {
-            let mut mapping = PortMapping {
-                host_port: port.published.unwrap_or(0),
+            let first = port.published.unwrap_or(0);
+            let mapping = |host_port| PortMapping {
+                host_port,
                 container_port: port.target,
                 protocol: port.protocol.clone(),
                 host_ip: port.host_ip,
             };
-            let mut chosen = Reservation::default();
-            let taken = |error: Errno| Error::Start {
+            // of a range the first that is free
+            let tries = first..=port.published_end.unwrap_or(first);
+            let mut held = Err(Errno::ADDRINUSE);
+            for host_port in tries {
+                held = all.hold(mapping(host_port));
+                if held != Err(Errno::ADDRINUSE) {
+                    break;
+                }
+            }
+            let mapping = held.map_err(|error| Error::Start {
                 code: 125,
                 message: format!(
-                    "{}:{}: services.{}.ports: cannot publish {}: {}",
+                    "{}:{}: services.{}.ports: {}",
                     port.origin.file,
                     port.origin.line,
                     service.name,
-                    describe(&mapping),
-                    explain(error),
+                    refusal(&mapping(first), port.published_end, error),
                 ),
-            };
-            chosen.hold(&mapping).map_err(taken)?;
-            if mapping.host_port == 0 {
-                mapping.host_port = chosen.port().map_err(taken)?;
-            }
-            published.push((service.name.clone(), mapping, chosen));
+            })?;
+            published.push(PublishedPort {
+                service: service.name.clone(),
+                mapping,
+            });
         }
     }
-    let mut all = Reservation::default();
-    let list = published
-        .into_iter()
-        .map(|(service, mapping, chosen)| {
-            all.sockets.extend(chosen.sockets);
-            PublishedPort { service, mapping }
-        })
-        .collect();
-    Ok((list, all))
+    Ok((published, all))
 }
 
 /// Reserves ports again that were chosen earlier; one that is gone is left out.
@@ -68,9 +68,19 @@ pub fn hold(ports: &[PublishedPort]) -> Reservation {
     let mut all = Reservation::default();
     for port in ports {
         // the translation rules are in place and go first, so a pod works without this socket too
-        let _ = all.hold(&port.mapping);
+        let _ = all.hold(port.mapping.clone());
     }
     all
+}
+
+/// Why a port cannot be published.
+pub fn refusal(mapping: &PortMapping, last: Option<u16>, error: Errno) -> String {
+    let range = last.map_or(String::new(), |last| format!(" to {last}"));
+    format!(
+        "cannot publish {}{range}: {}",
+        describe(mapping),
+        explain(error)
+    )
 }
 
 /// `8080/tcp`, `127.0.0.1:8080/tcp`.
@@ -92,46 +102,64 @@ fn explain(error: Errno) -> String {
 }
 
 impl Reservation {
-    fn hold(&mut self, mapping: &PortMapping) -> std::result::Result<(), Errno> {
-        let kind = match mapping.protocol.as_str() {
-            "udp" => SocketType::DGRAM,
-            "tcp" => SocketType::STREAM,
-            // no socket of the host competes for other protocols
-            _ => return Ok(()),
-        };
+    /// Holds a port; 0 chooses one. Gives the mapping with the port that is held.
+    pub fn hold(&mut self, mut mapping: PortMapping) -> std::result::Result<PortMapping, Errno> {
         let addresses: Vec<IpAddr> = match mapping.host_ip {
             Some(ip) => vec![ip],
             None => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
         };
-        let mut port = mapping.host_port;
+        let mut sockets = Vec::new();
         for ip in addresses {
-            match bound(ip, port, kind) {
+            match bound(ip, mapping.host_port, &mapping.protocol) {
                 Ok(socket) => {
-                    if port == 0 {
-                        port = local_port(&socket)?;
+                    if mapping.host_port == 0 {
+                        mapping.host_port = local_port(&socket)?;
                     }
-                    self.sockets.push(socket);
+                    sockets.push(socket);
                 }
                 // a host without IPv6
                 Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
                     if mapping.host_ip.is_none() && ip.is_ipv6() => {}
+                // no socket of this host can compete; translation works all the same
+                Err(Errno::PROTONOSUPPORT) if mapping.protocol == "sctp" => {
+                    if mapping.host_port == 0 {
+                        mapping.host_port = local_port(&bound(ip, 0, "tcp")?)?;
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        self.held.push((mapping.clone(), sockets));
+        Ok(mapping)
     }
 
-    fn port(&self) -> std::result::Result<u16, Errno> {
-        self.sockets.first().map_or(Err(Errno::INVAL), local_port)
+    /// Holds this very port already.
+    pub fn has(&self, mapping: &PortMapping) -> bool {
+        self.held.iter().any(|(held, _)| held == mapping)
+    }
+
+    /// Gives a port back.
+    pub fn release(&mut self, mapping: &PortMapping) {
+        self.held.retain(|(held, _)| held != mapping);
     }
 }
 
-fn bound(ip: IpAddr, port: u16, kind: SocketType) -> std::result::Result<OwnedFd, Errno> {
+/// A host port that is free now for a mapping that leaves it open.
+pub fn choose(mapping: PortMapping) -> std::result::Result<PortMapping, Errno> {
+    Reservation::default().hold(mapping)
+}
+
+fn bound(ip: IpAddr, port: u16, protocol: &str) -> std::result::Result<OwnedFd, Errno> {
     let family = match ip {
         IpAddr::V4(_) => AddressFamily::INET,
         IpAddr::V6(_) => AddressFamily::INET6,
     };
-    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    let (kind, protocol) = match protocol {
+        "udp" => (SocketType::DGRAM, None),
+        "sctp" => (SocketType::STREAM, Some(ipproto::SCTP)),
+        _ => (SocketType::STREAM, None),
+    };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?;
     if ip.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }

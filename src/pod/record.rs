@@ -1,6 +1,6 @@
 //! The records in a pod's folder: JSON, versioned, written whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
-use crate::network::{Attached, Cni, PortMapping};
+use crate::compose::project::Network;
+use crate::network::{Attached, Cni, Offer, PortMapping};
 use crate::sys::file::write_atomic;
 
 /// Version of every record's form.
@@ -200,14 +201,52 @@ pub struct Sandbox {
 pub struct Interface {
     /// Network name.
     pub network: String,
+    /// The network is a generated one, not a list of that name in a file.
+    pub generated: bool,
+    /// `internal`.
+    pub internal: bool,
     /// Name in the pod.
     pub name: String,
     /// Addresses with prefix length.
     pub addresses: Vec<ipnet::IpNet>,
     /// Gateways offered.
     pub gateways: Vec<IpAddr>,
-    /// It has the default route.
-    pub default_route: bool,
+    /// Default routes that it could have.
+    pub offers: Vec<Offer>,
+    /// It has the default route of IPv4.
+    pub default_ipv4: bool,
+    /// It has the default route of IPv6.
+    pub default_ipv6: bool,
+    /// Why it has them or not.
+    pub default_reason: String,
+    /// What other pods on the network find it by.
+    pub names: Vec<String>,
+    /// A plugin of the network publishes ports.
+    pub publishes: bool,
+    /// Ports that are published on it.
+    pub ports: Vec<PortMapping>,
+    /// Its file below `network/`.
+    pub cache: String,
+}
+
+impl Interface {
+    /// It has the default route of a family.
+    pub fn has_default(&self) -> bool {
+        self.default_ipv4 || self.default_ipv6
+    }
+}
+
+/// `changes.json`: what was asked of the networks of a running pod. Written before any of it is done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changes {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Networks that were attached, each with the name of its interface.
+    pub attached: Vec<Network>,
+    /// Interfaces of the project's own networks that were taken away.
+    pub detached: BTreeSet<String>,
+    /// Not carried out to the end.
+    pub pending: bool,
 }
 
 /// `ports.json`: a published port with its service.

@@ -1,23 +1,27 @@
 //! The pod's sandbox: its cgroup, its network namespace and the interfaces in it. A pod could have several: nothing
 //! here is global.
+//!
+//! *Invariants:* what is wanted is on disk before it is done (`pod.json`, `ports.json`, `changes.json`), what is done is
+//! in `sandbox.json` only when it is complete; [`change`] brings the one into line with the other, wherever an earlier
+//! one was killed.
 
-use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::layout::{Folders, PodDir};
-use super::record::{self, Interface, Pod, PublishedPort, Sandbox};
-use super::{Error, Result, lock, plan};
+use super::record::{self, Changes, Interface, Pod, PublishedPort, Sandbox};
+use super::{Error, Result, interfaces, lock, plan};
 use crate::compose::project::Network;
 use crate::network::{
-    Attached, Attachment, Candidate, NetworkList, PortMapping, add_all, del_all, generate,
-    keep_one_default, netns, offer_one_default, preference, subnets,
+    self, Attached, Attachment, GENERATED, NetworkList, Offer, PortMapping, del_all, interface,
+    netns, offered, owner, settle, subnets,
 };
 
 /// Makes it. Runs in a single-threaded process; what a killed one left is removed first, what a failure leaves too.
 pub fn up(dir: &Path) -> Result<()> {
-    let pod: Pod = record::read(&dir.join("pod.json"))?
-        .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
-    let dir = PodDir::open(dir, &pod.root);
+    let (dir, pod) = open(dir)?;
     let _only = lock::acquire(&dir.sandbox_lock())?;
     if dir.sandbox().exists() {
         // by a process that outlived its supervisor
@@ -32,6 +36,22 @@ pub fn up(dir: &Path) -> Result<()> {
     made
 }
 
+/// Attaches, detaches and publishes until the pod is as its records want it. Runs in a single-threaded process. A
+/// failure leaves what was there before, and what was complete by then.
+pub fn change(dir: &Path) -> Result<()> {
+    let (dir, pod) = open(dir)?;
+    let _only = lock::acquire(&dir.sandbox_lock())?;
+    let sandbox = record::read(&dir.sandbox())?
+        .ok_or_else(|| Error::Other(format!("no sandbox in {}", dir.dir.display())))?;
+    apply(&dir, &pod, sandbox)
+}
+
+fn open(dir: &Path) -> Result<(PodDir, Pod)> {
+    let pod: Pod = record::read(&dir.join("pod.json"))?
+        .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
+    Ok((PodDir::open(dir, &pod.root), pod))
+}
+
 fn make(dir: &PodDir, pod: &Pod) -> Result<()> {
     pod.cgroup.create()?;
     let limits = plan::resources(&pod.project.pod.limits, pod.cgroup.accounts_swap())
@@ -39,96 +59,283 @@ fn make(dir: &PodDir, pod: &Pod) -> Result<()> {
     let limits = serde_json::from_value(limits)
         .map_err(|error| Error::Other(format!("x-sampan.limits: {error}")))?;
     pod.cgroup.apply(&limits)?;
-    netns::create(&dir.netns())?;
-    let ports: Vec<PublishedPort> = record::read(&dir.ports())?.unwrap_or_default();
-    let plan = attachments(dir, pod, &ports)?;
-    let attached = add_all(&pod.cni, &dir.netns(), &plan.attachments, &dir.network())?;
-    keep_one_default(&dir.netns(), &plan.preferred)?;
-    record::write(&dir.sandbox(), &sandbox(&plan, attached))
-}
-
-/// What is added, and which interfaces may have the default route, the best first.
-struct Plan {
-    attachments: Vec<Attachment>,
-    preferred: Vec<String>,
-}
-
-fn attachments(dir: &PodDir, pod: &Pod, ports: &[PublishedPort]) -> Result<Plan> {
-    let networks = &pod.project.networks;
-    let names = interface_names(networks)?;
-    let candidates: Vec<Candidate> = networks
-        .iter()
-        .zip(&names)
-        .map(|(network, ifname)| Candidate {
-            ifname: ifname.clone(),
-            priority: network.attachment.gw_priority.unwrap_or(0),
-            internal: network.internal,
-        })
-        .collect();
-    let preferred = preference(&candidates);
-    let mut attachments = Vec::new();
-    for (network, ifname) in networks.iter().zip(names) {
-        let list = network_list(dir, pod, network)?;
-        let fixed = &network.attachment;
-        attachments.push(Attachment {
-            network: list,
-            container_id: format!("sampan-{}", dir.name),
-            ifname,
-            ips: [
-                fixed.ipv4_address.map(|ip| ip.to_string()),
-                fixed.ipv6_address.map(|ip| ip.to_string()),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-            mac: fixed.mac_address.clone(),
-            ports: Vec::new(),
-            aliases: fixed.aliases.clone(),
-            args: Vec::new(),
-        });
+    let sandbox = Sandbox {
+        version: record::VERSION,
+        ..Sandbox::default()
+    };
+    if pod.project.on_host() {
+        return record::write(&dir.sandbox(), &sandbox);
     }
-    offer_one_default(&mut attachments, &preferred);
-    publish(&mut attachments, &preferred, ports)?;
-    Ok(Plan {
-        attachments,
-        preferred,
-    })
+    netns::create(&dir.netns())?;
+    apply(dir, pod, sandbox)
 }
 
-/// Names given, and `eth0`, `eth1`, … for the others.
-fn interface_names(networks: &[Network]) -> Result<Vec<String>> {
-    let given: BTreeSet<&String> = networks
+/// Brings the interfaces from what `sandbox` says to what is wanted.
+fn apply(dir: &PodDir, pod: &Pod, mut sandbox: Sandbox) -> Result<()> {
+    let changes: Changes = record::read(&dir.changes())?.unwrap_or_default();
+    let ports: Vec<PublishedPort> = record::read(&dir.ports())?.unwrap_or_default();
+    let wanted = interfaces::wanted(&pod.project, &changes)?;
+    let preferred = interfaces::preferred(&wanted);
+    let before = sandbox.clone();
+    let done = remove_unwanted(dir, pod, &wanted, &mut sandbox)
+        .and_then(|()| add_missing(dir, pod, &wanted, &ports, &mut sandbox))
+        .and_then(|()| publish(dir, pod, &preferred, &ports, &mut sandbox));
+    interfaces::say_defaults(&wanted, &mut sandbox.interfaces);
+    let offers: Vec<_> = sandbox
+        .interfaces
         .iter()
-        .filter_map(|n| n.attachment.interface_name.as_ref())
+        .map(|i| (i.name.clone(), i.offers.clone()))
         .collect();
-    let mut free = (0..)
-        .map(|i| format!("eth{i}"))
-        .filter(|name| !given.contains(name));
-    networks
-        .iter()
-        .map(|network| {
-            network
-                .attachment
-                .interface_name
-                .clone()
-                .or_else(|| free.next())
-                .ok_or_else(|| Error::Other("no interface name left".to_string()))
-        })
-        .collect()
+    // also after a failure: what went took its route with it
+    let settled = settle(&dir.netns(), &preferred, &offers).map_err(Error::from);
+    match (done, settled) {
+        (Ok(()), Ok(())) => {
+            record::write(&dir.sandbox(), &sandbox)?;
+            leave_networks(dir, pod, Some(&wanted))
+        }
+        // nothing stands yet that a record could speak of
+        (Err(error), _) if before.interfaces.is_empty() => Err(error),
+        (done, settled) => {
+            let written = record::write(&dir.sandbox(), &sandbox);
+            Error::all([done, settled, written].into_iter().filter_map(Result::err))
+        }
+    }
 }
 
-fn network_list(dir: &PodDir, pod: &Pod, network: &Network) -> Result<NetworkList> {
+/// Deletes attachments that are not wanted any more, and those that a killed process left half made.
+fn remove_unwanted(
+    dir: &PodDir,
+    pod: &Pod,
+    wanted: &[(Network, String)],
+    sandbox: &mut Sandbox,
+) -> Result<()> {
+    let mut failed = Vec::new();
+    for file in caches(dir)? {
+        let known = sandbox.interfaces.iter().position(|i| i.cache == file);
+        let stays = known
+            .and_then(|i| sandbox.interfaces.get(i))
+            .is_some_and(|i| {
+                let of_network =
+                    |(n, name): &(Network, String)| *name == i.name && n.name == i.network;
+                wanted.iter().any(of_network)
+            });
+        if stays {
+            continue;
+        }
+        match network::del(&pod.cni, Some(&dir.netns()), &dir.network().join(&file)) {
+            Ok(()) => {
+                if let Some(i) = known {
+                    sandbox.interfaces.remove(i);
+                    sandbox.attached.remove(i);
+                }
+            }
+            Err(error) => failed.push(Error::from(error)),
+        }
+    }
+    Error::all(failed)
+}
+
+/// Names of the attachments' files, in the order of ADD.
+fn caches(dir: &PodDir) -> Result<Vec<String>> {
+    let path = dir.network();
+    let entries = match fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("read", &path)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", &path))?.file_name();
+        let name = name.to_string_lossy().into_owned();
+        if name.ends_with(".json") && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A network that is to be attached.
+struct Missing<'a> {
+    network: &'a Network,
+    ifname: &'a str,
+    list: NetworkList,
+    /// Of its own addresses, where these tell them.
+    gateways: Option<Vec<IpAddr>>,
+    /// Published with it.
+    ports: Vec<PortMapping>,
+}
+
+/// Attaches what is wanted and not there, in order. The lists are all read before anything is made.
+fn add_missing(
+    dir: &PodDir,
+    pod: &Pod,
+    wanted: &[(Network, String)],
+    ports: &[PublishedPort],
+    sandbox: &mut Sandbox,
+) -> Result<()> {
+    let mut missing = Vec::new();
+    for (network, ifname) in wanted {
+        if !sandbox.interfaces.iter().any(|i| i.name == *ifname) {
+            let (list, gateways) = network_list(dir, pod, network)?;
+            missing.push(Missing {
+                network,
+                ifname,
+                list,
+                gateways,
+                ports: Vec::new(),
+            });
+        }
+    }
+    if sandbox.interfaces.is_empty() && !ports.is_empty() {
+        let preferred = interfaces::preferred(wanted);
+        let able = |name: &String| {
+            let of = missing.iter().position(|m| m.ifname == name)?;
+            missing.get(of)?.list.declares("portMappings").then_some(of)
+        };
+        let chosen = preferred.iter().find_map(able).ok_or_else(no_publisher)?;
+        if let Some(missing) = missing.get_mut(chosen) {
+            missing.ports = ports.iter().map(|p| p.mapping.clone()).collect();
+        }
+    }
+    for missing in missing {
+        let (interface, attached) = add(dir, pod, missing, sandbox)?;
+        sandbox.interfaces.push(interface);
+        sandbox.attached.push(attached);
+    }
+    Ok(())
+}
+
+fn no_publisher() -> Error {
+    Error::Other(
+        "ports are published, but no network of the pod has a plugin with the capability portMappings (such as portmap)"
+            .to_string(),
+    )
+}
+
+fn add(
+    dir: &PodDir,
+    pod: &Pod,
+    missing: Missing<'_>,
+    sandbox: &Sandbox,
+) -> Result<(Interface, Attached)> {
+    let Missing {
+        network,
+        ifname,
+        gateways,
+        ..
+    } = missing;
+    let numbers = sandbox.interfaces.iter().filter_map(|i| {
+        let number = i.cache.split('-').next()?;
+        number.parse::<u32>().ok()
+    });
+    let number = numbers.max().map_or(0, |n| n + 1);
+    let cache = format!("{number:02}-{ifname}.json");
+    let path = dir.network().join(&cache);
+    let attachment = attachment(dir, pod, network, ifname, missing.list, missing.ports);
+    let attached = network::add(&pod.cni, &dir.netns(), &attachment, &path)?;
+    let fixed = &network.attachment;
+    let (ips, sysctls) = (&fixed.link_local_ips, &fixed.sysctls);
+    let complete = interface::complete(&dir.netns(), ifname, ips, sysctls);
+    let offers = complete.and_then(|()| match gateways {
+        Some(gateways) => Ok(gateways.into_iter().map(offer).collect()),
+        None => offered(&dir.netns(), ifname, &attachment.network, &attached),
+    });
+    let offers =
+        offers.map_err(
+            |error| match network::del(&pod.cni, Some(&dir.netns()), &path) {
+                Ok(()) => Error::from(error),
+                Err(left) => Error::Several(vec![error.into(), left.into()]),
+            },
+        )?;
+    let interface = Interface {
+        network: network.name.clone(),
+        generated: !network.external,
+        internal: network.internal,
+        name: ifname.to_string(),
+        addresses: attached.addresses.clone(),
+        gateways: attached.gateways.clone(),
+        offers,
+        default_ipv4: false,
+        default_ipv6: false,
+        default_reason: String::new(),
+        names: interfaces::pod_names(&pod.project, network),
+        publishes: attachment.network.declares("portMappings"),
+        ports: attachment.ports,
+        cache,
+    };
+    Ok((interface, attached))
+}
+
+fn offer(gateway: IpAddr) -> Offer {
+    Offer {
+        ipv6: gateway.is_ipv6(),
+        gateway: Some(gateway),
+        metric: 0,
+    }
+}
+
+fn attachment(
+    dir: &PodDir,
+    pod: &Pod,
+    network: &Network,
+    ifname: &str,
+    list: NetworkList,
+    ports: Vec<PortMapping>,
+) -> Attachment {
+    let fixed = &network.attachment;
+    let v4 = fixed.ipv4_address.map(|ip| ip.to_string());
+    let v6 = fixed.ipv6_address.map(|ip| ip.to_string());
+    // those of `static` are in its configuration
+    let in_list = network.ipam_driver.as_deref() == Some("static");
+    let ips = v4.into_iter().chain(v6).filter(|_| !in_list);
+    // elsewhere it follows from the address, so that neighbours need not learn it anew with each pod, or is the master's
+    let alone = ["dummy", "macvlan", "tap"].contains(&network.driver.as_str());
+    let stable = list.declares("mac") && (list.source != GENERATED || alone);
+    let derived = || {
+        let machine = interface::machine();
+        interface::link_address(&machine, &dir.name, &network.name, ifname)
+    };
+    let mac = match &fixed.mac_address {
+        None if stable => Some(derived()),
+        given => given.clone(),
+    };
+    Attachment {
+        ips: ips.collect(),
+        mac,
+        ports,
+        aliases: interfaces::pod_names(&pod.project, network),
+        container_id: owner::container_id(&pod.state, &dir.name),
+        ifname: ifname.to_string(),
+        args: owner::arguments(&dir.name, &network.extra.cni_args),
+        labels: network.extra.labels.clone(),
+        capabilities: network.extra.capabilities.clone(),
+        network: list,
+        ..Attachment::default()
+    }
+}
+
+/// The network's list, and its gateways where its own addresses tell them.
+fn network_list(
+    dir: &PodDir,
+    pod: &Pod,
+    network: &Network,
+) -> Result<(NetworkList, Option<Vec<IpAddr>>)> {
     if network.external {
-        return pod.cni.load(&network.name).map_err(|error| {
+        let list = pod.cni.load(&network.name).map_err(|error| {
             Error::Other(format!(
                 "{}:{}: networks.{}: {error}",
                 network.origin.file, network.origin.line, network.key
             ))
-        });
+        })?;
+        return Ok((list, None));
     }
     let used = subnets::in_use(&pod.cni)?;
     let subnets = subnets::acquire(&pod.state, network, &dir.name, &used)?;
-    Ok(generate(network, &subnets, &folders(pod).leases())?)
+    let list = network::generate(network, &subnets, &folders(pod).leases())?;
+    let gateways = network::gateways(network, &subnets)?;
+    // without any its plugins may have found one by themselves (dhcp)
+    Ok((list, (!gateways.is_empty()).then_some(gateways)))
 }
 
 fn folders(pod: &Pod) -> Folders {
@@ -138,57 +345,57 @@ fn folders(pod: &Pod) -> Folders {
     }
 }
 
-/// Every port goes to the best network whose plugins can publish.
+/// Publishes every port on the best network whose plugins can, and on no other.
 fn publish(
-    attachments: &mut [Attachment],
+    dir: &PodDir,
+    pod: &Pod,
     preferred: &[String],
     ports: &[PublishedPort],
+    sandbox: &mut Sandbox,
 ) -> Result<()> {
-    if ports.is_empty() {
-        return Ok(());
+    let chosen = interfaces::publisher(preferred, &sandbox.interfaces);
+    if chosen.is_none() && !ports.is_empty() {
+        return Err(no_publisher());
     }
-    let chosen = preferred.iter().find_map(|name| {
-        attachments
-            .iter()
-            .position(|a| a.ifname == *name && a.network.declares("portMappings"))
-    });
-    let mappings: Vec<PortMapping> = ports.iter().map(|p| p.mapping.clone()).collect();
-    match chosen.and_then(|i| attachments.get_mut(i)) {
-        Some(attachment) => {
-            attachment.ports = mappings;
-            Ok(())
+    let all: Vec<PortMapping> = ports.iter().map(|p| p.mapping.clone()).collect();
+    // first what goes: a port is on one interface at a time
+    let (mut going, mut coming) = (Vec::new(), Vec::new());
+    for interface in &mut sandbox.interfaces {
+        let list = match chosen.as_ref() == Some(&interface.name) {
+            true => &mut coming,
+            false => &mut going,
+        };
+        list.push(interface);
+    }
+    let none: &[PortMapping] = &[];
+    let going = going.into_iter().map(|i| (i, none));
+    for (interface, ports) in going.chain(coming.into_iter().map(|i| (i, all.as_slice()))) {
+        if interface.ports != ports {
+            let cache = dir.network().join(&interface.cache);
+            network::republish(&pod.cni, &dir.netns(), ports, &cache)?;
+            interface.ports = ports.to_vec();
         }
-        None => Err(Error::Other(
-            "ports are published, but no network of the pod has a plugin with the capability portMappings (such as portmap)"
-                .to_string(),
-        )),
     }
+    Ok(())
 }
 
-fn sandbox(plan: &Plan, attached: Vec<Attached>) -> Sandbox {
-    let default = plan.preferred.iter().find(|name| {
-        plan.attachments
-            .iter()
-            .zip(&attached)
-            .any(|(a, result)| a.ifname == **name && !result.gateways.is_empty())
-    });
-    let interfaces = plan
-        .attachments
-        .iter()
-        .zip(&attached)
-        .map(|(attachment, result)| Interface {
-            network: attachment.network.name.clone(),
-            name: attachment.ifname.clone(),
-            addresses: result.addresses.clone(),
-            gateways: result.gateways.clone(),
-            default_route: default == Some(&attachment.ifname),
-        })
-        .collect();
-    Sandbox {
-        version: record::VERSION,
-        interfaces,
-        attached,
+/// Leaves every generated network but those that are wanted.
+fn leave_networks(dir: &PodDir, pod: &Pod, wanted: Option<&[(Network, String)]>) -> Result<()> {
+    let mut failed = Vec::new();
+    for entry in subnets::registered(&pod.state)? {
+        let stays = |wanted: &[(Network, String)]| {
+            wanted
+                .iter()
+                .any(|(n, _)| !n.external && n.name == entry.name)
+        };
+        if !entry.pods.contains(&dir.name) || wanted.is_some_and(stays) {
+            continue;
+        }
+        let leases = folders(pod).leases();
+        let left = subnets::release(&pod.state, &leases, &entry.name, &dir.name);
+        failed.extend(left.err().map(Error::from));
     }
+    Error::all(failed)
 }
 
 /// Removes it from what is on disk; missing is success, and one failure does not keep the rest from being removed.
@@ -203,21 +410,13 @@ pub fn down(dir: &PodDir, pod: &Pod) -> Result<()> {
     let removed = pod.cgroup.kill().and_then(|()| pod.cgroup.remove());
     failed.extend(removed.err().map(Error::from));
     if failed.is_empty() {
-        for network in pod.project.networks.iter().filter(|n| !n.external) {
-            let leases = folders(pod).leases();
-            let released = subnets::release(&pod.state, &leases, &network.name, &dir.name);
-            failed.extend(released.err().map(Error::from));
-        }
-        match std::fs::remove_file(dir.sandbox()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        failed.extend(leave_networks(dir, pod, None).err());
+        match fs::remove_file(dir.sandbox()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 failed.push(Error::io("remove", &dir.sandbox())(error));
             }
             _ => {}
         }
     }
-    match failed.len() {
-        0 => Ok(()),
-        1 => Err(failed.remove(0)),
-        _ => Err(Error::Several(failed)),
-    }
+    Error::all(failed)
 }

@@ -1,20 +1,113 @@
 //! Removing a pod, whatever state it is in, from what its folder says.
 //!
-//! Goes on after errors and reports them all; each step takes missing for done, so it can be repeated.
+//! Goes on after errors and reports them all; each step takes missing for done, so it can be repeated. A pod whose
+//! networks can't be given back yet, because a plugin's DEL fails, stays with the reason in its mark `removing`, and
+//! somebody tries again: [`remove_patiently`] for some seconds, then a process of its own, and every command.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::control::{self, QUIT, Request};
 use super::layout::{Folders, PodDir};
 use super::lock::{self, Held};
-use super::record::{self, ProcessId};
+use super::record::{self, Pod, ProcessId};
 use super::{Error, Result, adopt, sandbox};
 use crate::container::{self, CreateRequest};
 use crate::image::Store;
+use crate::network::recorded;
 use crate::sys::file::write_atomic;
 use crate::sys::pidfd;
+
+/// Pauses of [`remove_patiently`], in seconds.
+const PAUSES: [u64; 4] = [1, 2, 4, 8];
+/// First and longest pause of [`keep_trying`].
+const LATER: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(300));
+
+/// As [`remove`]; while a plugin's DEL fails, again after growing pauses, which `progress` is told. When that does not
+/// help a process is left behind that goes on. The caller holds the pod's lock.
+pub fn remove_patiently(
+    folders: &Folders,
+    dir: &PodDir,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<()> {
+    if !dir.dir.exists() {
+        return remove(folders, dir);
+    }
+    // this one tells the user, that one nobody
+    let only = lock::evict(&dir.remover_lock())?;
+    for pause in PAUSES {
+        match remove(folders, dir) {
+            Err(error) if is_held_up(dir) => {
+                progress("", &format!("{error}; trying again in {pause} s"));
+                std::thread::sleep(Duration::from_secs(pause));
+            }
+            done => return done,
+        }
+    }
+    let Err(error) = remove(folders, dir) else {
+        return Ok(());
+    };
+    if !is_held_up(dir) {
+        return Err(error);
+    }
+    drop(only);
+    adopt::spawn(dir, "remover")?;
+    Err(Error::Other(format!(
+        "{error}; pod {} is shown as being removed until this succeeds, which is tried again in the background, by `sampan down` and by `sampan network gc`; `sampan down --force` gives it up",
+        dir.name
+    )))
+}
+
+/// Goes on with a removal that was not finished, once. The caller holds the pod's lock.
+pub fn finish(folders: &Folders, dir: &PodDir) -> Result<()> {
+    let only = lock::evict(&dir.remover_lock())?;
+    let done = remove(folders, dir);
+    if done.is_err() && is_held_up(dir) {
+        drop(only);
+        adopt::spawn(dir, "remover")?;
+    }
+    done
+}
+
+/// Gives up the pod's networks: what plugins failed to delete is theirs from now on. The caller holds the pod's lock.
+pub fn abandon_networks(dir: &PodDir) -> Result<()> {
+    let _only = lock::evict(&dir.remover_lock())?;
+    remove_tree(&dir.network())
+}
+
+/// Body of the process that [`remove_patiently`] leaves behind: ends when the pod is removed, by whomever.
+pub fn keep_trying(dir: &Path) -> Result<()> {
+    nix::unistd::setsid().map_err(|errno| Error::Other(format!("remover: setsid: {errno}")))?;
+    let Some(pod) = record::read::<Pod>(&dir.join("pod.json"))? else {
+        return Ok(());
+    };
+    let folders = Folders {
+        root: pod.root,
+        state: pod.state,
+    };
+    let dir = PodDir::open(dir, &folders.root);
+    let Some(_only) = lock::attempt(&dir.remover_lock())? else {
+        return Ok(());
+    };
+    let (mut pause, most) = LATER;
+    while dir.removing().exists() {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(most);
+        let _lock = adopt::lock(&folders, &dir.name)?;
+        // why not is in the mark
+        if !dir.removing().exists() || remove(&folders, &dir).is_ok() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Attachments are recorded that plugins have not deleted.
+fn is_held_up(dir: &PodDir) -> bool {
+    recorded(&dir.network()).is_ok_and(|found| !found.is_empty())
+}
 
 /// Removes a pod whose services have been stopped, or are to be killed. The caller holds its lock.
 pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
@@ -35,7 +128,9 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
     };
     if let Some(pod) = &pod {
         // whoever finds only a part of the pod must know why
-        if let Err(error) = write_atomic(&dir.removing(), b"", 0o600) {
+        if !dir.removing().exists()
+            && let Err(error) = write_atomic(&dir.removing(), b"", 0o600)
+        {
             failed.push(Error::io("write", &dir.removing())(error));
         }
         for service in &services {
@@ -55,11 +150,16 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
             .and_then(|()| remove_tree(&dir.dir));
         failed.extend(removed.err());
     }
-    match failed.len() {
-        0 => Ok(()),
-        1 => Err(failed.remove(0)),
-        _ => Err(Error::Several(failed)),
+    let error = match failed.len() {
+        0 => return Ok(()),
+        1 => failed.remove(0),
+        _ => Error::Several(failed),
+    };
+    if pod.is_some() && dir.dir.exists() {
+        // `ps` shows it; the error itself is the answer
+        let _ = write_atomic(&dir.removing(), error.to_string().as_bytes(), 0o600);
     }
+    Err(error)
 }
 
 fn remove_file(path: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde::Deserialize;
 
+use super::adopt::network_caches;
 use super::control::{self, Request};
 use super::layout::{Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Pod, Policy};
@@ -20,7 +21,7 @@ use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::{PullPolicy, Service};
 use crate::image::{self, Image, Progress, PullOptions, Store};
-use crate::network::Cni;
+use crate::network::{Cni, gc};
 
 /// What to bring up, and with which surroundings.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ pub fn up(
     let ask = match adopt::load(&dir)? {
         // what a killed `down` left
         Some(_) if dir.removing().exists() => {
-            teardown::remove(request.folders, &dir)?;
+            teardown::finish(request.folders, &dir)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -96,6 +97,7 @@ pub fn up(
             }
         }
     };
+    collect_garbage(&request, progress);
     // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
     let made = make(request.folders, &dir, &pod).and_then(|()| Ok(pod.cgroup.create()?));
     if let Err(error) = made {
@@ -126,6 +128,34 @@ pub fn up(
     Err(undo(request.folders, &dir, error))
 }
 
+/// What attachments left that are gone, on the networks that this pod is going to be on: a pool that leaked is whole
+/// again before an address is asked for. A failure is told and keeps nothing from being tried.
+fn collect_garbage(request: &UpRequest<'_>, progress: &mut dyn FnMut(&str, &str)) {
+    let networks = request.project.networks.iter().filter(|n| n.external);
+    for network in networks {
+        // one that is not there is reported where it is needed
+        let Ok(list) = request.cni.load(&network.name) else {
+            continue;
+        };
+        let collected = network_caches(request.folders)
+            .and_then(|caches| Ok(gc::collect(&request.cni, &list, &caches, gc::Busy::Skip)?));
+        match collected {
+            Ok(0) => {}
+            Ok(count) => progress(
+                "",
+                &format!(
+                    "network {}: {count} leaked addresses are free again",
+                    list.name
+                ),
+            ),
+            Err(error) => progress(
+                "",
+                &format!("network {}: what leaked stays: {error}", list.name),
+            ),
+        }
+    }
+}
+
 /// SIGINT and SIGTERM by descriptor.
 fn interrupts() -> Result<SignalFd> {
     let failed = |errno: nix::Error| Error::Other(format!("wait for signals: {errno}"));
@@ -149,6 +179,16 @@ pub fn stop_and_remove(
     timeout: Option<u64>,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
+    stop(dir, timeout, progress)?;
+    teardown::remove_patiently(folders, dir, progress)
+}
+
+/// Stops a pod's services in order, as [`stop_and_remove`] does first.
+pub fn stop(
+    dir: &PodDir,
+    timeout: Option<u64>,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<()> {
     let stop = Request::Stop {
         services: Vec::new(),
         timeout,
@@ -161,7 +201,7 @@ pub fn stop_and_remove(
     {
         progress("", &format!("{error}; its containers are killed"));
     }
-    teardown::remove(folders, dir)
+    Ok(())
 }
 
 /// A pod whose `up` was killed before anything of it began need not come up in order to be stopped.

@@ -5,6 +5,7 @@
 //! namespace but the one that the socket was opened in. Making links is the plugins' business.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -37,11 +38,19 @@ const IFA_F_PERMANENT: u32 = 0x80;
 /// NODAD, HOMEADDRESS, MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN: what a user may set.
 const IFA_F_KEPT: u32 = 0x02 | 0x10 | 0x100 | 0x200 | 0x400;
 const RT_SCOPE_UNIVERSE: u8 = 0;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RT_SCOPE_LINK: u8 = 253;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_MULTIPATH: u16 = 9;
 const RT_TABLE_MAIN: u8 = 254;
 const RTN_UNICAST: u8 = 1;
+/// Routes of administrators (linux/rtnetlink.h).
+const RTPROT_STATIC: u8 = 4;
+/// The gateway is on the link, whatever the other routes say.
+const RTNH_F_ONLINK: u32 = 4;
 const IFF_UP: u32 = 1;
 /// Lengths of struct nlmsghdr, rtmsg, rtnexthop, ifinfomsg.
 const HEADER: usize = 16;
@@ -68,6 +77,8 @@ pub(crate) struct DefaultRoute {
     pub links: Vec<u32>,
     /// Metric: the lowest is used.
     pub metric: u32,
+    /// Where it leads; none for one that takes everything to be on the link, and for several at once.
+    pub gateway: Option<IpAddr>,
     /// rtmsg and attributes as the kernel gave them: what to hand back to delete exactly this one.
     message: Vec<u8>,
 }
@@ -134,6 +145,74 @@ impl Socket {
         }
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         self.request(RTM_NEWADDR, flags, &message).map(drop)
+    }
+
+    /// Gives the interface an address of link-local scope; one that is there already is success.
+    pub fn add_link_local(&mut self, index: u32, ip: IpAddr) -> io::Result<()> {
+        let (family, prefix) = match ip {
+            IpAddr::V4(_) => (AddressFamily::INET, 16),
+            IpAddr::V6(_) => (AddressFamily::INET6, 64),
+        };
+        let mut message = vec![family.as_raw() as u8, prefix, 0, RT_SCOPE_LINK];
+        message.extend_from_slice(&index.to_ne_bytes());
+        for kind in [IFA_LOCAL, IFA_ADDRESS] {
+            push_attribute(&mut message, kind, &octets(ip));
+        }
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        match self.request(RTM_NEWADDR, flags, &message) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Makes a default route of the main table; without gateway everything is on the link. Metric 0 is the kernel's
+    /// default.
+    pub fn add_default_route(
+        &mut self,
+        link: u32,
+        ipv6: bool,
+        gateway: Option<IpAddr>,
+        metric: u32,
+    ) -> io::Result<()> {
+        let family = if ipv6 {
+            AddressFamily::INET6
+        } else {
+            AddressFamily::INET
+        };
+        let scope = match gateway {
+            None if !ipv6 => RT_SCOPE_LINK,
+            _ => RT_SCOPE_UNIVERSE,
+        };
+        // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags
+        let family = family.as_raw() as u8;
+        let head = [
+            family,
+            0,
+            0,
+            0,
+            RT_TABLE_MAIN,
+            RTPROT_STATIC,
+            scope,
+            RTN_UNICAST,
+        ];
+        let mut rest = Vec::new();
+        push_attribute(&mut rest, RTA_OIF, &link.to_ne_bytes());
+        if let Some(gateway) = gateway {
+            push_attribute(&mut rest, RTA_GATEWAY, &octets(gateway));
+        }
+        if metric > 0 {
+            push_attribute(&mut rest, RTA_PRIORITY, &metric.to_ne_bytes());
+        }
+        let mut add = |flags: u32| {
+            let message = [&head[..], &flags.to_ne_bytes(), &rest].concat();
+            // without EXCL: beside another one of the same metric, which goes then
+            self.request(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE, &message)
+                .map(drop)
+        };
+        match add(0) {
+            Err(e) if gateway.is_some() && is_unreachable(&e) => add(RTNH_F_ONLINK),
+            other => other,
+        }
     }
 
     /// The unicast default routes of the main table, both families.
@@ -288,6 +367,7 @@ fn default_routes(body: Vec<u8>) -> Vec<DefaultRoute> {
     };
     let mut links = Vec::new();
     let mut metric = 0;
+    let mut gateway = None;
     let mut hops = Vec::new();
     // the message as it would be with one hop
     let mut single = rtmsg.to_vec();
@@ -295,6 +375,7 @@ fn default_routes(body: Vec<u8>) -> Vec<DefaultRoute> {
         match kind {
             RTA_OIF => links.extend(u32_at(value, 0)),
             RTA_PRIORITY => metric = u32_at(value, 0).unwrap_or(0),
+            RTA_GATEWAY => gateway = ip(value),
             _ => {}
         }
         if kind == RTA_MULTIPATH {
@@ -303,22 +384,25 @@ fn default_routes(body: Vec<u8>) -> Vec<DefaultRoute> {
             push_attribute(&mut single, kind, value);
         }
     }
-    let route = |links, message| DefaultRoute {
+    let route = |links, gateway, message| DefaultRoute {
         family,
         links,
         metric,
+        gateway,
         message,
     };
     if hops.is_empty() || u16::from(family) != AddressFamily::INET6.as_raw() {
         links.extend(hops.iter().map(|(link, _)| *link));
-        return vec![route(links, body)];
+        return vec![route(links, gateway, body)];
     }
     hops.into_iter()
-        .map(|(link, attributes)| {
+        .map(|(link, rest)| {
             let mut message = single.clone();
             push_attribute(&mut message, RTA_OIF, &link.to_ne_bytes());
-            message.extend_from_slice(attributes);
-            route(vec![link], message)
+            message.extend_from_slice(rest);
+            let gateway = attributes(rest).find(|(kind, _)| *kind == RTA_GATEWAY);
+            let gateway = gateway.and_then(|(_, value)| ip(value));
+            route(vec![link], gateway, message)
         })
         .collect()
 }
@@ -332,6 +416,28 @@ fn next_hops(mut list: &[u8]) -> Vec<(u32, &[u8])> {
         list = list.get(length.next_multiple_of(4)..).unwrap_or(&[]);
     }
     hops
+}
+
+/// No route leads to the gateway.
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH)
+    )
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(value)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from))
+        .ok()
 }
 
 fn push_attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
@@ -367,6 +473,13 @@ fn cut() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "netlink answer cut short")
 }
 
+impl DefaultRoute {
+    /// Of IPv6, else of IPv4.
+    pub fn is_ipv6(&self) -> bool {
+        u16::from(self.family) == AddressFamily::INET6.as_raw()
+    }
+}
+
 #[cfg(test)]
 impl DefaultRoute {
     /// For tests of what is decided over routes.
@@ -375,6 +488,7 @@ impl DefaultRoute {
             family,
             links: links.to_vec(),
             metric,
+            gateway: None,
             message: Vec::new(),
         }
     }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use sampan::network::{
-    self, Attachment, Candidate, NetworkList, add, add_all, check, del, del_all, keep_one_default,
-    netns, offer_one_default, preference,
+    self, Attachment, Candidate, NetworkList, add, add_all, check, del, del_all, netns, offered,
+    preference, settle,
 };
 use serde_json::{Value, json};
 
@@ -106,11 +106,12 @@ fn one_default_route_per_family() {
 fn one_default(host: &Host) -> [usize; 2] {
     let candidate = |n: i64, priority: i64| Candidate {
         ifname: format!("eth{n}"),
+        chosen: false,
         priority,
         internal: n == 3,
     };
     [([0, 0, 9], "eth1"), ([0, 1, 9], "eth2")].map(|(priorities, chosen)| {
-        let mut attachments: Vec<_> = (1..=3)
+        let attachments: Vec<_> = (1..=3)
             .map(|n| attachment(host.bridge(n, &[]), &format!("eth{n}")))
             .collect();
         let pod = host.netns("pod");
@@ -120,11 +121,20 @@ fn one_default(host: &Host) -> [usize; 2] {
             .map(|(n, p)| candidate(n, p))
             .collect();
         let preferred = preference(&candidates);
-        offer_one_default(&mut attachments, &preferred);
-        add_all(&host.cni, &pod, &attachments, &cache).unwrap();
+        let attached = add_all(&host.cni, &pod, &attachments, &cache).unwrap();
         let made = default_routes(&pod, "-4").len();
+        let offers: Vec<_> = attachments
+            .iter()
+            .zip(&attached)
+            .map(|(a, attached)| {
+                let offers = offered(&pod, &a.ifname, &a.network, attached).unwrap();
+                // what the plugin made, or would have made
+                assert_eq!(offers.len(), 2, "{}: {offers:?}", a.ifname);
+                (a.ifname.clone(), offers)
+            })
+            .collect();
         for _ in 0..2 {
-            keep_one_default(&pod, &preferred).unwrap();
+            settle(&pod, &preferred, &offers).unwrap();
             assert_eq!(default_routes(&pod, "-4"), [chosen]);
             assert_eq!(default_routes(&pod, "-6"), [chosen]);
         }
@@ -203,15 +213,14 @@ cat >>$log; echo >>$log";
         del(&host.cni, None, &cache).unwrap();
         let result = |from: u8| json!({"cniVersion": version, "from": from});
         let one = |previous: Option<u8>| {
-            let mut config =
-                json!({"type": "one", "key": "value", "cniVersion": version, "name": "n"});
+            let mut config = json!({"type": "one", "key": "value", "cniVersion": version, "name": "n", "args": host.args()});
             if let Some(from) = previous {
                 config["prevResult"] = result(from);
             }
             config
         };
         let two = |previous: Option<u8>| {
-            let mut config = json!({"type": "two", "cniVersion": version, "name": "n",
+            let mut config = json!({"type": "two", "cniVersion": version, "name": "n", "args": host.args(),
                 "runtimeConfig": {"aliases": ["web"]}});
             if let Some(from) = previous {
                 config["prevResult"] = result(from);
@@ -242,6 +251,66 @@ cat >>$log; echo >>$log";
 }
 
 #[test]
+fn the_newest_version_that_all_plugins_know() {
+    let host = Host::new();
+    let pod = host.netns("pod");
+    let cache = host.path("c.json");
+    let of = |versions: &[&str], further: &str| {
+        let mut config = host.bridge(1, &[json!({"type": further})]).config;
+        config["cniVersion"] = versions[0].into();
+        config["cniVersions"] = json!(versions);
+        let list = NetworkList::parse(config.to_string().as_bytes(), "test").unwrap();
+        add(&host.cni, &pod, &attachment(list, "eth0"), &cache).map(|attached| {
+            del(&host.cni, Some(&pod), &cache).unwrap();
+            attached.result["cniVersion"].clone()
+        })
+    };
+    // Debian's plugins are of a time before 1.1.0
+    let all = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+    assert_eq!(of(&all, "tuning").unwrap(), "1.0.0");
+    let version = |text: &str| format!("[ $CNI_COMMAND = VERSION ] && {{ {text}; }}; cat >$log");
+    let known = |versions: &str| {
+        version(&format!(
+            "echo '{{\"supportedVersions\":{versions}}}'; exit"
+        ))
+    };
+    host.script(
+        "old",
+        &format!("{}; echo '{{}}'", known(r#"["0.3.1","0.4.0"]"#)),
+    );
+    assert_eq!(of(&all, "old").unwrap(), "0.4.0");
+    let handed: Value = serde_json::from_str(&host.log()).unwrap();
+    assert_eq!(handed["cniVersion"], "0.4.0");
+    let _ = fs::remove_file(host.path("log"));
+    let table = [
+        (
+            known(r#"["0.1.0"]"#),
+            "test: cniVersions: none of 1.1.0, 1.0.0, 0.4.0, 0.3.1 is known to all plugins: `bridge` knows 0.1.0, 0.2.0, \
+             0.3.0, 0.3.1, 0.4.0, 1.0.0; `odd` knows 0.1.0",
+        ),
+        (
+            known(r#""1.0.0""#),
+            "CNI plugin `odd` of network `net1` (test), VERSION: answered with success but printed no list `supportedVersions`",
+        ),
+        (
+            version("echo no >&2; exit 1"),
+            "CNI plugin `odd` of network `net1` (test), VERSION: failed with exit status 1: no",
+        ),
+    ];
+    for (text, expected) in table {
+        host.script("odd", &text);
+        assert_eq!(of(&all, "odd").unwrap_err().to_string(), expected);
+        assert_eq!(host.log(), "", "nothing ran");
+    }
+    // no choice: the plugin has the word
+    let error = of(&["1.1.0"], "tuning").unwrap_err().to_string();
+    assert!(
+        error.contains("ADD: incompatible CNI versions (code 1)"),
+        "{error}"
+    );
+}
+
+#[test]
 fn status_and_garbage_collection() {
     let host = Host::new();
     host.script(
@@ -253,17 +322,17 @@ fn status_and_garbage_collection() {
         let config = json!({"cniVersion": version, "name": "n", "plugins": [{"type": kind}]});
         NetworkList::parse(config.to_string().as_bytes(), "test").unwrap()
     };
-    let valid = [("pod".to_string(), "eth0".to_string())];
+    let valid = [("pod".to_string(), "eth0".to_string())].into();
     // nobody is asked before 1.1.0
     network::status(&host.cni, &of("1.0.0", "two")).unwrap();
-    network::gc(&host.cni, &of("1.0.0", "two"), &valid).unwrap();
+    network::gc::gc(&host.cni, &of("1.0.0", "two"), &valid).unwrap();
     network::status(&host.cni, &of("1.1.0", "one")).unwrap();
-    network::gc(&host.cni, &of("1.1.0", "one"), &valid).unwrap();
+    network::gc::gc(&host.cni, &of("1.1.0", "one"), &valid).unwrap();
     let log = host.log();
     let lines: Vec<_> = log.lines().collect();
     assert_eq!((lines[0].trim(), lines[2].trim()), ("STATUS", "GC"));
     let got: Value = serde_json::from_str(lines[3]).unwrap();
-    let expected = json!({"cniVersion": "1.1.0", "name": "n", "type": "one",
+    let expected = json!({"cniVersion": "1.1.0", "name": "n", "type": "one", "args": host.args(),
         "cni.dev/valid-attachments": [{"containerID": "pod", "ifname": "eth0"}]});
     assert_eq!(got, expected);
     let error = network::status(&host.cni, &of("1.1.0", "two")).unwrap_err();

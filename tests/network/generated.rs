@@ -2,16 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use sampan::compose::project::Network;
-use sampan::network::{
-    self, Attachment, add_all, check, del_all, generate, keep_one_default, netns,
-    offer_one_default, subnets,
-};
+use sampan::network::{self, Attachment, Offer, add_all, check, del_all, generate, netns, subnets};
 use serde_json::{Value, json};
 
 use crate::{Host, addresses, attachment, default_routes, host_links, ip, ip_in};
@@ -20,7 +17,9 @@ use crate::{Host, addresses, attachment, default_routes, host_links, ip, ip_in};
 fn network(key: &str, more: Value) -> Network {
     let mut all = json!({
         "key": key, "origin": {"file": "compose.yaml", "line": 1}, "name": format!("app_{key}"),
-        "external": false, "driver": "bridge", "internal": true, "enable_ipv6": true,
+        "external": false, "driver": "bridge", "internal": true, "enable_ipv4": true, "enable_ipv6": true,
+        "ipam_driver": null, "ipam_options": {},
+        "extra": {"default": false, "routes": [], "config": {}, "plugins": []},
         "driver_opts": {}, "ipam": [], "labels": {}, "attachment": {"aliases": []},
     });
     for (key, value) in more.as_object().unwrap() {
@@ -127,7 +126,21 @@ fn built_in_plugins() {
     }];
     // `back` has the priority, but no IPv6
     let preferred = ["eth1".to_string(), "eth0".to_string()];
-    offer_one_default(&mut attachments, &preferred);
+    let offers: Vec<_> = (0..)
+        .zip(&networks)
+        .map(|(i, network)| {
+            let registered = subnets::registered(&host.path("state")).unwrap();
+            let own = registered.iter().find(|r| r.name == network.name).unwrap();
+            let gateways = network::gateways(network, &own.subnets).unwrap();
+            let offer = |gateway: IpAddr| Offer {
+                ipv6: gateway.is_ipv6(),
+                gateway: Some(gateway),
+                metric: 0,
+            };
+            let offers = gateways.into_iter().map(offer).collect();
+            (format!("eth{i}"), offers)
+        })
+        .collect();
     let cache = host.path("cache");
     for _ in 0..2 {
         let pod = host.netns("pod");
@@ -141,19 +154,20 @@ fn built_in_plugins() {
         ] {
             assert_eq!(ask(&pod, 80, address), "hello", "{address}");
         }
-        assert_eq!(texts(&attached[0]), ["10.190.1.2/24"]);
+        assert_eq!(texts(&attached[1]), ["10.190.1.2/24"]);
         assert_eq!(
-            texts(&attached[1]),
+            texts(&attached[0]),
             ["10.190.0.2/24", "fd73:616d:7061::2/64"]
         );
         assert_eq!(
             texts(&attached[2]),
             ["10.190.2.2/24", "fd73:616d:7061:1::2/64"]
         );
+        assert_eq!(default_routes(&pod, "-4"), [""; 0]);
         for _ in 0..2 {
+            network::settle(&pod, &preferred, &offers).unwrap();
             assert_eq!(default_routes(&pod, "-4"), ["eth1"]);
             assert_eq!(default_routes(&pod, "-6"), ["eth0"]);
-            keep_one_default(&pod, &preferred).unwrap();
         }
         for (i, attachment) in attachments.iter().enumerate() {
             let cache = cache.join(format!("{i:02}-{}.json", attachment.ifname));

@@ -4,16 +4,18 @@
 mod attach;
 mod crash;
 mod failing;
+mod gc;
 mod generated;
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use sampan::network::{Attachment, Cni, NetworkList, netns};
+use sampan::network::{Attachment, Cni, NetworkList, netns, owner};
 use serde_json::{Value, json};
 
 /// A host of the test's own: namespaces of the calling thread, a folder, an empty plugin folder before Debian's.
@@ -33,6 +35,7 @@ impl Host {
         let cni = Cni {
             conf_dirs: vec![dir.path().join("net.d")],
             plugin_dirs: vec![plugins, "/usr/lib/cni".into()],
+            state: dir.path().join("state"),
         };
         ip(&["link", "set", "lo", "up"]);
         // ip(8) looks at /sys/class/net for some of what it prints
@@ -66,6 +69,24 @@ impl Host {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// An empty `/var/lib` for what plugins and runtimes keep there.
+    fn own_var_lib(&self) {
+        let flags = MsFlags::empty();
+        mount(
+            Some("tmpfs"),
+            "/var/lib",
+            Some("tmpfs"),
+            flags,
+            None::<&str>,
+        )
+        .unwrap();
+    }
+
+    /// What every plugin is told about its caller.
+    fn args(&self) -> Value {
+        json!({"sampan": {"runtime": owner::runtime(&self.cni.state)}})
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -91,7 +112,7 @@ impl Host {
             .map(|entries| {
                 entries
                     .map(|e| e.unwrap().file_name().into_string().unwrap())
-                    .filter(|n| n != "lock" && !n.starts_with("last_reserved_ip"))
+                    .filter(|n| n.parse::<IpAddr>().is_ok())
                     .collect()
             })
             .unwrap_or_default();
@@ -117,11 +138,7 @@ fn attachment(network: NetworkList, ifname: &str) -> Attachment {
         network,
         container_id: "pod".into(),
         ifname: ifname.into(),
-        ips: vec![],
-        mac: None,
-        ports: vec![],
-        aliases: vec![],
-        args: vec![],
+        ..Attachment::default()
     }
 }
 

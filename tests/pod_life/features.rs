@@ -402,7 +402,7 @@ container_name: aliased",
     assert_eq!(lookup("aliased"), ["127.0.0.1"], "{hosts}");
     assert_eq!(
         host.shell("web", "cat /etc/resolv.conf"),
-        "nameserver 192.0.2.53\nsearch example.test\noptions ndots:3"
+        "nameserver 127.0.0.12\nsearch example.test\noptions ndots:3"
     );
     let config: serde_json::Value =
         serde_json::from_slice(&fs::read(host.pod().join("services/web/config.json")).unwrap())

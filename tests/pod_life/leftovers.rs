@@ -177,7 +177,7 @@ fn networks_that_cannot_be_had() {
 echo "$CNI_COMMAND" >> {calls}
 case $CNI_COMMAND in
 VERSION) echo '{{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0"]}}' ;;
-ADD) ip link add stubborn0 type dummy; echo '{{"cniVersion": "1.0.0", "code": 107, "msg": "no cable", "details": "look behind the desk"}}'; exit 1 ;;
+ADD) ip link add stubborn0 type dummy 2>/dev/null; echo no luck >&2; echo '{{"cniVersion": "1.0.0", "code": 107, "msg": "no cable", "details": "look behind the desk"}}'; exit 1 ;;
 DEL) ip link del stubborn0 2>/dev/null || true ;;
 esac
 "#,
@@ -191,7 +191,7 @@ esac
         &[],
         125,
         &format!(
-            "sampan: CNI plugin `stubborn` of network `outer` ({}/outer.conflist), ADD: no cable (code 107): look behind the desk",
+            "sampan: CNI plugin `stubborn` of network `outer` ({}/outer.conflist), ADD: no cable (code 107): look behind the desk; stderr: no luck",
             conf.display()
         ),
     );

@@ -57,6 +57,7 @@ services:
             "pid",
             "pod",
             "ports",
+            "removing",
             "restarts",
             "service",
             "started",

@@ -1,17 +1,19 @@
 //! The configuration of `bridge` and what follows from it: pure.
 //!
 //! *Invariants*: a [`BridgeConf`] holds only what this plugin does; everything else that the reference plugin knows was
-//! refused by name. A [`Layer3`] is complete: whoever executes it decides nothing.
+//! refused by name.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
 
-use crate::conf::{Conf, arg, parse_mac, valid_ifname};
+use crate::conf::{Conf, valid_ifname};
 use crate::error::{CniError, Result};
-use crate::result::{AddResult, Dns, IpConfig, Route};
+use crate::layer3::Layer3;
+use crate::masquerade;
+use crate::result::{AddResult, Dns, Route};
+use crate::vxlan::Tunnel;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -26,28 +28,24 @@ struct Wire {
     hairpin_mode: bool,
     promisc_mode: bool,
     vlan: u16,
-    vlan_trunk: Vec<Value>,
+    vlan_trunk: Vec<WireTrunk>,
     preserve_default_vlan: bool,
     macspoofchk: bool,
+    ipspoofchk: bool,
     enabledad: bool,
     disable_container_interface: bool,
     port_isolation: bool,
     remove_bridge: bool,
     dns: Dns,
-    runtime_config: WireMac,
-    args: WireArgs,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireMac {
-    mac: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct WireArgs {
-    cni: WireMac,
+#[derive(Debug, Deserialize)]
+struct WireTrunk {
+    #[serde(rename = "minID")]
+    min: Option<u16>,
+    #[serde(rename = "maxID")]
+    max: Option<u16>,
+    id: Option<u16>,
 }
 
 impl Default for Wire {
@@ -66,13 +64,12 @@ impl Default for Wire {
             vlan_trunk: Vec::new(),
             preserve_default_vlan: true,
             macspoofchk: false,
+            ipspoofchk: false,
             enabledad: false,
             disable_container_interface: false,
             port_isolation: false,
             remove_bridge: false,
             dns: Dns::default(),
-            runtime_config: WireMac::default(),
-            args: WireArgs::default(),
         }
     }
 }
@@ -98,14 +95,24 @@ pub struct BridgeConf {
     pub promiscuous: bool,
     /// `vlan` of the port.
     pub vlan: Option<u16>,
+    /// `vlanTrunk`: first and last of the tagged VLANs of the port.
+    pub trunk: Vec<(u16, u16)>,
     /// `preserveDefaultVlan`: the port stays in VLAN 1 too.
     pub preserve_default_vlan: bool,
+    /// `macspoofchk` or `ipspoofchk`: frames with another source link address are dropped.
+    pub check_mac: bool,
+    /// `ipspoofchk`: packets with another source address are dropped (not in the reference plugin).
+    pub check_ip: bool,
+    /// `enabledad`: ADD waits for IPv6's duplicate detection.
+    pub detect_duplicates: bool,
     /// `disableContainerInterface`: the container's interface stays down.
     pub disable_container_interface: bool,
     /// `portIsolation`: ports don't reach each other.
     pub isolated: bool,
     /// `removeBridge`: a bridge that this plugin made goes with its last port (not in the reference plugin).
     pub remove_bridge: bool,
+    /// The tunnel that is a port of the bridge too; the plugin `vxlan`.
+    pub tunnel: Option<Tunnel>,
     /// `dns`; where it says anything it takes the place of the address plugin's.
     pub dns: Dns,
     /// The container's link address, where asked for.
@@ -116,7 +123,7 @@ impl BridgeConf {
     /// Reads and checks.
     pub fn new(conf: &Conf, args: &str) -> Result<Self> {
         let wire: Wire = conf.parse()?;
-        refuse(&wire)?;
+        masquerade::require_backend(wire.ip_masq_backend.as_deref())?;
         if !valid_ifname(&wire.bridge) {
             return Err(CniError::config(format!(
                 "invalid bridge name {:?}",
@@ -139,16 +146,6 @@ impl BridgeConf {
                 "cannot use IPAM when disableContainerInterface is set",
             ));
         }
-        let asked = wire
-            .runtime_config
-            .mac
-            .as_deref()
-            .or(wire.args.cni.mac.as_deref())
-            .or(arg(args, "MAC"));
-        let mac = asked.filter(|mac| !mac.is_empty()).map(|text| {
-            parse_mac(text)
-                .ok_or_else(|| CniError::config(format!("invalid link address {text:?}")))
-        });
         Ok(Self {
             bridge: wire.bridge,
             is_gateway: wire.is_gateway || wire.is_default_gateway,
@@ -159,140 +156,84 @@ impl BridgeConf {
             hairpin: wire.hairpin_mode,
             promiscuous: wire.promisc_mode,
             vlan: Some(wire.vlan).filter(|vlan| *vlan > 0),
+            trunk: trunk(&wire.vlan_trunk)?,
+            check_mac: wire.macspoofchk || wire.ipspoofchk,
+            check_ip: wire.ipspoofchk,
+            detect_duplicates: wire.enabledad,
             preserve_default_vlan: wire.preserve_default_vlan,
             disable_container_interface: wire.disable_container_interface,
             isolated: wire.port_isolation,
             remove_bridge: wire.remove_bridge,
+            tunnel: None,
             dns: wire.dns,
-            mac: mac.transpose()?,
+            mac: conf.mac(args)?,
         })
     }
 }
 
-/// Options of the reference plugin that aren't here: silence would be a promise.
-fn refuse(wire: &Wire) -> Result<()> {
-    if wire.macspoofchk {
-        return Err(CniError::unsupported("macspoofchk", "leave it out"));
+impl BridgeConf {
+    /// The untagged VLAN of the port, where VLANs matter.
+    pub fn native_vlan(&self) -> Option<u16> {
+        // a trunk without a VLAN of its own has the usual default
+        self.vlan.or_else(|| (!self.trunk.is_empty()).then_some(1))
     }
-    if !wire.vlan_trunk.is_empty() {
-        return Err(CniError::unsupported(
-            "vlanTrunk",
-            "use vlan for a single VLAN",
-        ));
-    }
-    if wire.enabledad {
-        return Err(CniError::unsupported(
-            "enabledad",
-            "addresses are used without duplicate detection",
-        ));
-    }
-    if let Some(other) = wire
-        .ip_masq_backend
-        .as_deref()
-        .filter(|name| *name != "nftables")
-    {
-        return Err(CniError::unsupported(
-            &format!("ipMasqBackend {other:?}"),
-            "only nftables",
-        ));
-    }
-    if wire.vlan != 0 && (wire.is_gateway || wire.is_default_gateway) {
-        return Err(CniError::unsupported(
-            "isGateway together with vlan",
-            "route in the VLAN itself",
-        ));
-    }
-    Ok(())
 }
 
-/// Addresses and routes to set up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Layer3 {
-    /// Of the container, with the gateways in force.
-    pub ips: Vec<IpConfig>,
-    /// Of the bridge.
-    pub gateways: Vec<IpNet>,
-    /// Of the container; next hops as the address plugin gave them.
-    pub routes: Vec<Route>,
-    /// As the address plugin gave it.
-    pub dns: Dns,
-}
-
-impl Layer3 {
-    /// Follows from what the address plugin answered.
-    pub fn new(conf: &BridgeConf, leased: AddResult) -> Self {
-        let mut plan = Self {
-            ips: leased.ips,
-            routes: leased.routes,
-            dns: if conf.dns == Dns::default() {
-                leased.dns
-            } else {
-                conf.dns.clone()
-            },
-            ..Self::default()
-        };
-        for ip in &mut plan.ips {
-            if conf.is_gateway && ip.gateway.is_none() {
-                ip.gateway = first_host(ip.address);
+/// The VLANs of a trunk, sorted, without overlaps: the kernel takes ranges as they are.
+fn trunk(wire: &[WireTrunk]) -> Result<Vec<(u16, u16)>> {
+    let wrong = |why: String| Err(CniError::config(format!("invalid vlanTrunk: {why}")));
+    let mut ranges = Vec::new();
+    for entry in wire {
+        match (entry.min, entry.max) {
+            (Some(min), Some(max)) if min > max => {
+                return wrong(format!("minID {min} is greater than maxID {max}"));
             }
-            if conf.is_gateway
-                && let Some(gateway) = ip
-                    .gateway
-                    .and_then(|gw| IpNet::new(gw, ip.address.prefix_len()).ok())
-                && !plan.gateways.contains(&gateway)
-            {
-                plan.gateways.push(gateway);
+            (Some(min), Some(max)) => ranges.push((min, max)),
+            (None, None) if entry.id.is_some() => {}
+            _ => return wrong("an entry needs id, or minID and maxID".to_owned()),
+        }
+        ranges.extend(entry.id.map(|id| (id, id)));
+    }
+    if let Some((min, max)) = ranges.iter().find(|(min, max)| *min == 0 || *max > 4094) {
+        return wrong(format!("{min} to {max} is not between 1 and 4094"));
+    }
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (min, max) in ranges {
+        match merged.last_mut() {
+            Some(last) if min <= last.1 + 1 => last.1 = last.1.max(max),
+            _ => merged.push((min, max)),
+        }
+    }
+    Ok(merged)
+}
+
+/// What follows from what the address plugin answered.
+pub fn plan(conf: &BridgeConf, leased: AddResult) -> Layer3 {
+    let mut plan = Layer3::new(&conf.dns, leased);
+    for ip in &mut plan.ips {
+        if conf.is_gateway && ip.gateway.is_none() {
+            ip.gateway = first_host(ip.address);
+        }
+        if conf.is_gateway
+            && let Some(gateway) = ip
+                .gateway
+                .and_then(|gw| IpNet::new(gw, ip.address.prefix_len()).ok())
+            && !plan.gateways.contains(&gateway)
+        {
+            plan.gateways.push(gateway);
+        }
+    }
+    if conf.is_default_gateway {
+        for v4 in [true, false] {
+            let default =
+                |route: &Route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4;
+            if !plan.routes.iter().any(default) {
+                plan.routes.extend(plan.gateway(v4).map(default_route));
             }
         }
-        if conf.is_default_gateway {
-            for v4 in [true, false] {
-                let default =
-                    |route: &Route| route.dst.prefix_len() == 0 && route.dst.addr().is_ipv4() == v4;
-                if !plan.routes.iter().any(default) {
-                    plan.routes.extend(plan.gateway(v4).map(default_route));
-                }
-            }
-        }
-        plan
     }
-
-    /// The first gateway of a family.
-    fn gateway(&self, v4: bool) -> Option<IpAddr> {
-        self.ips
-            .iter()
-            .filter(|ip| ip.address.addr().is_ipv4() == v4)
-            .find_map(|ip| ip.gateway)
-    }
-
-    /// The routes with their next hops filled in.
-    pub fn resolved_routes(&self) -> impl Iterator<Item = Route> {
-        self.routes.iter().map(|route| Route {
-            gw: route
-                .gw
-                .or_else(|| self.gateway(route.dst.addr().is_ipv4())),
-            ..route.clone()
-        })
-    }
-
-    /// Whether any address is of IPv6, or of IPv4.
-    pub fn has_family(&self, v4: bool) -> bool {
-        self.ips.iter().any(|ip| ip.address.addr().is_ipv4() == v4)
-    }
-
-    /// A link address that follows from the first address. When a container comes back with the same address but
-    /// another link address, its neighbours would send to the old one until their caches expire.
-    pub fn mac(&self) -> Option<[u8; 6]> {
-        Some(match self.ips.first()?.address.addr() {
-            IpAddr::V4(ip) => {
-                let [a, b, c, d] = ip.octets();
-                [0x0a, 0x58, a, b, c, d]
-            }
-            IpAddr::V6(ip) => {
-                let [.., a, b, c, d] = ip.octets();
-                [0x0a, 0x59, a, b, c, d]
-            }
-        })
-    }
+    plan
 }
 
 fn first_host(address: IpNet) -> Option<IpAddr> {
@@ -339,7 +280,7 @@ pub fn compare(existing: IpNet, wanted: IpNet) -> Existing {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -353,29 +294,24 @@ mod tests {
     fn refusals() {
         let cases = [
             (
-                json!({"macspoofchk": true}),
-                2,
-                "macspoofchk is not supported by this plugin",
-            ),
-            (
-                json!({"vlanTrunk": [{"id": 1}]}),
-                2,
-                "vlanTrunk is not supported by this plugin",
-            ),
-            (
-                json!({"enabledad": true}),
-                2,
-                "enabledad is not supported by this plugin",
-            ),
-            (
                 json!({"ipMasqBackend": "iptables"}),
                 2,
                 "ipMasqBackend \"iptables\" is not supported by this plugin",
             ),
             (
-                json!({"vlan": 5, "isGateway": true}),
-                2,
-                "isGateway together with vlan is not supported by this plugin",
+                json!({"vlanTrunk": [{"minID": 5}]}),
+                7,
+                "invalid vlanTrunk: an entry needs id, or minID and maxID",
+            ),
+            (
+                json!({"vlanTrunk": [{"minID": 5, "maxID": 4}]}),
+                7,
+                "invalid vlanTrunk: minID 5 is greater than maxID 4",
+            ),
+            (
+                json!({"vlanTrunk": [{"id": 4095}]}),
+                7,
+                "invalid vlanTrunk: 4095 to 4095 is not between 1 and 4094",
             ),
             (json!({"bridge": "a/b"}), 7, "invalid bridge name \"a/b\""),
             (
@@ -394,11 +330,6 @@ mod tests {
                 "cannot use IPAM when disableContainerInterface is set",
             ),
             (
-                json!({"runtimeConfig": {"mac": "nonsense"}}),
-                7,
-                "invalid link address \"nonsense\"",
-            ),
-            (
                 json!({"mtu": -1}),
                 6,
                 "cannot read the configuration of network n",
@@ -410,23 +341,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn link_address_of_the_most_specific_source() {
-        let runtime = json!({"runtimeConfig": {"mac": "02:00:00:00:00:01"}, "args": {"cni": {"mac": "02:00:00:00:00:02"}}});
-        let args = json!({"args": {"cni": {"mac": "02:00:00:00:00:02"}}});
-        for (value, last) in [
-            (runtime, Some(1)),
-            (args, Some(2)),
-            (json!({"unknown": {}}), Some(3)),
-        ] {
-            let got =
-                BridgeConf::new(&conf(value), "IgnoreUnknown=1;MAC=02:00:00:00:00:03").unwrap();
-            assert_eq!(got.mac.map(|mac| mac[5]), last);
-        }
-    }
-
     fn plan(value: Value, leased: Value) -> Layer3 {
-        Layer3::new(
+        super::plan(
             &BridgeConf::new(&conf(value), "").unwrap(),
             serde_json::from_value(leased).unwrap(),
         )
@@ -479,6 +395,15 @@ mod tests {
             .map(|r| r.gw.unwrap().to_string())
             .collect();
         assert_eq!(routes, ["10.1.0.7"]);
+    }
+
+    #[test]
+    fn trunks() {
+        let value = json!({"vlanTrunk": [
+            {"minID": 10, "maxID": 20, "id": 5}, {"id": 21}, {"minID": 15, "maxID": 18}, {"id": 4094}, {"id": 5}
+        ]});
+        let got = BridgeConf::new(&conf(value), "").unwrap().trunk;
+        assert_eq!(got, [(5, 5), (10, 21), (4094, 4094)]);
     }
 
     #[test]

@@ -1,49 +1,40 @@
 //! The plugin `bridge`: a veth pair between the container and a bridge of the host.
 //!
-//! *Invariants*: [`conf`] decides, this module executes. The bridge is looked at and changed under the host lock only, so
-//! a bridge that goes with its last port (`removeBridge`) never goes under a port that is just coming. The host's end of
-//! each pair carries the attachment's tag (module `tag`) as its alias, a bridge that may be removed carries `sampan:<network>`:
-//! nothing without our mark is ever deleted. An address is usable when ADD returns.
+//! *Invariants*: [`conf`] decides, [`host`] and this module execute. The bridge is looked at and changed under the host
+//! lock only, so a bridge that goes with its last port (`removeBridge`) never goes under a port that is just coming. The
+//! host's end of each pair carries the attachment's tag (module `tag`) as its alias, a bridge that may be removed carries
+//! `sampan:<network>`: nothing without our mark is ever deleted. An address is usable when ADD returns.
+//!
+//! The plugin `vxlan` is this one with a tunnel as one more port.
 
 mod conf;
-mod mark;
-
-use std::hash::{BuildHasher, Hasher};
-use std::os::fd::AsFd;
+mod host;
 
 use serde_json::Value;
 
-use crate::conf::{Conf, format_mac};
+use crate::conf::Conf;
 use crate::error::{CniError, Result, all, with_undo};
-use crate::link::{Link, Links, VethPair};
-use crate::masquerade;
+use crate::layer3::{self, Layer3, SetUp, interface};
+use crate::link::{Link, Links};
 use crate::netns::{HostLock, Netns};
-use crate::result::{AddResult, Interface, IpConfig, sandbox};
+use crate::result::AddResult;
 use crate::skel::{Invocation, Plugin};
+use crate::spoof::{self, Sender};
 use crate::tag::{self, tag};
-use crate::{ipam, sysctl};
-use conf::{BridgeConf, Existing, Layer3, compare};
+use crate::{ipam, masquerade, veth};
+pub use conf::BridgeConf;
+use conf::plan;
+pub use host::forward;
+use host::{ensure_bridge, gateway_link, new_port, remove_bridge, set_gateways};
 
 /// The commands.
 pub const PLUGIN: Plugin = Plugin {
-    add,
-    del,
-    check,
-    gc,
-    status,
+    add: |conf, invocation| add(conf, &BridgeConf::new(conf, &invocation.args)?, invocation),
+    del: |conf, invocation| del(conf, &BridgeConf::new(conf, &invocation.args)?, invocation),
+    check: |conf, invocation| check(conf, &BridgeConf::new(conf, &invocation.args)?, invocation),
+    gc: |conf, invocation| gc(conf, &BridgeConf::new(conf, &invocation.args)?, invocation),
+    status: |conf, invocation| status(conf, &BridgeConf::new(conf, &invocation.args)?, invocation),
 };
-
-/// Random names that are all taken mean that something else is wrong.
-const NAME_TRIES: usize = 16;
-
-fn interface(link: &Link, netns: Option<&Netns>) -> Interface {
-    Interface {
-        name: link.name.clone(),
-        mac: format_mac(&link.mac),
-        mtu: link.mtu,
-        sandbox: netns.map(|netns| sandbox(netns.path())).unwrap_or_default(),
-    }
-}
 
 /// One ADD: everything that its steps share.
 struct Attachment<'a> {
@@ -56,383 +47,203 @@ struct Attachment<'a> {
     pod: Links,
 }
 
-fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
-    let bridge = BridgeConf::new(conf, &invocation.args)?;
+/// ADD.
+pub fn add(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<Value> {
     let netns = Netns::open(invocation.required_netns()?)?;
     let mut attachment = Attachment {
         network: &conf.name,
-        conf: &bridge,
+        conf: bridge,
         ifname: &invocation.ifname,
         tag: tag(&conf.name, &invocation.container_id, &invocation.ifname)?,
         netns: &netns,
         host: Links::open()?,
         pod: netns.run(Links::open)?,
     };
-    if attachment.pod.by_name(&invocation.ifname)?.is_some() {
-        let path = netns.path().display();
-        return Err(CniError::operation(
-            format!("interface {} exists already in {path}", invocation.ifname),
-            "",
-        ));
-    }
-    let Some(kind) = conf.ipam_type() else {
-        return attachment
-            .connect(Layer3::default())?
-            .to_json(&conf.cni_version);
-    };
-    let leased = ipam::add(conf, kind, invocation)?;
-    let connected = attachment.connect(Layer3::new(&bridge, leased));
-    match connected.and_then(|result| result.to_json(&conf.cni_version)) {
-        Ok(value) => Ok(value),
-        Err(error) => {
-            let release = Invocation {
-                command: crate::Command::Del,
-                ..invocation.clone()
-            };
-            Err(with_undo(error, ipam::call(kind, &release)))
-        }
-    }
+    layer3::require_absent(&mut attachment.pod, &netns, &invocation.ifname)?;
+    let (link, port) = attachment.plug()?;
+    // the bridge has a port now: nobody removes it
+    let result = ipam::lease(conf, invocation, |leased| {
+        attachment
+            .configure(&link, &port, plan(bridge, leased))?
+            .to_json(&conf.cni_version)
+    });
+    result.map_err(|error| with_undo(error, attachment.unplug(&port)))
 }
 
 impl Attachment<'_> {
-    fn connect(&mut self, layer3: Layer3) -> Result<AddResult> {
-        let lock = HostLock::take()?;
-        let result = self.port().and_then(|(bridge, port)| {
-            // the bridge has a port now: nobody removes it
-            let configured = self.configure(&bridge, &port, &layer3, &lock);
-            configured.map_err(|error| {
-                let rules = if self.conf.ip_masq {
-                    masquerade::remove(&self.tag, &lock)
-                } else {
-                    Ok(())
-                };
-                with_undo(error, all([self.host.delete(&port), rules]))
-            })
-        });
-        let interfaces = result.map_err(|error| {
-            with_undo(
-                error,
-                remove_bridge(&mut self.host, self.network, self.conf, &lock),
-            )
-        })?;
-        Ok(AddResult {
-            ips: layer3
-                .ips
-                .into_iter()
-                .map(|ip| IpConfig {
-                    interface: Some(2),
-                    ..ip
-                })
-                .collect(),
-            routes: layer3.routes,
-            dns: layer3.dns,
-            interfaces,
-        })
-    }
-
     /// The bridge, and the host's end of a new pair as its port.
-    fn port(&mut self) -> Result<(Link, Link)> {
-        let bridge = ensure_bridge(&mut self.host, self.network, self.conf)?;
-        let port = self.pair()?;
-        let made = self
-            .host
-            .set_alias(&port, &self.tag)
-            .and_then(|()| self.host.attach(&port, &bridge));
-        match made {
-            Ok(()) => Ok((bridge, port)),
-            Err(error) => Err(with_undo(error, self.host.delete(&port))),
-        }
+    fn plug(&mut self) -> Result<(Link, Link)> {
+        let lock = HostLock::take()?;
+        let ends = veth::Ends {
+            name: self.ifname,
+            mtu: self.conf.mtu,
+            mac: self.conf.mac,
+            alias: &self.tag,
+        };
+        ensure_bridge(&mut self.host, self.network, self.conf)
+            .and_then(|bridge| {
+                let port = new_port(&mut self.host, self.netns, self.conf, &bridge, &ends)?;
+                Ok((bridge, port))
+            })
+            .map_err(|error| {
+                with_undo(
+                    error,
+                    remove_bridge(&mut self.host, self.network, self.conf, &lock),
+                )
+            })
     }
 
-    fn pair(&mut self) -> Result<Link> {
-        for _ in 0..NAME_TRIES {
-            let host_name = random_name();
-            let made = self.host.create_veth(&VethPair {
-                host_name: &host_name,
-                name: self.ifname,
-                netns: self.netns.as_fd(),
-                mtu: self.conf.mtu,
-                mac: self.conf.mac,
-            })?;
-            if made {
-                return self.host.require(&host_name);
-            }
-        }
-        Err(CniError::operation(
-            format!("no free name for the host's end of {}", self.ifname),
-            "",
-        ))
-    }
-
-    fn configure(
-        &mut self,
-        bridge: &Link,
-        port: &Link,
-        layer3: &Layer3,
-        lock: &HostLock,
-    ) -> Result<Vec<Interface>> {
-        let conf = self.conf;
-        if conf.hairpin {
-            self.host.set_hairpin(port)?;
-        }
-        if conf.isolated {
-            self.host.set_isolated(port)?;
-        }
-        if let Some(vid) = conf.vlan {
-            self.host
-                .set_access_vlan(port, vid, conf.preserve_default_vlan)?;
-        }
-        // the port is no host interface: it takes no routes from a container
-        sysctl::set_if_present(&["ipv6", "conf", &port.name, "accept_ra"], "0")?;
-        self.host.up(port)?;
-        self.gateways(bridge, layer3)?;
-        if !conf.disable_container_interface {
-            self.container(layer3)?;
-            self.host.wait_operational(port)?;
-        }
-        if conf.ip_masq {
-            let nets: Vec<_> = layer3.ips.iter().map(|ip| ip.address).collect();
-            masquerade::add(&self.tag, &nets, lock)?;
-        }
-        let container = self.pod.require(self.ifname)?;
-        let bridge = self.host.require(&bridge.name)?;
-        Ok(vec![
-            interface(&bridge, None),
-            interface(port, None),
-            interface(&container, Some(self.netns)),
+    fn unplug(&mut self, port: &Link) -> Result<()> {
+        let lock = HostLock::take()?;
+        all([
+            self.host.delete(port),
+            remove_rules(self.conf, |comment| comment == self.tag, &lock),
+            remove_bridge(&mut self.host, self.network, self.conf, &lock),
         ])
     }
 
-    /// The container's end: addresses before routes, both usable at once.
-    fn container(&mut self, layer3: &Layer3) -> Result<()> {
-        let link = self.pod.require(self.ifname)?;
-        if let Some(mac) = layer3.mac().filter(|_| self.conf.mac.is_none()) {
-            self.pod.set_mac(&link, &mac)?;
+    fn configure(&mut self, bridge: &Link, port: &Link, layer3: Layer3) -> Result<AddResult> {
+        let conf = self.conf;
+        let lock = HostLock::take()?;
+        let mut gateway = None;
+        if !layer3.gateways.is_empty() {
+            let link = gateway_link(&mut self.host, self.network, conf, bridge)?;
+            set_gateways(&mut self.host, conf, &link, &layer3)?;
+            gateway = conf.vlan.map(|_| link.name);
         }
-        let ifname = self.ifname;
-        self.netns.run(|| {
-            // the link-local address too is wanted at once, and nobody can have it yet
-            sysctl::set_if_present(&["ipv6", "conf", ifname, "accept_dad"], "0")?;
-            if layer3.has_family(false) {
-                sysctl::set(&["ipv6", "conf", ifname, "disable_ipv6"], "0")?;
-            }
-            Ok(())
-        })?;
-        self.pod.up(&link)?;
-        for ip in &layer3.ips {
-            self.pod.add_address(&link, ip.address)?;
+        let set_up = SetUp {
+            derive_mac: conf.mac.is_none(),
+            detect_duplicates: conf.detect_duplicates,
+            prefix_routes: true,
+        };
+        layer3.prepare(self.netns, &mut self.pod, self.ifname, &set_up)?;
+        let container = self.pod.require(self.ifname)?;
+        if let Some(sender) = sender(conf, &port.name, &container.mac, &layer3.addresses()) {
+            spoof::add(&self.tag, &sender, &lock)?;
         }
-        for route in layer3.resolved_routes() {
-            self.pod.add_route(&link, &route)?;
+        if conf.ip_masq {
+            masquerade::add(&self.tag, &layer3.addresses(), &lock)?;
         }
-        Ok(())
-    }
-
-    fn gateways(&mut self, bridge: &Link, layer3: &Layer3) -> Result<()> {
-        if layer3.gateways.is_empty() {
-            return Ok(());
+        drop(lock);
+        if !conf.disable_container_interface {
+            layer3.bring_up(&mut self.pod, &container, &set_up)?;
+            self.host.wait_operational(port)?;
+            layer3::wait_until_usable(&mut self.pod, &container)?;
         }
-        let existing = self.host.addresses(bridge)?;
-        for wanted in &layer3.gateways {
-            for old in &existing {
-                match compare(*old, *wanted) {
-                    Existing::Overlaps if self.conf.force_address => {
-                        self.host.delete_address(bridge, *old)?
-                    }
-                    Existing::Overlaps => {
-                        let name = &bridge.name;
-                        return Err(CniError::operation(
-                            format!("{name:?} already has an IP address different from {wanted}"),
-                            format!("{old}; forceAddress replaces it"),
-                        ));
-                    }
-                    Existing::Same | Existing::Other => {}
-                }
-            }
-            if wanted.addr().is_ipv6() {
-                sysctl::set(&["ipv6", "conf", &bridge.name, "disable_ipv6"], "0")?;
-            }
-            self.host.add_address(bridge, *wanted)?;
+        let container = self.pod.require(self.ifname)?;
+        let bridge = self.host.require(&bridge.name)?;
+        let mut interfaces = vec![
+            interface(&bridge, None),
+            interface(port, None),
+            interface(&container, Some(self.netns)),
+        ];
+        if let Some(name) = gateway {
+            interfaces.push(interface(&self.host.require(&name)?, None));
         }
-        if layer3.has_family(true) {
-            sysctl::set(&["ipv4", "ip_forward"], "1")?;
-        }
-        if layer3.has_family(false) {
-            sysctl::set(&["ipv6", "conf", "all", "forwarding"], "1")?;
-        }
-        Ok(())
+        Ok(layer3.into_result(interfaces, 2))
     }
 }
 
-fn random_name() -> String {
-    // each RandomState is keyed from the kernel's random numbers
-    let random = std::hash::RandomState::new().build_hasher().finish() as u32;
-    format!("veth{random:08x}")
+/// What may come from the container, where that is checked.
+fn sender(conf: &BridgeConf, port: &str, mac: &[u8], nets: &[ipnet::IpNet]) -> Option<Sender> {
+    if !conf.check_mac {
+        return None;
+    }
+    Some(Sender {
+        port: port.to_owned(),
+        mac: mac.try_into().ok()?,
+        ips: conf
+            .check_ip
+            .then(|| nets.iter().map(ipnet::IpNet::addr).collect()),
+    })
 }
 
-fn ensure_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<Link> {
-    let name = &conf.bridge;
-    let bridge = match host.by_name(name)? {
-        Some(link) => link,
-        None => create_bridge(host, network, conf)?,
-    };
-    if bridge.kind != "bridge" {
-        return Err(CniError::operation(
-            format!("{name:?} already exists but is not a bridge"),
-            "",
-        ));
-    }
-    if conf.vlan.is_some() && !bridge.vlan_filtering {
-        return Err(CniError::operation(
-            format!("bridge {name:?} doesn't filter VLANs"),
-            "",
-        ));
-    }
-    if conf.promiscuous {
-        host.promiscuous(&bridge)?;
-    }
-    if !bridge.up {
-        host.up(&bridge)?;
-    }
-    Ok(bridge)
-}
-
-fn create_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<Link> {
-    let name = &conf.bridge;
-    let mac = conf.remove_bridge.then(|| mark::birth_mac(network, name));
-    host.create_bridge(name, conf.mtu, conf.vlan.is_some(), mac)?;
-    let bridge = host.require(name)?;
-    let mut set_up = || {
-        if conf.remove_bridge {
-            host.set_alias(&bridge, &mark::alias(network))?;
-        }
-        // setting it makes it the bridge's own; otherwise it changes with the ports
-        host.set_mac(&bridge, &bridge.mac)?;
-        sysctl::set_if_present(&["ipv6", "conf", name, "accept_ra"], "0")?;
-        sysctl::set_if_present(&["ipv6", "conf", name, "accept_dad"], "0")
-    };
-    match set_up() {
-        Ok(()) => Ok(bridge),
-        Err(error) => Err(with_undo(error, host.delete(&bridge))),
-    }
-}
-
-/// Removes a bridge of ours without ports.
-fn remove_bridge(
-    host: &mut Links,
-    network: &str,
-    conf: &BridgeConf,
-    _lock: &HostLock,
-) -> Result<()> {
-    if !conf.remove_bridge {
-        return Ok(());
-    }
-    match host.by_name(&conf.bridge)? {
-        Some(bridge)
-            if bridge.kind == "bridge"
-                && mark::is_ours(&bridge, network)
-                && host.ports(&bridge)?.is_empty() =>
-        {
-            host.delete(&bridge)
-        }
-        _ => Ok(()),
-    }
-}
-
-fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
-    let bridge = BridgeConf::new(conf, &invocation.args)?;
-    let tag = tag(&conf.name, &invocation.container_id, &invocation.ifname)?;
-    // the address last: nobody may have it while it is still in use here
+fn remove_rules(conf: &BridgeConf, stale: impl Fn(&str) -> bool, lock: &HostLock) -> Result<()> {
     all([
-        delete_container_end(invocation),
-        HostLock::take().and_then(|lock| {
-            all([
-                delete_ports(conf, &bridge, |alias| alias == tag, &lock),
-                if bridge.ip_masq {
-                    masquerade::remove(&tag, &lock)
-                } else {
-                    Ok(())
-                },
-            ])
-        }),
-        conf.ipam_type()
-            .map_or(Ok(()), |kind| ipam::call(kind, invocation)),
+        if conf.ip_masq {
+            masquerade::retain(|comment| !stale(comment), lock)
+        } else {
+            Ok(())
+        },
+        if conf.check_mac {
+            spoof::retain(|comment| !stale(comment), lock)
+        } else {
+            Ok(())
+        },
     ])
 }
 
-fn delete_container_end(invocation: &Invocation) -> Result<()> {
-    let netns = match &invocation.netns {
-        Some(path) => Netns::open_if_present(path)?,
-        None => None,
-    };
-    let Some(netns) = netns else {
-        return Ok(());
-    };
-    let mut pod = netns.run(Links::open)?;
-    match pod.by_name(&invocation.ifname)? {
-        Some(link) => pod.delete(&link),
-        None => Ok(()),
-    }
+/// DEL.
+pub fn del(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<()> {
+    let tag = tag(&conf.name, &invocation.container_id, &invocation.ifname)?;
+    ipam::release(conf, invocation, || {
+        all([
+            layer3::delete_link(invocation),
+            delete(conf, bridge, |alias| alias == tag),
+        ])
+    })
 }
 
-/// Deletes the bridge's ports whose alias is `stale`, and the bridge after its last one. The kernel takes a while to
-/// destroy a namespace, and its interfaces only then: their ends here are deleted by name instead of waited for.
-fn delete_ports(
-    conf: &Conf,
-    bridge: &BridgeConf,
-    stale: impl Fn(&str) -> bool,
-    lock: &HostLock,
-) -> Result<()> {
+/// Deletes ports and rules that are `stale`, and the bridge after its last port.
+fn delete(conf: &Conf, bridge: &BridgeConf, stale: impl Fn(&str) -> bool) -> Result<()> {
+    let lock = HostLock::take()?;
     let mut host = Links::open()?;
-    let Some(link) = host.by_name(&bridge.bridge)? else {
-        return Ok(());
+    let ports = match host.by_name(&bridge.bridge)? {
+        Some(link) => host.ports(&link)?,
+        None => Vec::new(),
     };
-    let ports = host.ports(&link)?;
-    let deleted = all(ports
-        .iter()
-        .filter(|port| stale(&port.alias))
-        .map(|port| host.delete(port)));
-    all([deleted, remove_bridge(&mut host, &conf.name, bridge, lock)])
+    all([
+        veth::delete_stale(&mut host, &ports, &stale),
+        remove_rules(bridge, &stale, &lock),
+        remove_bridge(&mut host, &conf.name, bridge, &lock),
+    ])
 }
 
-fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
-    let bridge_conf = BridgeConf::new(conf, &invocation.args)?;
+/// CHECK.
+pub fn check(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<()> {
     let result = conf.required_prev_result()?;
-    if let Some(kind) = conf.ipam_type() {
-        ipam::call(kind, invocation)?;
-    }
+    ipam::call(conf, invocation)?;
     let netns = Netns::open(invocation.required_netns()?)?;
-    check_host(&bridge_conf, &result)?;
-    check_container(
-        invocation,
+    let port = check_host(conf, bridge, &result)?;
+    let container = layer3::check(
         &netns,
+        &mut netns.run(Links::open)?,
+        &invocation.ifname,
         &result,
-        !bridge_conf.disable_container_interface,
+        !bridge.disable_container_interface,
     )?;
-    if bridge_conf.ip_masq {
-        let nets: Vec<_> = result
-            .container_ips(&invocation.ifname)
-            .map(|ip| ip.address)
-            .collect();
-        masquerade::check(
-            &tag(&conf.name, &invocation.container_id, &invocation.ifname)?,
-            &nets,
-        )?;
+    let tag = tag(&conf.name, &invocation.container_id, &invocation.ifname)?;
+    let nets: Vec<_> = result
+        .container_ips(&invocation.ifname)
+        .map(|ip| ip.address)
+        .collect();
+    if let Some(sender) = sender(bridge, &port, &container.mac, &nets) {
+        spoof::check(&tag, &sender)?;
+    }
+    if bridge.ip_masq {
+        masquerade::check(&tag, &nets)?;
     }
     Ok(())
 }
 
-fn check_host(conf: &BridgeConf, result: &AddResult) -> Result<()> {
+/// Returns the name of the container's port.
+fn check_host(conf: &Conf, bridge_conf: &BridgeConf, result: &AddResult) -> Result<String> {
     let mut host = Links::open()?;
-    let Some(bridge) = host
-        .by_name(&conf.bridge)?
+    let name = &bridge_conf.bridge;
+    let bridge = host
+        .by_name(name)?
         .filter(|link| link.kind == "bridge")
-    else {
-        return Err(CniError::check(format!(
-            "bridge {} is missing",
-            conf.bridge
-        )));
-    };
+        .ok_or_else(|| CniError::check(format!("bridge {name} is missing")))?;
+    if !bridge.up {
+        return Err(CniError::check(format!("bridge {name} is down")));
+    }
+    if bridge_conf.promiscuous && !bridge.promiscuous {
+        return Err(CniError::check(format!("bridge {name} is not promiscuous")));
+    }
+    if let Some(tunnel) = &bridge_conf.tunnel {
+        tunnel.check(&mut host, &conf.name, &bridge)?;
+    }
+    let mut own = String::new();
     for wanted in result
         .interfaces
         .iter()
@@ -444,88 +255,32 @@ fn check_host(conf: &BridgeConf, result: &AddResult) -> Result<()> {
                 "interface {name} is missing on the host"
             )));
         };
-        let is_port = link.index == bridge.index || link.controller == Some(bridge.index);
         // interfaces of other plugins of the chain aren't veth pairs of this bridge
-        if link.kind == "veth" && !is_port {
+        let is_pair = link.kind == "veth" && !crate::mark::is_ours(&link, &conf.name);
+        if is_pair && link.controller != Some(bridge.index) {
             return Err(CniError::check(format!(
                 "interface {name} is no port of the bridge {}",
                 bridge.name
             )));
         }
-    }
-    Ok(())
-}
-
-fn check_container(
-    invocation: &Invocation,
-    netns: &Netns,
-    result: &AddResult,
-    up: bool,
-) -> Result<()> {
-    let (ifname, path) = (&invocation.ifname, netns.path().display());
-    let mut pod = netns.run(Links::open)?;
-    let Some(link) = pod.by_name(ifname)? else {
-        return Err(CniError::check(format!(
-            "interface {ifname} is missing in {path}"
-        )));
-    };
-    if up && !link.up {
-        return Err(CniError::check(format!(
-            "interface {ifname} is down in {path}"
-        )));
-    }
-    let mac = result
-        .container_interface(ifname)
-        .map(|wanted| wanted.mac.to_lowercase())
-        .unwrap_or_default();
-    if !mac.is_empty() && mac != format_mac(&link.mac) {
-        return Err(CniError::check(format!(
-            "interface {ifname} has the link address {}, not {mac}",
-            format_mac(&link.mac)
-        )));
-    }
-    let addresses = pod.addresses(&link)?;
-    for wanted in result.container_ips(ifname).map(|ip| ip.address) {
-        if !addresses.contains(&wanted) {
-            return Err(CniError::check(format!(
-                "interface {ifname} has lost its address {wanted}"
-            )));
+        if is_pair && own.is_empty() {
+            own.clone_from(name);
         }
     }
-    let routes = pod.routes(&link)?;
-    for wanted in &result.routes {
-        let same = |gw: Option<std::net::IpAddr>| wanted.gw.is_none() || wanted.gw == gw;
-        if !routes
-            .iter()
-            .any(|route| route.dst == wanted.dst.trunc() && same(route.gw))
-        {
-            return Err(CniError::check(format!(
-                "interface {ifname} has lost its route to {}",
-                wanted.dst
-            )));
-        }
-    }
-    Ok(())
+    Ok(own)
 }
 
-fn gc(conf: &Conf, invocation: &Invocation) -> Result<()> {
-    let bridge = BridgeConf::new(conf, &invocation.args)?;
+/// GC.
+pub fn gc(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<()> {
     let valid = conf.valid_attachments()?;
-    let stale = |text: &str| tag::is_stale(&conf.name, &valid, text);
     all([
-        HostLock::take().and_then(|lock| {
-            all([
-                delete_ports(conf, &bridge, stale, &lock),
-                masquerade::retain(|text| !stale(text), &lock),
-            ])
-        }),
-        conf.ipam_type()
-            .map_or(Ok(()), |kind| ipam::call(kind, invocation)),
+        delete(conf, bridge, |text| tag::is_stale(&conf.name, &valid, text)),
+        ipam::call(conf, invocation),
     ])
 }
 
-fn status(conf: &Conf, invocation: &Invocation) -> Result<()> {
-    BridgeConf::new(conf, &invocation.args)?;
-    conf.ipam_type()
-        .map_or(Ok(()), |kind| ipam::call(kind, invocation))
+/// STATUS.
+pub fn status(conf: &Conf, _: &BridgeConf, invocation: &Invocation) -> Result<()> {
+    layer3::require_drivers(&mut Links::open()?, &["bridge", "veth"])?;
+    ipam::call(conf, invocation)
 }

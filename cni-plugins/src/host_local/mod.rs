@@ -1,12 +1,15 @@
 //! The plugin `host-local`: addresses from ranges, leased in files.
 //!
 //! *Invariants*: configuration, errors and files are those of the reference plugin, so either can take over the other's
-//! leases. Every look and change happens under the network's lock; a lease is on disk before ADD answers; an ADD that
+//! leases; what this one can do beside (variables of the node, [`node`]; addresses kept back, [`ranges`]; GC) the other
+//! doesn't see. Every look and change happens under the network's lock; a lease is on disk before ADD answers; an ADD that
 //! fails leaves no lease. [`ranges`] decides what may be given, [`store`] knows what is.
 
+mod node;
 mod ranges;
 mod store;
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -42,8 +45,6 @@ struct Wire {
     ipam: WireIpam,
     #[serde(default)]
     runtime_config: WireRuntime,
-    #[serde(default)]
-    args: Option<WireArgs>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,8 +57,6 @@ struct WireIpam {
     #[serde(default)]
     routes: Vec<Route>,
     #[serde(default)]
-    data_dir: Option<PathBuf>,
-    #[serde(default)]
     resolv_conf: Option<PathBuf>,
 }
 
@@ -66,20 +65,6 @@ struct WireIpam {
 struct WireRuntime {
     #[serde(default)]
     ip_ranges: Vec<Vec<ranges::WireRange>>,
-    #[serde(default)]
-    ips: Vec<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct WireArgs {
-    #[serde(default)]
-    cni: Option<WireCni>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct WireCni {
-    #[serde(default)]
-    ips: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -96,7 +81,7 @@ impl Ipam {
         if conf.value.get("ipam").is_none_or(Value::is_null) {
             return Err(CniError::config("IPAM config missing 'ipam' key"));
         }
-        let wire: Wire = conf.parse()?;
+        let wire: Wire = node::expanded(conf)?.parse()?;
         let mut wire_sets = wire.runtime_config.ip_ranges;
         if wire.ipam.shorthand.subnet.is_some() {
             wire_sets.push(vec![wire.ipam.shorthand]);
@@ -113,8 +98,8 @@ impl Ipam {
                 )
             })?);
         }
-        let in_config = wire.args.and_then(|args| args.cni).unwrap_or_default().ips;
-        for text in in_config.iter().chain(&wire.runtime_config.ips) {
+        let in_config = conf.requested_ips()?;
+        for text in in_config.args.iter().chain(&in_config.capability) {
             let ip = parse_ip(text).ok_or_else(|| {
                 CniError::new(
                     DECODE_FAILURE,
@@ -125,10 +110,6 @@ impl Ipam {
                 requested.push(ip);
             }
         }
-        let data_dir = wire
-            .ipam
-            .data_dir
-            .filter(|path| !path.as_os_str().is_empty());
         Ok(Self {
             sets,
             routes: wire.ipam.routes,
@@ -137,11 +118,26 @@ impl Ipam {
                 .ipam
                 .resolv_conf
                 .filter(|path| !path.as_os_str().is_empty()),
-            folder: data_dir
-                .unwrap_or_else(|| DEFAULT_DATA_DIR.into())
-                .join(&conf.name),
+            folder: folder(conf)?,
         })
     }
+}
+
+/// Where the network's leases are. Nothing else is read for it: DEL and GC work although the ranges have become wrong.
+fn folder(conf: &Conf) -> Result<PathBuf> {
+    let data_dir = match conf.value.get("ipam").and_then(|ipam| ipam.get("dataDir")) {
+        None | Some(Value::Null) => "",
+        Some(Value::String(path)) => path,
+        Some(other) => {
+            return Err(CniError::config(format!("ipam.dataDir {other} is no path")));
+        }
+    };
+    let data_dir = if data_dir.is_empty() {
+        DEFAULT_DATA_DIR
+    } else {
+        data_dir
+    };
+    Ok(Path::new(data_dir).join(&conf.name))
 }
 
 fn owner(invocation: &Invocation) -> Owner {
@@ -159,7 +155,8 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let store = Store::open(&ipam.folder)?;
     let owner = owner(invocation);
     let mut taken = Vec::new();
-    let ips = lease(&ipam, &store, &owner, &mut taken).map_err(|mut error| {
+    let runtime = conf.runtime()?;
+    let ips = lease(&ipam, &store, &owner, runtime, &mut taken).map_err(|mut error| {
         for ip in &taken {
             if let Err(undo) = store.release(*ip) {
                 error.details = format!("{}; {undo}", error.details);
@@ -181,6 +178,7 @@ fn lease(
     ipam: &Ipam,
     store: &Store,
     owner: &Owner,
+    runtime: &str,
     taken: &mut Vec<IpAddr>,
 ) -> Result<Vec<IpConfig>> {
     let mut open = ipam.requested.clone();
@@ -206,11 +204,8 @@ fn lease(
             .map(|at| open.remove(at));
         let ip = match wanted {
             Some(ip) => {
-                if set
-                    .range_of(ip)
-                    .is_some_and(|range| range.gateway == Some(ip))
-                {
-                    return Err(failed(format!("requested ip {ip} is subnet's gateway")));
+                if let Some(why) = set.range_of(ip).and_then(|range| range.refuses(ip)) {
+                    return Err(failed(format!("requested ip {ip} is {why}")));
                 }
                 if store.is_leased(ip)? {
                     return Err(failed(format!(
@@ -223,7 +218,7 @@ fn lease(
                 .ok_or_else(|| failed(format!("no IP addresses available in range set: {set}")))?,
         };
         taken.push(ip);
-        store.lease(ip, owner, index)?;
+        store.lease(ip, owner, runtime, index)?;
         ips.extend(set.range_of(ip).map(|range| range.config(ip)));
     }
     if open.is_empty() {
@@ -247,8 +242,7 @@ fn free(set: &RangeSet, store: &Store, index: usize) -> Result<Option<IpAddr>> {
 }
 
 fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
-    let ipam = Ipam::new(conf, &invocation.args)?;
-    match Store::open_if_present(&ipam.folder)? {
+    match Store::open_if_present(&folder(conf)?)? {
         Some(store) => store.release_all(&owner(invocation)),
         None => Ok(()),
     }
@@ -269,21 +263,25 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
     Ok(())
 }
 
-fn gc(conf: &Conf, invocation: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
-    let ipam = Ipam::new(conf, &invocation.args)?;
-    let Some(store) = Store::open_if_present(&ipam.folder)? else {
-        return Ok(());
-    };
-    store.retain(|owner| {
-        valid.iter().any(|attachment| {
-            attachment.container_id == owner.container_id
-                && owner
+/// Frees the leases that this plugin gave for the calling runtime to attachments that aren't valid any more. The folder
+/// may be another runtime's too, which knows attachments that the caller doesn't: what has no mark of the caller stays.
+fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
+    let attachments = conf.valid_attachments()?;
+    let valid: HashSet<(&str, &str)> = attachments
+        .iter()
+        .map(|attachment| (&*attachment.container_id, &*attachment.ifname))
+        .collect();
+    let runtime = conf.runtime()?;
+    match Store::open_if_present(&folder(conf)?)? {
+        Some(store) => store.retain(|owner, mark| {
+            mark != Some(runtime)
+                || owner
                     .ifname
-                    .as_ref()
-                    .is_none_or(|ifname| *ifname == attachment.ifname)
-        })
-    })
+                    .as_deref()
+                    .is_none_or(|ifname| valid.contains(&(&*owner.container_id, ifname)))
+        }),
+        None => Ok(()),
+    }
 }
 
 fn status(conf: &Conf, invocation: &Invocation) -> Result<()> {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -23,6 +24,30 @@ pub struct WireRange {
     range_end: Option<IpAddr>,
     #[serde(default)]
     gateway: Option<IpAddr>,
+    /// The part of `subnet` that belongs to this host.
+    #[serde(default)]
+    slice: Option<WireSlice>,
+    /// Never given to anybody.
+    #[serde(default)]
+    exclude: Vec<String>,
+    /// Given only to who asks for it.
+    #[serde(default)]
+    reserved: Vec<String>,
+}
+
+/// The subnet number `node` of those with `bits` as their prefix length.
+#[derive(Debug, Deserialize)]
+struct WireSlice {
+    bits: u8,
+    node: NodeNumber,
+}
+
+/// A number, or the text that a variable was replaced in.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum NodeNumber {
+    Number(u64),
+    Text(String),
 }
 
 /// Addresses from `start` to `end`, both included.
@@ -33,7 +58,12 @@ pub struct Range {
     end: IpAddr,
     /// Never given to a container.
     pub gateway: Option<IpAddr>,
+    exclude: Vec<Span>,
+    reserved: Vec<Span>,
 }
+
+/// Numbers of addresses, both ends included.
+type Span = RangeInclusive<u128>;
 
 /// Ranges of which one address is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +89,10 @@ impl Range {
         let subnet = wire
             .subnet
             .ok_or_else(|| CniError::config("subnet is missing"))?;
+        let subnet = match &wire.slice {
+            Some(slice) => slice.of(subnet)?,
+            None => subnet,
+        };
         // /31 and /32 hold no network, gateway and host
         if subnet.prefix_len() + 2 > subnet.max_prefix_len() {
             return Err(CniError::config(format!(
@@ -83,6 +117,8 @@ impl Range {
             start: wire.range_start.unwrap_or(first),
             end: wire.range_end.unwrap_or(last),
             gateway: Some(wire.gateway.unwrap_or(first)),
+            exclude: spans("exclude", &wire.exclude, subnet)?,
+            reserved: spans("reserved", &wire.reserved, subnet)?,
         };
         for (key, ip) in [("RangeStart", range.start), ("RangeEnd", range.end)] {
             if !subnet.contains(&ip) {
@@ -122,12 +158,91 @@ impl Range {
         IpNet::new(ip, self.subnet.prefix_len()).unwrap_or_else(|_| ip.into())
     }
 
-    fn addresses(&self, from: u128) -> impl Iterator<Item = IpAddr> {
-        let (like, gateway) = (self.start, self.gateway);
-        (from..=number(self.end))
-            .map(move |number| address(number, like))
-            .filter(move |ip| Some(*ip) != gateway)
+    /// Why `ip` is given to nobody.
+    pub fn refuses(&self, ip: IpAddr) -> Option<&'static str> {
+        if self.gateway == Some(ip) {
+            return Some("subnet's gateway");
+        }
+        let excluded = self.exclude.iter().any(|span| span.contains(&number(ip)));
+        excluded.then_some("excluded")
     }
+
+    /// What is given to who has no wish, in order. Whole spans that are kept back are skipped at once.
+    fn addresses(&self, from: u128) -> impl Iterator<Item = IpAddr> {
+        let mut next = Some(from);
+        std::iter::from_fn(move || {
+            loop {
+                let at = next.filter(|at| *at <= number(self.end))?;
+                let kept = self.exclude.iter().chain(&self.reserved);
+                let skip = kept.filter(|span| span.contains(&at)).map(|s| *s.end());
+                let ip = address(at, self.start);
+                match skip.max() {
+                    Some(end) => next = end.checked_add(1),
+                    None => {
+                        next = at.checked_add(1);
+                        if Some(ip) != self.gateway {
+                            return Some(ip);
+                        }
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl WireSlice {
+    fn of(&self, subnet: IpNet) -> Result<IpNet> {
+        let wrong = |why: String| CniError::config(format!("slice of {subnet}: {why}"));
+        let node = match &self.node {
+            NodeNumber::Number(number) => *number,
+            NodeNumber::Text(text) => text
+                .parse()
+                .map_err(|_| wrong(format!("node {text:?} is no number")))?,
+        };
+        if !(subnet.prefix_len()..=subnet.max_prefix_len()).contains(&self.bits) {
+            return Err(wrong(format!(
+                "bits {} is no prefix length in it",
+                self.bits
+            )));
+        }
+        let rest = u32::from(subnet.max_prefix_len() - self.bits);
+        let count = u32::from(self.bits - subnet.prefix_len());
+        if u128::from(node).checked_shr(count).unwrap_or(0) != 0 {
+            return Err(wrong(format!(
+                "it has no subnet number {node} of {} bits",
+                self.bits
+            )));
+        }
+        let offset = u128::from(node).checked_shl(rest).unwrap_or(0);
+        let network = address(number(subnet.network()) + offset, subnet.network());
+        IpNet::new(network, self.bits).map_err(|cause| wrong(cause.to_string()))
+    }
+}
+
+/// Addresses, subnets and `first-last`, all inside `subnet`.
+fn spans(key: &str, list: &[String], subnet: IpNet) -> Result<Vec<Span>> {
+    let parse = |text: &str| -> Option<Span> {
+        let (first, last) = if let Some((first, last)) = text.split_once('-') {
+            (first.trim().parse().ok()?, last.trim().parse().ok()?)
+        } else if let Ok(ip) = text.parse::<IpAddr>() {
+            (ip, ip)
+        } else {
+            let net: IpNet = text.parse().ok()?;
+            (net.network(), net.broadcast())
+        };
+        let inside = subnet.contains(&first) && subnet.contains(&last);
+        let span = number(first)..=number(last);
+        (inside && !span.is_empty()).then_some(span)
+    };
+    list.iter()
+        .map(|text| {
+            parse(text).ok_or_else(|| {
+                CniError::config(format!(
+                    "{key} {text:?} is no address, subnet or first-last in network {subnet}"
+                ))
+            })
+        })
+        .collect()
 }
 
 impl fmt::Display for RangeSet {
@@ -277,6 +392,18 @@ mod tests {
             ),
             "255.255.255.250 255.255.255.251 255.255.255.252 255.255.255.253 255.255.255.254 255.255.255.255"
         );
+        let kept = json!([{"subnet": "10.0.0.0/24", "exclude": ["10.0.0.0/28", "10.0.0.17", "10.0.0.15-10.0.0.16"],
+            "reserved": ["10.0.0.19-10.0.0.250"]}]);
+        assert_eq!(
+            order(kept.clone(), None),
+            "10.0.0.18 10.0.0.251 10.0.0.252 10.0.0.253 10.0.0.254"
+        );
+        assert_eq!(
+            order(kept, Some("10.0.0.100")),
+            "10.0.0.251 10.0.0.252 10.0.0.253 10.0.0.254 10.0.0.18"
+        );
+        let all = json!([{"subnet": "fd00::/64", "exclude": ["fd00::/64"]}]);
+        assert_eq!(order(all, None), "");
         let top = json!([{"subnet": "ffff::/16", "rangeStart": "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe"}]);
         assert_eq!(
             order(top, Some("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")),
@@ -285,8 +412,72 @@ mod tests {
     }
 
     #[test]
+    fn slices() {
+        let cases = [
+            ("10.0.0.0/8", json!({"bits": 24, "node": 259}), "10.1.3.2"),
+            (
+                "10.0.0.0/8",
+                json!({"bits": 24, "node": "65535"}),
+                "10.255.255.2",
+            ),
+            ("10.9.0.0/16", json!({"bits": 16, "node": 0}), "10.9.0.2"),
+            (
+                "fd00::/48",
+                json!({"bits": 64, "node": 10}),
+                "fd00:0:0:a::2",
+            ),
+            (
+                "::/0",
+                json!({"bits": 64, "node": u64::MAX}),
+                "ffff:ffff:ffff:ffff::2",
+            ),
+        ];
+        for (subnet, slice, expected) in cases {
+            let got = order(json!([{"subnet": subnet, "slice": slice}]), None);
+            assert_eq!(got.split(' ').next(), Some(expected), "{subnet} {slice}");
+        }
+    }
+
+    #[test]
+    fn wishes() {
+        let sets = sets(
+            json!([[{"subnet": "10.0.0.0/24", "exclude": ["10.0.0.9"], "reserved": ["10.0.0.8"]}]]),
+        )
+        .unwrap();
+        let range = &sets[0].0[0];
+        for (ip, expected) in [
+            ("10.0.0.1", Some("subnet's gateway")),
+            ("10.0.0.8", None),
+            ("10.0.0.9", Some("excluded")),
+            ("10.0.0.10", None),
+        ] {
+            assert_eq!(range.refuses(ip.parse().unwrap()), expected, "{ip}");
+        }
+    }
+
+    #[test]
     fn refusals() {
         let cases = [
+            (
+                json!([[{"subnet": "10.0.0.0/24", "exclude": ["10.0.1.1"]}]]),
+                "invalid range set 0: exclude \"10.0.1.1\" is no address, subnet or first-last in network 10.0.0.0/24",
+            ),
+            (
+                json!([[{"subnet": "10.0.0.0/24", "reserved": ["10.0.0.9-10.0.0.8"]}]]),
+                "invalid range set 0: reserved \"10.0.0.9-10.0.0.8\" is no address, subnet or first-last in network 10.0.0.0/24",
+            ),
+            (
+                json!([[{"subnet": "10.0.0.0/8", "slice": {"bits": 24, "node": 65536}}]]),
+                "invalid range set 0: slice of 10.0.0.0/8: it has no subnet number 65536 of 24 bits",
+            ),
+            (
+                json!([[{"subnet": "10.0.0.0/8", "slice": {"bits": 7, "node": 0}}]]),
+                "invalid range set 0: slice of 10.0.0.0/8: bits 7 is no prefix length in it",
+            ),
+            (
+                json!([[{"subnet": "10.0.0.0/8", "slice": {"bits": 24, "node": "x"}}]]),
+                "invalid range set 0: slice of 10.0.0.0/8: node \"x\" is no number",
+            ),
             (json!([]), "no IP ranges specified"),
             (json!([[]]), "invalid range set 0: empty range set"),
             (

@@ -4,22 +4,31 @@
 //! <dataDir>/<network>/lock                 flock(2), held by an open Store
 //!                     10.1.0.2             "<container id>\r\n<ifname>"; older plugins wrote the id alone
 //!                     last_reserved_ip.0   the address given last, per range set
+//!                     .mark.10.1.0.2       a symbolic link to nowhere: "sampan:<runtime> <container id> <ifname>"
 //! ```
 //!
-//! *Invariants*: a lease file appears whole or not at all and survives a power cut; other files are left alone.
+//! The mark tells a lease that this plugin gave, and for whom, from one of another program's. The reference plugin reads
+//! every file for its content and passes over what it can't read. A mark counts only while it names the lease's owner.
+//!
+//! *Invariants*: a lease file appears whole or not at all, after its mark, and survives a power cut; other files, and
+//! leases that aren't understood, are left alone.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::error::{CniError, Result, all};
+use crate::conf::{valid_ifname, valid_name};
+use crate::error::{CniError, DECODE_FAILURE, Result, all};
 
 /// Longer files are no leases.
 const MAX_LEASE: u64 = 4096;
 const NEW_LEASE: &str = ".lease.new";
+const MARK: &str = ".mark.";
 
 /// Who holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +48,17 @@ impl Owner {
         }
     }
 
-    fn parse(text: &str) -> Self {
+    /// `None`: no lease.
+    fn parse(text: &str) -> Option<Self> {
         let mut lines = text.trim().lines().map(str::trim);
-        Self {
-            container_id: lines.next().unwrap_or_default().to_owned(),
+        let owner = Self {
+            container_id: lines.next()?.to_owned(),
             ifname: lines.next().map(str::to_owned),
-        }
+        };
+        let understood = valid_name(&owner.container_id)
+            && owner.ifname.as_deref().is_none_or(valid_ifname)
+            && lines.next().is_none();
+        understood.then_some(owner)
     }
 
     /// Whether a lease of `self` belongs to `other`.
@@ -100,6 +114,10 @@ impl Store {
         self.folder.join(ip.to_string())
     }
 
+    fn mark_path(&self, ip: IpAddr) -> PathBuf {
+        self.folder.join(format!("{MARK}{ip}"))
+    }
+
     fn last_path(&self, set: usize) -> PathBuf {
         self.folder.join(format!("last_reserved_ip.{set}"))
     }
@@ -114,15 +132,21 @@ impl Store {
         }
     }
 
-    /// Gives `ip`, which is free, to `owner`.
-    pub fn lease(&self, ip: IpAddr, owner: &Owner, set: usize) -> Result<()> {
+    /// Gives `ip`, which is free, to `owner`, which `runtime` asked for.
+    pub fn lease(&self, ip: IpAddr, owner: &Owner, runtime: &str, set: usize) -> Result<()> {
         let ifname = owner.ifname.as_deref().unwrap_or_default();
+        let path = self.mark_path(ip);
+        remove(&path)?;
+        symlink(mark(runtime, owner), &path)
+            .map_err(|cause| CniError::io("create", &path, &cause))?;
         let content = format!("{}\r\n{ifname}", owner.container_id);
         self.write(&self.path(ip), &content)?;
-        // a lost file only costs the round robin
-        self.write(&self.last_path(set), &ip.to_string())
+        // a lost or broken file only costs the round robin
+        let last = self.last_path(set);
+        fs::write(&last, ip.to_string()).map_err(|cause| CniError::io("write", &last, &cause))
     }
 
+    /// Brings the lease to the disk, and its mark with the folder.
     fn write(&self, path: &Path, content: &str) -> Result<()> {
         let new = self.folder.join(NEW_LEASE);
         let write = || -> io::Result<()> {
@@ -145,25 +169,39 @@ impl Store {
         }
     }
 
-    fn leases(&self) -> Result<Vec<(IpAddr, Owner)>> {
-        let read = || -> io::Result<Vec<(IpAddr, Owner)>> {
-            let mut leases = Vec::new();
+    /// Everything in the folder that has to do with leases, in the order of the addresses.
+    fn read(&self) -> Result<Contents> {
+        let read = || -> io::Result<Contents> {
+            let mut contents = Contents::default();
             for entry in fs::read_dir(&self.folder)? {
                 let name = entry?.file_name();
-                let Some(ip) = name.to_str().and_then(|name| name.parse().ok()) else {
+                let Some(name) = name.to_str() else {
                     continue;
                 };
-                leases.push((ip, Owner::parse(&read_small(&self.folder.join(name))?)));
+                let path = self.folder.join(name);
+                if let Some(ip) = name.strip_prefix(MARK).and_then(|ip| ip.parse().ok()) {
+                    contents.marks.push((ip, fs::read_link(&path).ok()));
+                } else if let Ok(ip) = name.parse() {
+                    let text = match read_small(&path) {
+                        // a folder is no lease either
+                        Err(cause) if cause.kind() == io::ErrorKind::IsADirectory => None,
+                        text => Some(text?),
+                    };
+                    match text.and_then(|text| Owner::parse(&text)) {
+                        Some(owner) => contents.leases.push((ip, owner)),
+                        None => contents.strange.push(path),
+                    }
+                }
             }
-            leases.sort_by_key(|(ip, _)| *ip);
-            Ok(leases)
+            contents.leases.sort_by_key(|(ip, _)| *ip);
+            Ok(contents)
         };
         read().map_err(|cause| CniError::io("read the leases in", &self.folder, &cause))
     }
 
     /// What `owner` holds.
     pub fn of(&self, owner: &Owner) -> Result<Vec<IpAddr>> {
-        let leases = self.leases()?.into_iter();
+        let leases = self.read()?.leases.into_iter();
         Ok(leases
             .filter(|(_, holder)| holder.is_of(owner))
             .map(|(ip, _)| ip)
@@ -172,27 +210,76 @@ impl Store {
 
     /// Frees `ip`; missing is success.
     pub fn release(&self, ip: IpAddr) -> Result<()> {
-        let path = self.path(ip);
-        match fs::remove_file(&path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                Err(CniError::io("remove", &path, &cause))
-            }
-            _ => Ok(()),
-        }
+        remove(&self.path(ip))?;
+        remove(&self.mark_path(ip))
     }
 
     /// Frees everything that `owner` holds.
     pub fn release_all(&self, owner: &Owner) -> Result<()> {
-        self.retain(|holder| !holder.is_of(owner))
+        all(self.of(owner)?.into_iter().map(|ip| self.release(ip)))
     }
 
-    /// Frees every lease whose owner isn't wanted.
-    pub fn retain(&self, wanted: impl Fn(&Owner) -> bool) -> Result<()> {
-        let leases = self.leases()?;
-        all(leases
+    /// Frees every lease whose owner isn't wanted; `wanted` is told which runtime this plugin gave it to. Removes marks
+    /// without a lease. Leases that aren't understood stay, and are an error after everything else is done.
+    pub fn retain(&self, wanted: impl Fn(&Owner, Option<&str>) -> bool) -> Result<()> {
+        let contents = self.read()?;
+        let marks: HashMap<IpAddr, &Path> = contents
+            .marks
             .iter()
-            .filter(|(_, owner)| !wanted(owner))
-            .map(|(ip, _)| self.release(*ip)))
+            .filter_map(|(ip, target)| Some((*ip, target.as_deref()?)))
+            .collect();
+        let mut held = HashSet::new();
+        let mut steps = Vec::new();
+        for (ip, owner) in &contents.leases {
+            let mark = marks.get(ip).and_then(|mark| runtime_of(mark, owner));
+            if wanted(owner, mark) {
+                held.insert(*ip);
+            } else {
+                steps.push(self.release(*ip));
+            }
+        }
+        let orphans = marks.keys().filter(|ip| !held.contains(*ip));
+        steps.extend(orphans.map(|ip| remove(&self.mark_path(*ip))));
+        steps.extend(contents.strange.iter().map(|path| {
+            Err(CniError::new(
+                DECODE_FAILURE,
+                format!(
+                    "{} is not understood as a lease: if nobody uses the address, remove it",
+                    path.display()
+                ),
+            ))
+        }));
+        all(steps)
+    }
+}
+
+/// What is in a store's folder.
+#[derive(Debug, Default)]
+struct Contents {
+    leases: Vec<(IpAddr, Owner)>,
+    marks: Vec<(IpAddr, Option<PathBuf>)>,
+    /// Named as leases are, but none.
+    strange: Vec<PathBuf>,
+}
+
+fn mark(runtime: &str, owner: &Owner) -> String {
+    let ifname = owner.ifname.as_deref().unwrap_or_default();
+    format!("sampan:{runtime} {} {ifname}", owner.container_id)
+}
+
+/// The runtime that a mark names, if it is the mark of a lease of `owner`.
+fn runtime_of<'a>(target: &'a Path, owner: &Owner) -> Option<&'a str> {
+    let text = target.to_str()?.strip_prefix("sampan:")?;
+    let (runtime, holder) = text.split_once(' ')?;
+    (mark("", owner).strip_prefix("sampan: ")? == holder).then_some(runtime)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(CniError::io("remove", path, &cause))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -214,9 +301,9 @@ mod tests {
         let store = Store::open(&folder).unwrap();
         let (a, b) = (Owner::new("c1", "eth0"), Owner::new("c1", "eth1"));
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        store.lease(ip("10.0.0.2"), &a, 0).unwrap();
-        store.lease(ip("fd00::2"), &a, 1).unwrap();
-        store.lease(ip("10.0.0.3"), &b, 0).unwrap();
+        store.lease(ip("10.0.0.2"), &a, "", 0).unwrap();
+        store.lease(ip("fd00::2"), &a, "", 1).unwrap();
+        store.lease(ip("10.0.0.3"), &b, "r", 0).unwrap();
         let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
         assert_eq!(text("10.0.0.2"), "c1\r\neth0");
         assert_eq!(text("last_reserved_ip.0"), "10.0.0.3");
@@ -230,7 +317,85 @@ mod tests {
         fs::write(folder.join("notes"), "c1\r\neth0").unwrap();
         store.release_all(&a).unwrap();
         store.release_all(&a).unwrap();
-        assert_eq!(store.leases().unwrap(), [(ip("10.0.0.3"), b)]);
+        let contents = store.read().unwrap();
+        assert_eq!(contents.leases, [(ip("10.0.0.3"), b)]);
+        assert_eq!(
+            contents.marks,
+            [(ip("10.0.0.3"), Some("sampan:r c1 eth1".into()))]
+        );
         assert!(folder.join("notes").exists());
+    }
+
+    #[test]
+    fn contents_of_leases() {
+        let owner = |id: &str, ifname: Option<&str>| {
+            Some(Owner {
+                container_id: id.into(),
+                ifname: ifname.map(str::to_owned),
+            })
+        };
+        for (text, expected) in [
+            ("c1\r\neth0", owner("c1", Some("eth0"))),
+            ("c1\neth0\n", owner("c1", Some("eth0"))),
+            ("c1", owner("c1", None)),
+            ("", None),
+            ("\0\0\0", None),
+            ("{}", None),
+            ("c1\r\neth0\r\nmore", None),
+            ("c1\r\na/b", None),
+        ] {
+            assert_eq!(Owner::parse(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_take_a_lease_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        for (last, runtime) in [(2, ""), (3, "r"), (4, "r")] {
+            let owner = Owner::new(&format!("c{last}"), "eth0");
+            let ip = ip(&format!("10.0.0.{last}"));
+            store.lease(ip, &owner, runtime, 0).unwrap();
+        }
+        // given again by somebody else, and a lease that was always theirs
+        fs::write(temp.path().join("10.0.0.4"), "c9\r\neth0").unwrap();
+        fs::write(temp.path().join("10.0.0.5"), "c5\r\neth0").unwrap();
+        fs::write(temp.path().join("10.0.0.6"), "").unwrap();
+        fs::create_dir(temp.path().join("10.0.0.7")).unwrap();
+        let seen = std::cell::RefCell::new(Vec::new());
+        let error = store
+            .retain(|owner, runtime| {
+                let runtime = runtime.map(str::to_owned);
+                seen.borrow_mut()
+                    .push((owner.container_id.clone(), runtime));
+                owner.container_id != "c3"
+            })
+            .unwrap_err();
+        assert!(
+            error.msg.contains("is not understood as a lease"),
+            "{error}"
+        );
+        let expected = [
+            ("c2", Some("")),
+            ("c3", Some("r")),
+            ("c9", None),
+            ("c5", None),
+        ];
+        let expected = expected.map(|(id, mark)| (id.to_owned(), mark.map(str::to_owned)));
+        assert_eq!(seen.into_inner(), expected);
+        for (name, there) in [
+            ("10.0.0.2", true),
+            (".mark.10.0.0.2", true),
+            ("10.0.0.3", false),
+            (".mark.10.0.0.3", false),
+            ("10.0.0.4", true),
+            ("10.0.0.5", true),
+            ("10.0.0.6", true),
+            ("10.0.0.7", true),
+        ] {
+            let found = fs::symlink_metadata(temp.path().join(name)).is_ok();
+            assert_eq!(found, there, "{name}");
+        }
     }
 }

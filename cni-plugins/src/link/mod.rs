@@ -3,7 +3,11 @@
 //! *Invariants*: a [`Links`] is a socket of the namespace in which it was opened and works there from anywhere. Calls
 //! are synchronous: the kernel answers a request before `send` returns, so no runtime is needed. Errors name the object.
 
+mod create;
+mod filter;
 mod message;
+mod policy;
+mod shape;
 
 use std::io;
 use std::net::IpAddr;
@@ -18,20 +22,25 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
-use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
-};
+pub use rtnetlink::packet_route::address::AddressFlags;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, InfoPortData, InfoPortKind,
+    LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::error::{CniError, Result};
 use crate::result::Route;
-use message::{address_message, address_of, family, link_of, route_message, route_of};
+pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan};
+use message::{
+    address_message, address_of, default_route_link, family, link_of, route_message, route_of,
+};
+pub use policy::{KernelRoute, SourceRule};
+pub use rtnetlink::packet_route::link::{IpVlanMode, MacVlanMode};
+pub use shape::{Choice, Direction, Rate};
 
 /// A dump is asked for again this often when the kernel says that it changed meanwhile.
 const DUMP_TRIES: usize = 8;
@@ -55,27 +64,32 @@ pub struct Link {
     pub up: bool,
     /// Able to pass packets.
     pub operational: bool,
+    /// Not able to pass packets; kinds that don't say are neither (RFC 2863 ifOperStatus).
+    pub inoperable: bool,
     /// `ifalias`.
     pub alias: String,
-    /// A bridge that tells VLANs apart.
-    pub vlan_filtering: bool,
+    /// What its kind has of its own, where this module knows it.
+    pub details: Option<Kind>,
     /// Index of the bridge that it is a port of.
     pub controller: Option<u32>,
+    /// Index of the interface that it stands on, or of the other end of the pair.
+    pub lower: Option<u32>,
+    /// Somebody asked for everything that passes.
+    pub promiscuous: bool,
+    /// It receives every multicast packet.
+    pub all_multicast: bool,
+    /// Length of the transmit queue, in packets.
+    pub queue: u32,
 }
 
-/// A pair of virtual interfaces; the second end is born in another namespace.
-#[derive(Debug)]
-pub struct VethPair<'a> {
-    /// Name of the end here.
-    pub host_name: &'a str,
-    /// Name of the end there.
-    pub name: &'a str,
-    /// There.
-    pub netns: BorrowedFd<'a>,
-    /// MTU of both in bytes; `None`: the kernel's default.
-    pub mtu: Option<u32>,
-    /// Link address of the end there; `None`: random.
-    pub mac: Option<[u8; 6]>,
+impl Link {
+    /// The table of a VRF.
+    pub fn vrf_table(&self) -> Option<u32> {
+        match self.details {
+            Some(Kind::Vrf(table)) => Some(table),
+            _ => None,
+        }
+    }
 }
 
 /// A route as it was found.
@@ -198,6 +212,17 @@ impl Links {
             })
     }
 
+    /// Every link of the namespace.
+    pub fn all(&mut self) -> Result<Vec<Link>> {
+        let request = LinkMessageBuilder::<LinkUnspec>::new()
+            .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+            .build();
+        let answer = self
+            .call(Message::GetLink(request), NLM_F_DUMP)
+            .map_err(|cause| CniError::operation("cannot list the interfaces", cause))?;
+        Ok(answer.into_iter().filter_map(link_of).collect())
+    }
+
     /// The ports of a bridge.
     pub fn ports(&mut self, bridge: &Link) -> Result<Vec<Link>> {
         let request = LinkMessageBuilder::<LinkUnspec>::new()
@@ -214,64 +239,6 @@ impl Links {
             .filter_map(link_of)
             .filter(|link| link.controller == Some(bridge.index))
             .collect())
-    }
-
-    /// Makes a bridge; `mac` is its link address from birth. The kernel's own answer (EEXIST) decides a race.
-    pub fn create_bridge(
-        &mut self,
-        name: &str,
-        mtu: Option<u32>,
-        vlan_filtering: bool,
-        mac: Option<[u8; 6]>,
-    ) -> Result<()> {
-        let mut builder = LinkMessageBuilder::<LinkBridge>::new(name);
-        if let Some(mtu) = mtu {
-            builder = builder.mtu(mtu);
-        }
-        if let Some(mac) = mac {
-            builder = builder.address(mac.to_vec());
-        }
-        if vlan_filtering {
-            builder = builder.vlan_filtering(true);
-        }
-        self.create(builder.build())
-            .map_err(|cause| CniError::operation(format!("cannot create the bridge {name}"), cause))
-    }
-
-    fn create(&mut self, message: LinkMessage) -> io::Result<()> {
-        self.call(Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
-            .map(|_| ())
-    }
-
-    /// Makes a pair; `Ok(false)`: one of the names is taken.
-    pub fn create_veth(&mut self, pair: &VethPair<'_>) -> Result<bool> {
-        let mut host = LinkMessageBuilder::<LinkUnspec>::new().name(pair.host_name);
-        let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(pair.name)
-            .setns_by_fd(pair.netns.as_raw_fd());
-        if let Some(mtu) = pair.mtu {
-            host = host.mtu(mtu);
-            peer = peer.mtu(mtu);
-        }
-        if let Some(mac) = pair.mac {
-            peer = peer.address(mac.to_vec());
-        }
-        let mut message = host.build();
-        message.attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer.build()))),
-        ]));
-        match self.create(message) {
-            Ok(()) => Ok(true),
-            Err(cause) if cause.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(cause) => Err(CniError::operation(
-                format!(
-                    "cannot create the veth pair {} and {}",
-                    pair.host_name, pair.name
-                ),
-                cause,
-            )),
-        }
     }
 
     fn change(
@@ -305,16 +272,33 @@ impl Links {
         )
     }
 
-    /// Makes a link receive everything.
-    pub fn promiscuous(&mut self, link: &Link) -> Result<()> {
-        let builder = LinkMessageBuilder::<LinkUnspec>::new().promiscuous(true);
-        self.change(link, "promiscuous mode", builder)
-    }
-
     /// Sets the link address.
     pub fn set_mac(&mut self, link: &Link, mac: &[u8]) -> Result<()> {
         let builder = LinkMessageBuilder::<LinkUnspec>::new().address(mac.to_vec());
         self.change(link, "the link address", builder)
+    }
+
+    /// Sets the MTU in bytes.
+    pub fn set_mtu(&mut self, link: &Link, mtu: u32) -> Result<()> {
+        self.change(
+            link,
+            "the MTU",
+            LinkMessageBuilder::<LinkUnspec>::new().mtu(mtu),
+        )
+    }
+
+    /// Moves a link into another namespace under another name. The link goes down.
+    pub fn hand_over(&mut self, link: &Link, netns: BorrowedFd<'_>, name: &str) -> Result<()> {
+        let builder = LinkMessageBuilder::<LinkUnspec>::new()
+            .setns_by_fd(netns.as_raw_fd())
+            .name(name);
+        self.change(link, &format!("namespace and name {name}"), builder)
+    }
+
+    /// Gives a link that is down another name.
+    pub fn rename(&mut self, link: &Link, name: &str) -> Result<()> {
+        let builder = LinkMessageBuilder::<LinkUnspec>::new().name(name);
+        self.change(link, &format!("the name {name}"), builder)
     }
 
     /// Sets `ifalias`.
@@ -353,31 +337,50 @@ impl Links {
             .map_err(|cause| CniError::operation(what, cause))
     }
 
-    /// Makes `vid` the VLAN of a port, untagged, and the only one unless it is to keep the bridge's default too.
-    pub fn set_access_vlan(&mut self, port: &Link, vid: u16, keep_default: bool) -> Result<()> {
-        let request = |vid, flags| {
+    /// The VLANs of a bridge port: `native` untagged, those of `trunk` (first and last) tagged, and no longer `drop`.
+    pub fn set_vlans(
+        &mut self,
+        port: &Link,
+        native: u16,
+        trunk: &[(u16, u16)],
+        drop: Option<u16>,
+    ) -> Result<()> {
+        use BridgeVlanInfoFlags as Flags;
+        let request = |vlans: &[(u16, Flags)]| {
             let mut message = LinkMessage::default();
             message.header.interface_family = AddressFamily::Bridge;
             message.header.index = port.index;
-            message.attributes = vec![LinkAttribute::AfSpecBridge(vec![AfSpecBridge::VlanInfo(
-                BridgeVlanInfo { flags, vid },
-            )])];
+            let info = |(vid, flags): &(u16, Flags)| {
+                AfSpecBridge::VlanInfo(BridgeVlanInfo {
+                    flags: *flags,
+                    vid: *vid,
+                })
+            };
+            message.attributes = vec![LinkAttribute::AfSpecBridge(
+                vlans.iter().map(info).collect(),
+            )];
             message
         };
-        let untagged = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
+        let mut wanted = Vec::new();
+        for (first, last) in trunk {
+            if first == last {
+                wanted.push((*first, Flags::empty()));
+            } else {
+                wanted.push((*first, Flags::RangeBegin));
+                wanted.push((*last, Flags::RangeEnd));
+            }
+        }
+        // last: an untagged VLAN that is in the trunk too stays untagged
+        wanted.push((native, Flags::Pvid | Flags::Untagged));
         let mut set = || {
-            self.call(Message::SetLink(request(vid, untagged)), 0)?;
-            if vid != 1 && !keep_default {
-                // the port got the bridge's default VLAN when it was attached
-                self.call(
-                    Message::DelLink(request(1, BridgeVlanInfoFlags::empty())),
-                    0,
-                )?;
+            self.call(Message::SetLink(request(&wanted)), 0)?;
+            if let Some(vid) = drop {
+                self.call(Message::DelLink(request(&[(vid, Flags::empty())])), 0)?;
             }
             Ok(())
         };
         set().map_err(|cause: io::Error| {
-            CniError::operation(format!("cannot set the VLAN {vid} of {}", port.name), cause)
+            CniError::operation(format!("cannot set the VLANs of {}", port.name), cause)
         })
     }
 
@@ -395,13 +398,8 @@ impl Links {
 
     /// Waits until packets pass: a bridge port that got its carrier this moment doesn't forward yet.
     pub fn wait_operational(&mut self, link: &Link) -> Result<()> {
-        for attempt in 0..12 {
-            match self.by_index(link.index)? {
-                Some(now) if now.operational => return Ok(()),
-                None => break,
-                // 2 s in all
-                Some(_) => std::thread::sleep(Duration::from_micros(500 << attempt)),
-            }
+        if self.wait(link, |now| now.operational)? {
+            return Ok(());
         }
         Err(CniError::operation(
             format!("interface {} does not become operational", link.name),
@@ -409,8 +407,31 @@ impl Links {
         ))
     }
 
+    /// As [`Links::wait_operational`] for a link whose kind may not say what it is able to; whether it came to that.
+    pub fn wait_operable(&mut self, link: &Link) -> Result<bool> {
+        self.wait(link, |now| !now.inoperable)
+    }
+
+    fn wait(&mut self, link: &Link, done: impl Fn(&Link) -> bool) -> Result<bool> {
+        for attempt in 0..12 {
+            match self.by_index(link.index)? {
+                Some(now) if done(&now) => return Ok(true),
+                None => break,
+                // 2 s in all
+                Some(_) => std::thread::sleep(Duration::from_micros(500 << attempt)),
+            }
+        }
+        Ok(false)
+    }
+
     /// The addresses of a link.
     pub fn addresses(&mut self, link: &Link) -> Result<Vec<IpNet>> {
+        let found = self.addresses_with_flags(link)?;
+        Ok(found.into_iter().map(|(address, _)| address).collect())
+    }
+
+    /// The addresses of a link with what the kernel thinks of them.
+    pub fn addresses_with_flags(&mut self, link: &Link) -> Result<Vec<(IpNet, AddressFlags)>> {
         let mut answer = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = AddressMessage::default();
@@ -436,13 +457,10 @@ impl Links {
             .collect())
     }
 
-    /// Adds an address that is usable at once (no duplicate detection); one that is there already is success.
-    pub fn add_address(&mut self, link: &Link, address: IpNet) -> Result<()> {
+    /// Adds an address; one that is there already is success. `Nodad`: usable at once, without duplicate detection.
+    pub fn add_address(&mut self, link: &Link, address: IpNet, flags: AddressFlags) -> Result<()> {
         let mut message = address_message(link, address);
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        message.attributes.push(AddressAttribute::Flags(flags));
         if let IpNet::V4(net) = address
             && net.prefix_len() < 31
         {
@@ -472,10 +490,20 @@ impl Links {
     /// Adds a route over `link`. One to the same destination with the same metric stays as it is: with several
     /// interfaces the first to claim a destination has it.
     pub fn add_route(&mut self, link: &Link, route: &Route) -> Result<()> {
-        match self.call(
-            Message::NewRoute(route_message(link, route)),
-            NLM_F_CREATE | NLM_F_EXCL,
-        ) {
+        self.add_route_from(link, route, None)
+    }
+
+    /// As [`Links::add_route`]; what uses it is sent from `source`.
+    pub fn add_route_from(
+        &mut self,
+        link: &Link,
+        route: &Route,
+        source: Option<IpAddr>,
+    ) -> Result<()> {
+        let mut message = route_message(link, route);
+        let source = source.map(|source| RouteAttribute::PrefSource(source.into()));
+        message.attributes.extend(source);
+        match self.call(Message::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL) {
             Err(cause) if cause.raw_os_error() != Some(libc::EEXIST) => {
                 let via = route.gw.map(|gw| format!(" via {gw}")).unwrap_or_default();
                 let what = format!(
@@ -508,6 +536,22 @@ impl Links {
             }
         }
         Ok(found)
+    }
+
+    /// The link of the first default route of the main table, IPv4 before IPv6.
+    pub fn default_interface(&mut self) -> Result<Option<Link>> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let answer = self
+                .call(Message::GetRoute(message), NLM_F_DUMP)
+                .map_err(|cause| CniError::operation("cannot list the routes", cause))?;
+            let index = answer.iter().find_map(default_route_link);
+            if let Some(index) = index {
+                return self.by_index(index);
+            }
+        }
+        Ok(None)
     }
 
     /// The link over which `address` is reached.

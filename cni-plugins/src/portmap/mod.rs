@@ -13,6 +13,7 @@
 
 mod conf;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -20,17 +21,17 @@ use serde_json::Value;
 
 use crate::conf::Conf;
 use crate::conntrack::{self, Target};
-use crate::error::{CniError, PORT_TAKEN, Result, with_undo};
+use crate::error::{CniError, PORT_TAKEN, Result, all, with_undo};
 use crate::link::Links;
 use crate::netns::HostLock;
 use crate::nft::{
-    Batch, Chain, Expr, FoundRule, Hook, MAX_COMMENT, Nft, OUTPUT, POSTROUTING, PREROUTING, Rule,
+    Batch, Chain, Expr, Family, FoundRule, MAX_COMMENT, Nft, OUTPUT, POSTROUTING, PREROUTING, Rule,
     Table,
 };
 use crate::result::AddResult;
 use crate::skel::{Invocation, Plugin};
 use crate::sysctl;
-use crate::tag::{self, tag};
+use crate::tag::{self, is_of, tag};
 use conf::{HostPort, Mapping, PortmapConf, Protocol};
 
 /// The commands.
@@ -46,28 +47,15 @@ const HOST_PORTS: &str = "hostports";
 const MASQUERADE: &str = "masquerade";
 const DNAT_PRIORITY: i32 = -100;
 
-const fn base(name: &'static str, kind: &'static str, number: u32, priority: i32) -> Chain {
-    Chain {
-        name,
-        hook: Some(Hook {
-            kind,
-            number,
-            priority,
-        }),
-    }
-}
-
 const TABLE: Table = Table {
-    name: "sampan_portmap",
+    family: Family::Inet,
+    name: Cow::Borrowed("sampan_portmap"),
     chains: &[
-        Chain {
-            name: HOST_PORTS,
-            hook: None,
-        },
-        base("prerouting", "nat", PREROUTING, DNAT_PRIORITY),
-        base("output", "nat", OUTPUT, DNAT_PRIORITY),
-        base(MASQUERADE, "nat", POSTROUTING, 100),
-        base("martians", "filter", PREROUTING, -300),
+        Chain::plain(HOST_PORTS),
+        Chain::base("prerouting", "nat", PREROUTING, DNAT_PRIORITY),
+        Chain::base("output", "nat", OUTPUT, DNAT_PRIORITY),
+        Chain::base(MASQUERADE, "nat", POSTROUTING, 100),
+        Chain::base("martians", "filter", PREROUTING, -300),
     ],
 };
 
@@ -92,19 +80,19 @@ fn loopback(v4: bool) -> IpNet {
 
 /// The rules that belong to no mapping.
 fn base_rules() -> Vec<Rule> {
-    let rule = |chain, exprs| Rule {
-        chain,
+    let rule = |chain: &'static str, exprs| Rule {
+        chain: chain.into(),
         exprs,
         comment: String::new(),
     };
     vec![
         rule(
             "prerouting",
-            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS)],
+            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS.into())],
         ),
         rule(
             "output",
-            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS)],
+            vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS.into())],
         ),
         rule(
             "martians",
@@ -133,7 +121,7 @@ fn mapping_rule(tag: &str, mapping: &Mapping) -> Rule {
         Expr::Dnat(mapping.container, mapping.container_port),
     ]);
     Rule {
-        chain: HOST_PORTS,
+        chain: HOST_PORTS.into(),
         exprs,
         comment: format!("{tag} {host}"),
     }
@@ -152,7 +140,7 @@ fn masquerade_rules(tag: &str, conf: &PortmapConf, container: &IpNet) -> Vec<Rul
             Expr::Masquerade,
         ]);
         Rule {
-            chain: MASQUERADE,
+            chain: MASQUERADE.into(),
             exprs,
             comment: tag.to_owned(),
         }
@@ -192,12 +180,6 @@ fn rules(tag: &str, conf: &PortmapConf, container: &[IpNet]) -> Result<Vec<Rule>
         ))),
         None => Ok(rules),
     }
-}
-
-fn is_of(tag: &str, comment: &str) -> bool {
-    comment
-        .strip_prefix(tag)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
 /// A host port that another attachment has.
@@ -261,20 +243,11 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         .for_each(|rule| batch.delete(&TABLE, rule));
     wanted.iter().for_each(|rule| batch.rule(&TABLE, rule));
     nft.apply(batch)?;
-    let udp: Vec<Target> = mappings
-        .iter()
-        .map(|mapping| mapping.host)
-        .filter(|host| host.protocol == Protocol::Udp)
-        .map(|host| Target {
-            address: host.address,
-            port: host.port,
-        })
-        .collect();
-    match conntrack::forget_udp(&udp) {
+    match forget_udp(mappings.iter().map(|mapping| mapping.host)) {
         Ok(()) => conf.passed_on(),
         Err(error) => Err(with_undo(
             error,
-            remove(&mut nft, |comment| !is_of(&tag, comment)),
+            nft.retain(&TABLE, |comment| !is_of(&tag, comment)),
         )),
     }
 }
@@ -316,36 +289,34 @@ fn open_hairpin(result: &AddResult) -> Result<()> {
     Ok(())
 }
 
+/// Flows that know the old state of these ports begin anew.
+fn forget_udp(ports: impl Iterator<Item = HostPort>) -> Result<()> {
+    let udp: Vec<Target> = ports
+        .filter(|host| host.protocol == Protocol::Udp)
+        .map(|host| Target {
+            address: host.address,
+            port: host.port,
+        })
+        .collect();
+    conntrack::forget_udp(&udp)
+}
+
 fn del(conf: &Conf, invocation: &Invocation) -> Result<()> {
     let tag = own_tag(conf, invocation)?;
     retain(|comment| !is_of(&tag, comment))
 }
 
-/// Removes the rules whose comment isn't wanted, and the table after its last mapping.
+/// Removes the rules whose comment isn't wanted, the table after its last mapping, and the flows that went by the rules.
 fn retain(wanted: impl Fn(&str) -> bool) -> Result<()> {
     let _lock = HostLock::take()?;
-    remove(&mut Nft::open()?, wanted)
-}
-
-/// [`retain`] under the caller's lock.
-fn remove(nft: &mut Nft, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let mut nft = Nft::open()?;
     let found = nft.rules(&TABLE)?;
-    let owned: Vec<&FoundRule> = found
+    let gone = found
         .iter()
-        .filter(|rule| !rule.comment.is_empty())
-        .collect();
-    let drop: Vec<&FoundRule> = owned
-        .iter()
-        .copied()
-        .filter(|rule| !wanted(&rule.comment))
-        .collect();
-    let mut batch = Batch::default();
-    if drop.len() == owned.len() && !found.is_empty() {
-        batch.delete_table(&TABLE);
-    } else {
-        drop.iter().for_each(|rule| batch.delete(&TABLE, rule));
-    }
-    nft.apply(batch)
+        .filter(|rule| !rule.comment.is_empty() && !wanted(&rule.comment));
+    let ports = gone.filter_map(|rule| HostPort::of_comment(&rule.comment));
+    let removed = nft.retain(&TABLE, &wanted);
+    all([removed, forget_udp(ports)])
 }
 
 fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
@@ -355,27 +326,10 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
         return Ok(());
     }
     let tag = own_tag(conf, invocation)?;
-    let mut found = Nft::open()?.rules(&TABLE)?;
-    let wanted = rules(
-        &tag,
-        &portmap,
-        &container_addresses(&result, &invocation.ifname),
-    )?;
-    for rule in base_rules().into_iter().chain(wanted) {
-        let same = |known: &FoundRule| known.chain == rule.chain && known.comment == rule.comment;
-        match found.iter().position(same) {
-            Some(index) => drop(found.swap_remove(index)),
-            None => {
-                let (chain, whose) = (rule.chain, rule.comment);
-                return Err(CniError::check(format!(
-                    "missing rule in the nftables chain inet {} {chain}",
-                    TABLE.name
-                ))
-                .because(whose));
-            }
-        }
-    }
-    Ok(())
+    let container = container_addresses(&result, &invocation.ifname);
+    let mut wanted = base_rules();
+    wanted.extend(rules(&tag, &portmap, &container)?);
+    Nft::open()?.check(&TABLE, &wanted)
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -11,12 +12,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub const OURS: [(&str, &str); 4] = [
-    ("bridge", env!("CARGO_BIN_EXE_bridge")),
-    ("host-local", env!("CARGO_BIN_EXE_host-local")),
-    ("loopback", env!("CARGO_BIN_EXE_loopback")),
-    ("portmap", env!("CARGO_BIN_EXE_portmap")),
-];
+/// Every plugin of ours.
+pub const OURS: &str = env!("CARGO_BIN_EXE_cni-plugins");
 pub const REFERENCE: &str = "/usr/lib/cni";
 
 /// The test's host. The test's thread lives in it; commands it starts do too.
@@ -65,6 +62,16 @@ impl Host {
         ip(&file, &["link", "set", "lo", "up"]);
         self.pods.push(file.clone());
         file
+    }
+
+    /// A folder with our plugins, for others that execute them.
+    pub fn plugins(&self) -> PathBuf {
+        let folder = self.temp.path().join("plugins");
+        fs::create_dir(&folder).unwrap();
+        for name in run(OURS, &["--list"]).lines() {
+            std::os::unix::fs::symlink(OURS, folder.join(name)).unwrap();
+        }
+        folder
     }
 
     pub fn leases(&self) -> PathBuf {
@@ -173,11 +180,8 @@ impl Call {
 
     /// Starts `program`, a name of ours or a path, and gives it the configuration.
     pub fn spawn(&self, program: &str, command: &str, config: &Value) -> Child {
-        let path = OURS
-            .iter()
-            .find(|(name, _)| *name == program)
-            .map_or(program, |(_, path)| path);
-        let mut child = Command::new(path)
+        let mut child = Command::new(if program.contains('/') { program } else { OURS })
+            .arg0(program)
             .env_clear()
             .env("PATH", std::env::var("PATH").unwrap())
             .env("CNI_COMMAND", command)
@@ -261,4 +265,78 @@ pub fn ask(address: &str) -> String {
             Ok(text)
         });
     answer.unwrap_or_else(|cause| format!("error: {:?}", cause.kind()))
+}
+
+/// Answers every datagram with the sender's address as it sees it.
+pub fn serve_udp(pod: &Path, address: &str) {
+    let socket = inside(pod, || std::net::UdpSocket::bind(address).unwrap());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(peer.ip().to_string().as_bytes(), peer);
+        }
+    });
+}
+
+/// Sends a datagram, again when nothing comes, and returns the answer; an error as text.
+pub fn ask_udp(address: &str) -> String {
+    let any = if address.starts_with('[') {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    let socket = std::net::UdpSocket::bind(any).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .unwrap();
+    let mut buffer = [0; 64];
+    for _ in 0..4 {
+        if let Err(cause) = socket.send_to(b"hello", address) {
+            return format!("error: {:?}", cause.kind());
+        }
+        if let Ok(length) = socket.recv(&mut buffer) {
+            return String::from_utf8_lossy(&buffer[..length]).into_owned();
+        }
+    }
+    "error: TimedOut".to_owned()
+}
+
+/// Whether the kernel can make links of a kind; says so aloud where it can't.
+pub fn has_kind(kind: &str) -> bool {
+    let (base, more): (&[&str], &[&str]) = match kind {
+        "vlan" => (&["link", "probe1"], &["id", "1"]),
+        "ipvlan" | "macvlan" => (&["link", "probe1"], &[]),
+        "vxlan" => (&[], &["id", "1", "dstport", "1"]),
+        _ => (&[], &[]),
+    };
+    run("ip", &["link", "add", "probe1", "type", "bridge"]);
+    let args = [
+        &["link", "add"],
+        base,
+        &["name", "probe0", "type", kind],
+        more,
+    ]
+    .concat();
+    let output = Command::new("ip").args(args).output().unwrap();
+    if output.status.success() {
+        run("ip", &["link", "del", "probe0"]);
+    } else {
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            error.contains("Unknown device type") || error.contains("not supported"),
+            "{error}"
+        );
+        println!("skipped: needs a kernel with {kind}");
+    }
+    run("ip", &["link", "del", "probe1"]);
+    output.status.success()
+}
+
+/// A machine beside the host: its interface `up1` and the host's `up0` are the ends of one cable.
+pub fn plug_cable(outside: &Path) {
+    let netns = outside.to_str().unwrap();
+    let pair = ["type", "veth", "peer", "name", "up1", "netns", netns];
+    run("ip", &[&["link", "add", "up0"], &pair[..]].concat());
+    run("ip", &["link", "set", "up0", "up"]);
+    ip(outside, &["link", "set", "up1", "up"]);
 }

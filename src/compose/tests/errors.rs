@@ -128,10 +128,6 @@ fn errors() {
             "compose.yaml:1:43: services.a.ports[1]: host port 80/tcp is published already, by service a at compose.yaml:1:34; choose another one",
         ),
         (
-            "services: {a: {image: i, ports: ['1-3:80']}}",
-            "compose.yaml:1:34: services.a.ports[0]: choosing one of a range of host ports is not supported yet; name one port",
-        ),
-        (
             "services: {a: {image: i, ports: ['1-3:1-2']}}",
             "compose.yaml:1:34: services.a.ports[0]: the ranges differ in length",
         ),
@@ -164,8 +160,16 @@ fn errors() {
             "compose.yaml:1:41: services.a.security_opt[0]: \"apparmor:x\" is not supported yet; remove it for now",
         ),
         (
-            "services: {a: {image: i, network_mode: host}}",
-            "compose.yaml:1:26: services.a.network_mode: \"host\" is not supported yet; only service:NAME is",
+            "services: {a: {image: i, network_mode: container:x}}",
+            "compose.yaml:1:26: services.a.network_mode: \"container:x\" is not supported; use none, host, bridge or service:NAME",
+        ),
+        (
+            "services:\n  a: {image: i, network_mode: host}\n  b: {image: i}\n",
+            "compose.yaml:2:6: services.a: wants network host, but other services are on default; the services of a pod share one network namespace",
+        ),
+        (
+            "services: {a: {image: i, network_mode: none, ports: ['80:80']}}",
+            "compose.yaml:1: services.a.ports: there is no network to publish them on; remove them",
         ),
         (
             "services: {a: {image: i, env_file: x.env}}",

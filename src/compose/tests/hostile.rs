@@ -64,7 +64,7 @@ services:
     blkio_config: {weight: 10, device_read_bps: [{path: /dev/a, rate: 1k}], device_write_iops: [{path: /dev/b, rate: 5}]}
 networks:
   zeta: {}
-  back: {driver: bridge, enable_ipv6: true, driver_opts: {mtu: 1400}, labels: [x=y], ipam: {config: [{subnet: 10.9.0.0/24, ip_range: 10.9.0.0/28}, {subnet: "fd00::/64"}]}}
+  back: {driver: bridge, enable_ipv6: true, driver_opts: {mtu: 1400}, labels: [x=y], ipam: {config: [{subnet: 10.9.0.0/24, ip_range: 10.9.0.0/28, aux_addresses: {a: 10.9.0.9}}, {subnet: "fd00::/64"}], options: {k: v}}, x-sampan: {config: {a: [1, true, {b: "3"}]}, plugins: [{type: sbr}], routes: [{dst: 10.0.0.0/8, gw: 10.9.0.1}]}}
 volumes:
   data: {labels: {k: v}}
   ext: {external: true}

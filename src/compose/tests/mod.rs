@@ -213,7 +213,8 @@ networks:
             .for_each(|(k, v)| all[k] = v.clone());
         all
     };
-    let plain = json!({"driver": "bridge", "driver_opts": {}, "internal": false, "enable_ipv6": false, "ipam": [], "labels": {}, "external": false});
+    let plain = json!({"driver": "bridge", "driver_opts": {}, "internal": false, "enable_ipv4": true, "enable_ipv6": false, "ipam": [],
+        "ipam_driver": null, "ipam_options": {}, "extra": {"default": false, "routes": [], "config": {}, "plugins": []}, "labels": {}, "external": false});
     let network = |extra: Value| {
         let mut all = plain.clone();
         extra
@@ -234,7 +235,7 @@ networks:
             ),
             network(
                 json!({"key": "store", "name": "shop_store", "driver": "macvlan", "driver_opts": {"parent": "eth1"}, "internal": true,
-                "ipam": [{"subnet": "10.9.0.0/24", "ip_range": null, "gateway": "10.9.0.1"}],
+                "ipam": [{"subnet": "10.9.0.0/24", "ip_range": null, "gateway": "10.9.0.1", "aux_addresses": {}}],
                 "attachment": settings(json!({"aliases": ["x", "y"], "ipv4_address": "10.9.0.5", "interface_name": "st0"}))})
             ),
         ])

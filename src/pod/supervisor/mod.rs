@@ -5,10 +5,12 @@
 //! where the last one was killed.
 
 mod clients;
+mod live;
 pub mod machine;
 mod pump;
 mod work;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -27,7 +29,7 @@ use super::layout::PodDir;
 use super::plan;
 use super::ports::{self, Reservation};
 use super::record::{self, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status};
-use super::{Error, Result, lock};
+use super::{Error, Result, lock, resolver};
 use crate::container;
 
 /// What reaches the loop.
@@ -37,11 +39,15 @@ enum Event {
     Client(Request, Client),
 }
 
-/// What tasks need; shared, never changed after set-up.
+/// What tasks need; shared. Of the record nothing changes; what the kernel has of networks and ports does.
 struct Context {
     dir: PodDir,
     pod: Pod,
-    sandbox: Sandbox,
+    sandbox: Rc<RefCell<Sandbox>>,
+    /// Sockets that hold published ports.
+    ports: RefCell<Reservation>,
+    /// One change of networks at a time.
+    changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
 }
@@ -95,12 +101,23 @@ async fn supervise(dir: &Path) -> Result<()> {
     let context = Rc::new(Context {
         dir,
         pod,
-        sandbox,
+        sandbox: Rc::new(RefCell::new(sandbox)),
+        ports: RefCell::new(reservation),
+        changing: tokio::sync::Mutex::new(()),
         events,
         pumps,
     });
+    if failure.is_none() {
+        live::resume(&context).await;
+        let notes = context.clone();
+        resolver::start(
+            &context.pod,
+            &context.sandbox,
+            context.dir.netns(),
+            move |text| notes.note("", text),
+        );
+    }
     let mut supervisor = Supervisor::new(context, failure)?;
-    let _held = reservation;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(Error::io("watch", dir_of(&supervisor)))?;
     let mut quitting = false;
@@ -327,9 +344,15 @@ impl Supervisor {
             return;
         }
         if let Some(failure) = &self.failure
-            && matches!(request, Request::Start { .. } | Request::Restart { .. })
+            && !matches!(
+                request,
+                Request::Up { .. }
+                    | Request::Stop { .. }
+                    | Request::Kill { .. }
+                    | Request::Wait { .. }
+            )
         {
-            // there is nothing to start it in
+            // there is nothing to do it in
             let Failure { code, message } = failure.clone();
             client.send(Answer::Failed { code, message });
             return;
@@ -368,6 +391,10 @@ impl Supervisor {
                 client.send(self.send_signal(&running, signal));
             }
             Request::Wait { services } => self.clients.until_idle(client, all(services)),
+            Request::Attach { .. }
+            | Request::Detach { .. }
+            | Request::Publish { .. }
+            | Request::Unpublish { .. } => live::perform(&self.context, request, client),
             Request::Quit => {}
         }
     }

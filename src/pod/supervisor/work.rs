@@ -130,7 +130,7 @@ async fn create(context: &Context, service: &str) -> Result<ProcessId> {
     // what a killed supervisor left half made
     clean(context, service).await;
     let prepared = Prepared::new(&context.pod, &context.dir, service)?;
-    prepared.write(&context.sandbox, &context.dir.netns())?;
+    prepared.write(&context.sandbox.borrow(), &context.dir.netns())?;
     let mut create = command(&["create".as_ref(), dir.dir.as_os_str()]);
     // a reaper keeps the memory of this process: our environment is none of the container's business
     create.env_clear();

@@ -1,7 +1,8 @@
-//! By what a bridge is known as ours, and therefore as one that may be removed.
+//! By what a link that several attachments share (a bridge and what hangs on it) is known as ours, and therefore as one
+//! that may be removed.
 //!
-//! *Invariants*: a bridge is ours from its birth on. Its alias says so to people, but the kernel takes an alias only once
-//! the bridge is there; a process that is killed in between has left the link address, which comes with the birth.
+//! *Invariants*: such a link is ours from its birth on. Its alias says so to people, but the kernel takes an alias only once
+//! the link is there; a process that is killed in between has left the link address, which comes with the birth.
 
 use std::fs;
 
@@ -12,30 +13,33 @@ pub fn alias(network: &str) -> String {
     format!("sampan:{network}")
 }
 
-/// The link address that a bridge of `network` is born with. It follows from the names and from what no two running
+/// The link address that a shared link of `network` is born with. It follows from the names and from what no two running
 /// machines share, so bridges of several machines can be joined.
-pub fn birth_mac(network: &str, bridge: &str) -> [u8; 6] {
+pub fn birth_mac(network: &str, name: &str) -> [u8; 6] {
     // without /proc the mark is only less unique
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    mac_of(&format!("{network} {bridge} {}", boot.trim()))
+    mac_of(&format!("{network} {name} {}", boot.trim()))
+}
+
+/// FNV-1a: the same in every version of the program.
+pub fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn mac_of(text: &str) -> [u8; 6] {
-    // FNV-1a: the same in every version of the program
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let [a, b, c, d, e, f, ..] = hash.to_be_bytes();
+    let [a, b, c, d, e, f, ..] = hash(text).to_be_bytes();
     // locally administered, unicast
     [a & 0xfc | 2, b, c, d, e, f]
 }
 
-/// Whether the bridge was made by ADD of `network` with `removeBridge`.
-pub fn is_ours(bridge: &Link, network: &str) -> bool {
-    if bridge.alias.is_empty() {
-        bridge.mac == birth_mac(network, &bridge.name)
+/// Whether the link was made by an ADD of `network`, to go with the last attachment.
+pub fn is_ours(link: &Link, network: &str) -> bool {
+    if link.alias.is_empty() {
+        link.mac == birth_mac(network, &link.name)
     } else {
-        bridge.alias == alias(network)
+        link.alias == alias(network)
     }
 }
 

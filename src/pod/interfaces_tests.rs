@@ -1,0 +1,166 @@
+//! Tables: a project and what was asked of it since, and the interfaces that come of it.
+
+use super::*;
+use crate::network::Offer;
+
+fn project(text: &str) -> Project {
+    let request = crate::compose::LoadRequest {
+        files: Vec::new(),
+        working_dir: "/srv/shop".into(),
+        project_name: Some("shop".into()),
+        environment: Default::default(),
+        env_files: Vec::new(),
+        profiles: Vec::new(),
+    };
+    crate::compose::load_text(text, "t", &request)
+        .unwrap_or_else(|e| panic!("{}", e.message))
+        .project
+}
+
+const TEXT: &str = "
+services:
+  web: {image: i, hostname: WWW, networks: {a: {aliases: [front]}, b: {interface_name: eth0}}}
+  db: {image: i, container_name: store, networks: {c: {gw_priority: 5}}}
+networks: {a: , b: {internal: true}, c: }
+";
+
+fn ifnames(project: &Project, changes: &Changes) -> Vec<(String, String)> {
+    let wanted = wanted(project, changes).unwrap();
+    let pairs = wanted
+        .into_iter()
+        .map(|(network, name)| (network.key, name));
+    pairs.collect()
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    let own = list.iter().map(|(a, b)| (a.to_string(), b.to_string()));
+    own.collect()
+}
+
+#[test]
+fn names_stay() {
+    let project = project(TEXT);
+    let mut changes = Changes::default();
+    let all = pairs(&[("a", "eth1"), ("b", "eth0"), ("c", "eth2")]);
+    assert_eq!(ifnames(&project, &changes), all);
+    changes.detached.insert("eth1".into());
+    assert_eq!(
+        ifnames(&project, &changes),
+        pairs(&[("b", "eth0"), ("c", "eth2")])
+    );
+    // a name that was somebody's is not given again by itself
+    assert_eq!(free_name(&project, &changes).unwrap(), "eth3");
+    let mut again = project.networks[0].clone();
+    again.attachment.interface_name = Some("eth3".into());
+    changes.attached.push(again);
+    assert_eq!(
+        ifnames(&project, &changes),
+        pairs(&[("b", "eth0"), ("c", "eth2"), ("a", "eth3")])
+    );
+    assert_eq!(free_name(&project, &changes).unwrap(), "eth4");
+}
+
+#[test]
+fn no_network_has_no_interface() {
+    for mode in ["none", "host"] {
+        let project = project(&format!(
+            "services: {{a: {{image: i, network_mode: {mode}}}}}"
+        ));
+        assert_eq!(ifnames(&project, &Changes::default()), []);
+    }
+}
+
+#[test]
+fn other_pods_know_the_services_of_a_network() {
+    let project = project(TEXT);
+    let names: Vec<_> = project
+        .networks
+        .iter()
+        .map(|n| pod_names(&project, n))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            vec!["shop", "web", "www", "front"],
+            vec!["shop", "web", "www"],
+            vec!["shop", "db", "store"]
+        ]
+    );
+    let mut later = project.networks[0].clone();
+    later.key = "later".into();
+    later.attachment.aliases = vec!["extra".into()];
+    assert_eq!(
+        pod_names(&project, &later),
+        ["shop", "db", "store", "web", "www", "extra"]
+    );
+}
+
+#[test]
+fn default_routes_are_said_with_the_reason() {
+    let project = project(TEXT);
+    let wanted = wanted(&project, &Changes::default()).unwrap();
+    let offer = |ipv6| Offer {
+        ipv6,
+        gateway: None,
+        metric: 0,
+    };
+    let interface = |(network, name): &(Network, String), offers: &[Offer]| Interface {
+        network: network.name.clone(),
+        generated: true,
+        internal: network.internal,
+        name: name.clone(),
+        addresses: vec![],
+        gateways: vec![],
+        offers: offers.to_vec(),
+        default_ipv4: false,
+        default_ipv6: false,
+        default_reason: String::new(),
+        names: vec![],
+        publishes: true,
+        ports: vec![],
+        cache: String::new(),
+    };
+    let of: [&[Offer]; 3] = [
+        &[offer(false), offer(true)],
+        &[offer(false)],
+        &[offer(false)],
+    ];
+    let mut all: Vec<_> = wanted
+        .iter()
+        .zip(of)
+        .map(|(w, o)| interface(w, o))
+        .collect();
+    let said =
+        |wanted: &[(Network, String)], all: &mut Vec<Interface>| -> Vec<(bool, bool, String)> {
+            say_defaults(wanted, all);
+            let of = all.iter();
+            of.map(|i| (i.default_ipv4, i.default_ipv6, i.default_reason.clone()))
+                .collect()
+        };
+    let row = |v4, v6, why: &str| (v4, v6, why.to_string());
+    assert_eq!(
+        said(&wanted, &mut all),
+        [
+            row(false, true, "the first network that offers one"),
+            row(false, false, "the network is internal"),
+            row(true, false, "gw_priority 5"),
+        ]
+    );
+    let mut chosen = wanted.clone();
+    chosen[0].0.extra.default = true;
+    assert_eq!(
+        said(&chosen, &mut all),
+        [
+            row(true, true, "x-sampan says default: true"),
+            row(false, false, "the network is internal"),
+            row(false, false, "eth1 has it"),
+        ]
+    );
+    // the next one when the first goes
+    all.remove(0);
+    assert_eq!(
+        said(&wanted[1..], &mut all)[1],
+        row(true, false, "gw_priority 5")
+    );
+    assert_eq!(publisher(&preferred(&wanted), &all), Some("eth2".into()));
+}
