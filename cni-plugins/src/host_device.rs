@@ -219,6 +219,7 @@ fn move_in(sides: &mut Sides<'_>, device: &Device, tag: &str) -> Result<()> {
     let link = device.find(&mut sides.host)?;
     let alias = format!("{tag} {}", link.name);
     sides.host.set_alias(&link, &alias)?;
+    sides.wait = link.operational;
     let netns = sides.netns.as_fd();
     let moved = sides.host.hand_over(&link, netns, sides.ifname);
     moved.map_err(|error| {

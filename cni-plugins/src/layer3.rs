@@ -154,8 +154,11 @@ impl Layer3 {
                 pod.add_route(link, &route)?;
             }
         }
-        if how.detect_duplicates {
-            settle(pod, link)?;
+        if how.detect_duplicates && !settle(pod, link, PATIENT)? {
+            return Err(CniError::operation(
+                format!("the addresses of {} stay tentative", link.name),
+                "",
+            ));
         }
         Ok(())
     }
@@ -177,35 +180,41 @@ impl Layer3 {
     }
 }
 
-/// Waits for duplicate detection.
-fn settle(pod: &mut Links, link: &Link) -> Result<()> {
-    // one probe and its random delay take the kernel 2 s
-    for _ in 0..100 {
+/// Waits until no address is tentative; says whether it came to that. With duplicate detection a probe and its random delay
+/// take the kernel 2 s, without it only the time until it has noticed the carrier.
+fn settle(pod: &mut Links, link: &Link, attempts: u32) -> Result<bool> {
+    for attempt in 0..attempts {
         let addresses = pod.addresses_with_flags(link)?;
-        if let Some((address, _)) = addresses
-            .iter()
-            .find(|(_, flags)| flags.contains(AddressFlags::Dadfailed))
-        {
+        let first = |wanted: AddressFlags| {
+            let found = addresses.iter().find(|(_, flags)| flags.contains(wanted));
+            found.map(|(address, _)| *address)
+        };
+        if let Some(address) = first(AddressFlags::Dadfailed) {
+            let name = &link.name;
             return Err(CniError::operation(
-                format!(
-                    "address {address} of {} belongs to somebody else",
-                    link.name
-                ),
+                format!("address {address} of {name} belongs to somebody else"),
                 "",
             ));
         }
-        if !addresses
-            .iter()
-            .any(|(_, flags)| flags.contains(AddressFlags::Tentative))
-        {
-            return Ok(());
+        if first(AddressFlags::Tentative).is_none() {
+            return Ok(true);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_micros(500 << attempt.min(7)));
     }
-    Err(CniError::operation(
-        format!("the addresses of {} stay tentative", link.name),
-        "",
-    ))
+    Ok(false)
+}
+
+/// Attempts of [`settle`]: 5 s in all, and 250 ms.
+const PATIENT: u32 = 84;
+const QUICK: u32 = 9;
+
+/// Waits until packets pass an interface that ought to get a carrier at once, for its link-local address too. One that gets
+/// it later (a cable whose ends still negotiate) is none of our business.
+pub fn wait_until_usable(pod: &mut Links, link: &Link) -> Result<()> {
+    if pod.wait_operable(link)? {
+        settle(pod, link, QUICK)?;
+    }
+    Ok(())
 }
 
 /// The result's entry for a link; `None`: of the host.

@@ -126,6 +126,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
             pod.add_route_from(&link, route, *source)?;
         }
         host.wait_operational(&end)?;
+        layer3::wait_until_usable(&mut pod, &link)?;
         if ptp.ip_masq {
             masquerade::add(&tag, &layer3.addresses(), &HostLock::take()?)?;
         }

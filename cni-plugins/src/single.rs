@@ -31,8 +31,8 @@ pub struct Sides<'a> {
     pub mac: Option<[u8; 6]>,
     /// The interface may get the link address that follows from its first address.
     derive_mac: bool,
-    /// Packets pass as soon as the interface is up, and ADD waits until the kernel has noticed.
-    wait: bool,
+    /// Packets ought to pass as soon as the interface is up, and ADD waits until the kernel has noticed.
+    pub wait: bool,
 }
 
 /// An interface to make in the container.
@@ -164,7 +164,7 @@ impl Sides<'_> {
             mac: self.mac,
         })?;
         self.derive_mac = making.own_mac && self.mac.is_none();
-        self.wait = making.lower.as_ref().is_some_and(|link| link.operational);
+        self.wait = making.lower.as_ref().is_none_or(|link| link.operational);
         self.pod.require(self.ifname)
     }
 }
@@ -258,7 +258,7 @@ fn finish(sides: &mut Sides<'_>, layer3: Layer3) -> Result<AddResult> {
     layer3.set_up(sides.netns, &mut sides.pod, sides.ifname, &set_up)?;
     let link = sides.pod.require(sides.ifname)?;
     if sides.wait {
-        sides.pod.wait_operational(&link)?;
+        layer3::wait_until_usable(&mut sides.pod, &link)?;
     }
     Ok(layer3.into_result(vec![interface(&link, Some(sides.netns))], 0))
 }

@@ -408,6 +408,117 @@ fn vlan() {
 }
 
 #[test]
+#[ignore = "needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING"]
+fn gateway_in_a_vlan() {
+    let mut host = Host::new();
+    let (a, b, c) = (host.pod("a"), host.pod("b"), host.pod("c"));
+    let before = host.snapshot();
+    let in_vlan = |vlan: u16, gateway: bool| {
+        config(
+            &host,
+            json!({"bridge": "br1", "vlan": vlan, "preserveDefaultVlan": false, "isDefaultGateway": gateway}),
+        )
+    };
+    let result = Call::new("a", &a).ok("bridge", "ADD", &in_vlan(30, true));
+    let mac = link(&host_json(&["link", "show", "br1.30"]), "address");
+    assert_eq!(result["interfaces"][3]["name"], "br1.30");
+    assert_eq!(result["interfaces"][3]["mac"], mac);
+    Call::new("b", &b).ok("bridge", "ADD", &in_vlan(30, true));
+    Call::new("c", &c).ok("bridge", "ADD", &in_vlan(40, false));
+    assert_eq!(
+        addresses(&host_json(&["addr", "show", "br1.30"])),
+        ["10.9.0.1/24", "fd09::1/64"]
+    );
+    for (server, source) in [("10.9.0.2:80", "10.9.0.3"), ("[fd09::2]:80", "fd09::3")] {
+        serve(&a, server);
+        assert_eq!(common::inside(&b, || ask(server)), source);
+        assert!(common::inside(&c, || ask(server)).starts_with("error"));
+        assert_eq!(ask(server), source.replace('3', "1"));
+    }
+    let mut check = in_vlan(30, true);
+    check["prevResult"] = result;
+    Call::new("a", &a).ok("bridge", "CHECK", &check);
+    Call::new("a", &a).ok("bridge", "DEL", &in_vlan(30, true));
+    Call::new("c", &c).ok("bridge", "DEL", &in_vlan(40, false));
+    assert_eq!(
+        common::inside(&b, || ask("10.9.0.1:9")),
+        "error: ConnectionRefused"
+    );
+    Call::new("b", &b).ok("bridge", "DEL", &in_vlan(30, true));
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
+#[ignore = "needs a kernel with CONFIG_BRIDGE_VLAN_FILTERING"]
+fn trunk() {
+    let mut host = Host::new();
+    let (router, member) = (host.pod("router"), host.pod("member"));
+    let before = host.snapshot();
+    let trunk = |change: Value| {
+        let mut config = config(&host, json!({"isDefaultGateway": false, "ipam": {}}));
+        for (key, value) in change.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    };
+    let many = json!([{"minID": 100, "maxID": 102}, {"id": 200}]);
+    let untagged = json!({"vlan": 1, "flags": ["PVID", "Egress Untagged"]});
+    let tagged = [json!({"vlan": 100, "vlanEnd": 102}), json!({"vlan": 200})];
+    for (change, expected) in [
+        (
+            json!({"vlanTrunk": many}),
+            vec![untagged.clone(), tagged[0].clone(), tagged[1].clone()],
+        ),
+        (
+            json!({"vlanTrunk": many, "vlan": 30, "preserveDefaultVlan": false}),
+            vec![
+                json!({"vlan": 30, "flags": ["PVID", "Egress Untagged"]}),
+                tagged[0].clone(),
+                tagged[1].clone(),
+            ],
+        ),
+        (
+            json!({"vlanTrunk": many, "vlan": 100, "preserveDefaultVlan": false}),
+            vec![
+                json!({"vlan": 100, "flags": ["PVID", "Egress Untagged"]}),
+                json!({"vlan": 101, "vlanEnd": 102}),
+                tagged[1].clone(),
+            ],
+        ),
+    ] {
+        let call = Call::new("r", &router);
+        let result = call.ok("bridge", "ADD", &trunk(change.clone()));
+        let port = result["interfaces"][1]["name"].as_str().unwrap();
+        let shown = run("bridge", &["-j", "-c", "vlan", "show", "dev", port]);
+        let vlans: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(vlans[0]["vlans"], json!(expected), "{change}");
+        call.ok("bridge", "DEL", &trunk(change));
+    }
+    // frames with a tag of the trunk reach the VLAN's members
+    Call::new("r", &router).ok("bridge", "ADD", &trunk(json!({"vlanTrunk": many})));
+    Call::new("m", &member).ok(
+        "bridge",
+        "ADD",
+        &trunk(json!({"vlan": 101, "preserveDefaultVlan": false})),
+    );
+    ip(
+        &router,
+        &[
+            "link", "add", "link", "eth0", "name", "v101", "type", "vlan", "id", "101",
+        ],
+    );
+    ip(&router, &["addr", "add", "10.9.0.1/24", "dev", "v101"]);
+    ip(&router, &["link", "set", "v101", "up"]);
+    ip(&member, &["addr", "add", "10.9.0.2/24", "dev", "eth0"]);
+    serve(&router, "10.9.0.1:80");
+    assert_eq!(common::inside(&member, || ask("10.9.0.1:80")), "10.9.0.2");
+    for (id, pod) in [("r", &router), ("m", &member)] {
+        Call::new(id, pod).ok("bridge", "DEL", &trunk(json!({})));
+    }
+    assert_eq!(host.snapshot(), before);
+}
+
+#[test]
 fn garbage_collection_keeps_the_valid() {
     let mut host = Host::new();
     let (a, b) = (host.pod("a"), host.pod("b"));
@@ -863,8 +974,19 @@ fn link_local(pod: &Path) -> (String, String) {
     )
 }
 
+fn has_python() -> bool {
+    let there = Path::new("/usr/bin/python3").exists();
+    if !there {
+        println!("skipped: needs python3");
+    }
+    there
+}
+
 #[test]
 fn routers_inside_containers_are_ignored() {
+    if !has_python() {
+        return;
+    }
     let ptp = json!({"type": "ptp"});
     for (plugin, change) in [("bridge", json!({})), ("ptp", ptp)] {
         // where the host forwards the kernel ignores them anyway: `accept_ra` 2 is the case that counts
@@ -922,9 +1044,11 @@ fn routers_inside_containers_are_ignored() {
     }
 }
 
-/// What `pod` would be seen as by others: a server that answers on the bridge's addresses.
 #[test]
 fn spoofed_senders_are_dropped() {
+    if !has_python() {
+        return;
+    }
     let mut host = Host::new();
     let (pod, other) = (host.pod("pod"), host.pod("other"));
     let before = host.snapshot();
@@ -1017,22 +1141,28 @@ fn spoofed_senders_are_dropped() {
             ],
         );
     }
-    send_frames(
-        &pod,
-        &[
-            arp([10, 9, 0, 1], &mac),
-            arp([10, 9, 0, 2], "02:00:00:00:00:66"),
-            advert("fd09::1"),
-            advert("fd09::2"),
-        ],
-    );
-    assert_eq!(known("fd09::2"), mac);
+    let claims = [
+        arp([10, 9, 0, 1], &mac),
+        arp([10, 9, 0, 2], "02:00:00:00:00:66"),
+        advert("fd09::1"),
+        advert("fd09::2"),
+    ];
+    // frames are in order: when the last has arrived the others have, or never will
+    let until = |frames: &[String], address: &str| {
+        for _ in 0..50 {
+            send_frames(&pod, frames);
+            if known(address) == mac {
+                return;
+            }
+        }
+        panic!("{address} is {}", known(address));
+    };
+    until(&claims, "fd09::2");
     assert_eq!(known("10.9.0.2"), "02:00:00:00:00:99");
     for address in ["10.9.0.1", "fd09::1"] {
         assert_eq!(known(address), "02:00:00:00:00:99", "{address}");
     }
-    send_frames(&pod, &[arp([10, 9, 0, 2], &mac)]);
-    assert_eq!(known("10.9.0.2"), mac);
+    until(&[arp([10, 9, 0, 2], &mac)], "10.9.0.2");
 
     // another link address
     ip(
@@ -1103,9 +1233,11 @@ fn duplicates_are_detected_where_asked() {
         ["fd09::9/64"]
     );
     let error = Call::new("b", &other).err("bridge", "ADD", &second);
-    assert_eq!(
-        error["msg"],
-        "address fd09::9/64 of eth0 belongs to somebody else"
+    // its link-local address, which follows from the other one, may be the first to be found
+    let msg = error["msg"].as_str().unwrap();
+    assert!(
+        msg.ends_with("/64 of eth0 belongs to somebody else"),
+        "{error}"
     );
     assert_eq!(ip_json(&other, &["link"]).as_array().unwrap().len(), 1);
     Call::new("a", &pod).ok("bridge", "DEL", &first);

@@ -179,12 +179,13 @@ fn strip(value: &mut Value, keys: &[&str]) {
 /// Names of the host's interfaces, rules and leases.
 fn left(host: &Host) -> Value {
     let links = host_json(&["link"]);
-    let names: Vec<&Value> = links
+    let mut names: Vec<&str> = links
         .as_array()
         .unwrap()
         .iter()
-        .map(|link| &link["ifname"])
+        .map(|link| link["ifname"].as_str().unwrap())
         .collect();
+    names.sort_unstable();
     let snapshot = host.snapshot();
     json!([names, snapshot["rules"], snapshot["leases"]])
 }
@@ -1088,4 +1089,299 @@ fn the_same_as_the_reference_plugins() {
         }
     }
     assert!(all.is_empty(), "{}", all.join("\n"));
+}
+
+/// Runs `visit` with the calling thread in another host's namespace.
+fn on<T: Send>(host: Option<&Path>, visit: impl FnOnce() -> T + Send) -> T {
+    match host {
+        Some(netns) => inside(netns, visit),
+        None => visit(),
+    }
+}
+
+/// Two hosts with a cable between them, two tenants with the same addresses, three pods each.
+#[test]
+fn tenants_of_two_hosts_are_apart() {
+    for (family, underlay) in [
+        ("v4", ["192.0.2.1", "192.0.2.2"]),
+        ("v6", ["2001:db8::1", "2001:db8::2"]),
+    ] {
+        let mut host = Host::new();
+        if !has_kind("vxlan") {
+            return;
+        }
+        let second = host.pod("second");
+        plug_cable(&second);
+        let prefix = if family == "v4" { "24" } else { "64" };
+        let nodad: &[&str] = if family == "v6" { &["nodad"] } else { &[] };
+        let [here, there] = underlay.map(|address| format!("{address}/{prefix}"));
+        run(
+            "ip",
+            &[&["addr", "add", here.as_str(), "dev", "up0"], nodad].concat(),
+        );
+        ip(
+            &second,
+            &[&["addr", "add", there.as_str(), "dev", "up1"], nodad].concat(),
+        );
+        let before = [left(&host), inside(&second, || left(&host))];
+        let leases = host.leases();
+        let tenant = |id: u32, machine: usize| {
+            // each machine leases from its own part of the subnet
+            let first = 10 + 100 * machine;
+            let ipam = json!({"type": "host-local", "dataDir": leases.join(format!("{id}-{machine}")), "ranges": [
+                [{"subnet": "10.9.0.0/24", "rangeStart": format!("10.9.0.{first}"), "rangeEnd": format!("10.9.0.{}", first + 50)}],
+                [{"subnet": "fd09::/64", "rangeStart": format!("fd09::{first}"), "rangeEnd": format!("fd09::{}", first + 50)}]
+            ]});
+            json!({"cniVersion": "1.1.0", "name": format!("tenant{id}"), "type": "vxlan", "id": id, "bridge": format!("brt{id}"),
+                "peers": [underlay[1 - machine]], "local": underlay[machine], "learning": id != 8, "ipam": ipam})
+        };
+        let mut pods = Vec::new();
+        for id in [7, 8] {
+            for (name, machine) in [("a", 0), ("b", 0), ("c", 1)] {
+                let pod = host.pod(&format!("{name}{id}"));
+                pods.push((format!("{name}{id}"), id, machine, pod));
+            }
+        }
+        let machines = [None, Some(second.as_path())];
+        for (name, id, machine, pod) in &pods {
+            let config = tenant(*id, *machine);
+            let call = Call::new(name, pod);
+            on(machines[*machine], || {
+                call.ok("vxlan", "STATUS", &config);
+                let result = call.ok("vxlan", "ADD", &config);
+                let room = if family == "v4" { 1450 } else { 1430 };
+                assert_eq!(result["interfaces"][2]["mtu"], room);
+                let mut check = config.clone();
+                check["prevResult"] = result;
+                call.ok("vxlan", "CHECK", &check);
+            });
+        }
+        // everybody of a tenant has its own server of the same address as the other tenant's
+        let find = |name: &str| &pods.iter().find(|(other, ..)| other == name).unwrap().3;
+        for id in [7, 8] {
+            for (name, address) in [("a", "10.9.0.10"), ("b", "10.9.0.11"), ("c", "10.9.0.110")] {
+                let port = if id == 7 { 70 } else { 80 };
+                both_servers(find(&format!("{name}{id}")), &format!("{address}:{port}"));
+            }
+            both_servers(find(&format!("c{id}")), &format!("[fd09::110]:{}", id * 10));
+        }
+        for (id, port, closed) in [(7, 70, 80), (8, 80, 70)] {
+            let (a, c) = (find(&format!("a{id}")), find(&format!("c{id}")));
+            for (client, server, source) in [
+                (a, "10.9.0.110", "10.9.0.10"),
+                (a, "10.9.0.11", "10.9.0.10"),
+                (c, "10.9.0.10", "10.9.0.110"),
+                (c, "10.9.0.11", "10.9.0.110"),
+            ] {
+                let address = format!("{server}:{port}");
+                assert_eq!(
+                    inside(client, || [ask(&address), ask_udp(&address)]),
+                    [source, source],
+                    "{address}"
+                );
+                // the other tenant's server isn't reached by the same address
+                let other = format!("{server}:{closed}");
+                assert_eq!(inside(client, || ask(&other)), "error: ConnectionRefused");
+            }
+            let address = format!("[fd09::110]:{port}");
+            assert_eq!(
+                inside(a, || [ask(&address), ask_udp(&address)]),
+                ["fd09::10", "fd09::10"]
+            );
+        }
+        // another network can't have the id, and a changed tunnel is told
+        let pod = host.pod("stranger");
+        let stranger = Call::new("s", &pod);
+        let mut config = tenant(7, 0);
+        config["name"] = json!("stranger");
+        config["bridge"] = json!("brs");
+        let error = stranger.err("vxlan", "ADD", &config);
+        assert_eq!(
+            error["msg"],
+            "interface vxlan7 exists and is not of the network stranger"
+        );
+        assert!(
+            host_json(&["link"])
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|link| link["ifname"] != "brs")
+        );
+        let mut config = tenant(7, 0);
+        config["port"] = json!(8472);
+        let error = stranger.err("vxlan", "ADD", &config);
+        assert!(
+            error["msg"]
+                .as_str()
+                .unwrap()
+                .starts_with("interface vxlan7 is a vxlan with id 7, port 4789"),
+            "{error}"
+        );
+        check_of_tunnel(&tenant(7, 0), find("a7"));
+        // the last pod of each machine takes bridge and tunnel along; GC does what a missing DEL did not
+        let mut gc = tenant(7, 0);
+        gc["cni.dev/valid-attachments"] = json!([]);
+        Call::new("", Path::new("")).ok("vxlan", "GC", &gc);
+        for (name, id, machine, pod) in &pods {
+            on(machines[*machine], || {
+                for _ in 0..2 {
+                    Call::new(name, pod).ok("vxlan", "DEL", &tenant(*id, *machine));
+                }
+            });
+        }
+        assert_eq!([left(&host), inside(&second, || left(&host))], before);
+    }
+}
+
+fn check_of_tunnel(config: &Value, pod: &Path) {
+    let call = Call::new("a7", pod);
+    let mut check = config.clone();
+    check["prevResult"] = json!({"interfaces": [{"name": "eth0", "sandbox": pod}]});
+    call.ok("vxlan", "CHECK", &check);
+    let peer = config["peers"][0].as_str().unwrap();
+    let steps: [(&[&str], String); 4] = [
+        (
+            &[
+                "bridge",
+                "fdb",
+                "del",
+                "00:00:00:00:00:00",
+                "dev",
+                "vxlan7",
+                "dst",
+                peer,
+            ],
+            format!("interface vxlan7 has lost its peer {peer}"),
+        ),
+        (
+            &["ip", "link", "set", "vxlan7", "nomaster"],
+            "interface vxlan7 is no port of the bridge brt7".to_owned(),
+        ),
+        (
+            &["ip", "link", "set", "vxlan7", "down"],
+            "interface vxlan7 is down".to_owned(),
+        ),
+        (
+            &["ip", "link", "set", "brt7", "down"],
+            "bridge brt7 is down".to_owned(),
+        ),
+    ];
+    for (change, msg) in steps {
+        run(change[0], &change[1..]);
+        assert_eq!(call.err("vxlan", "CHECK", &check)["msg"], msg);
+    }
+    run("ip", &["link", "set", "vxlan7", "master", "brt7"]);
+}
+
+/// A device comes back under its name whatever happened.
+#[test]
+fn a_moved_device_comes_back() {
+    let mut host = Host::new();
+    let (pod, outside) = (host.pod("a"), host.pod("outside"));
+    plug_cable(&outside);
+    // a name that the host has too, and the device's name in the container
+    run("ip", &["link", "add", "eth0", "type", "bridge"]);
+    ip(&pod, &["link", "add", "up0", "type", "bridge"]);
+    let before = left(&host);
+    let config = plain(&host, "host-device", json!({"device": "up0"}));
+    let call = Call::new("a", &pod);
+    let mut check = config.clone();
+    check["prevResult"] = call.ok("host-device", "ADD", &config);
+    assert_eq!(
+        ip_json(&pod, &["link", "show", "eth0"])[0]["ifalias"],
+        "net a eth0 up0"
+    );
+    call.ok("host-device", "CHECK", &check);
+    assert_eq!(call.err("host-device", "STATUS", &config)["code"], 50);
+    // taken: the second pod's ADD leaves nothing
+    let other = host.pod("b");
+    let error = Call::new("b", &other).err("host-device", "ADD", &config);
+    assert_eq!(error["msg"], "no interface with the name up0 on the host");
+    ip(&pod, &["link", "set", "eth0", "alias", "else"]);
+    let expected = "interface eth0 is not the device that was moved";
+    assert_eq!(call.err("host-device", "CHECK", &check)["msg"], expected);
+    ip(&pod, &["link", "set", "eth0", "alias", "net a eth0 up0"]);
+    // not by another attachment's DEL
+    Call {
+        id: "c".into(),
+        ..call.clone()
+    }
+    .ok("host-device", "DEL", &config);
+    assert_eq!(
+        ip_json(&pod, &["link", "show", "eth0"])[0]["ifalias"],
+        "net a eth0 up0"
+    );
+    call.ok("host-device", "DEL", &config);
+    assert_eq!(left(&host), before);
+    let back = &host_json(&["link", "show", "up0"])[0];
+    assert_eq!(
+        (back.get("ifalias"), &back["operstate"]),
+        (None, &json!("DOWN"))
+    );
+
+    // as the kernel leaves it when the namespace of a physical device ends
+    for (name, alias, valid, expected) in [
+        ("moved1", "net a eth0 up0", json!([]), "up0"),
+        (
+            "moved1",
+            "net a eth0 up0",
+            json!([{"containerID": "a", "ifname": "eth0"}]),
+            "moved1",
+        ),
+        ("moved1", "other a eth0 up0", json!([]), "moved1"),
+        ("moved1", "somebody's device", json!([]), "moved1"),
+    ] {
+        run("ip", &["link", "set", "up0", "name", name]);
+        run("ip", &["link", "set", name, "alias", alias]);
+        let mut gc = config.clone();
+        gc["cni.dev/valid-attachments"] = valid;
+        Call::new("", Path::new("")).ok("host-device", "GC", &gc);
+        let link = &host_json(&["link", "show", expected])[0];
+        assert_eq!(link.get("ifalias").is_some(), expected == name, "{alias}");
+        if expected == name {
+            run("ip", &["link", "set", name, "alias", "net a eth0 up0"]);
+            let no_netns = Call {
+                netns: None,
+                ..call.clone()
+            };
+            no_netns.ok("host-device", "DEL", &config);
+        }
+        assert_eq!(left(&host), before);
+    }
+    // what was killed between mark and move
+    run("ip", &["link", "set", "up0", "alias", "net a eth0 up0"]);
+    call.ok("host-device", "DEL", &config);
+    assert_eq!(host_json(&["link", "show", "up0"])[0].get("ifalias"), None);
+}
+
+#[test]
+fn killed_adds_leave_nothing_after_del() {
+    let mut host = Host::new();
+    let (pod, outside) = (host.pod("a"), host.pod("outside"));
+    plug_cable(&outside);
+    let before = left(&host);
+    let call = Call::new("a", &pod);
+    for (plugin, change) in [
+        ("ptp", json!({"ipMasq": true})),
+        ("macvlan", json!({"master": "up0"})),
+        (
+            "vxlan",
+            json!({"id": 7, "bridge": "br7", "ipspoofchk": true}),
+        ),
+        ("host-device", json!({"device": "up0"})),
+    ] {
+        let config = plain(&host, plugin, change);
+        for step in 0..20 {
+            let mut child = call.spawn(plugin, "ADD", &config);
+            std::thread::sleep(std::time::Duration::from_micros(step * 500));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            call.ok(plugin, "DEL", &config);
+            assert_eq!(left(&host), before, "{plugin} killed in step {step}");
+            assert_eq!(ip_json(&pod, &["link"]).as_array().unwrap().len(), 1);
+        }
+        call.ok(plugin, "ADD", &config);
+        call.ok(plugin, "DEL", &config);
+        assert_eq!(left(&host), before);
+    }
 }

@@ -10,6 +10,8 @@ use crate::error::{CniError, Result, all, with_undo};
 use crate::layer3::Layer3;
 use crate::link::{AddressFlags, Kind, Link, Links, NewLink};
 use crate::netns::{HostLock, Netns, open_own};
+use crate::tag;
+use crate::vxlan::Tunnel;
 use crate::{mark, sysctl, veth};
 
 /// The bridge and what all attachments share, made where missing.
@@ -203,7 +205,8 @@ pub fn forward(layer3: &Layer3) -> Result<()> {
     Ok(())
 }
 
-/// Removes a bridge of ours that no attachment uses, with what hangs on it.
+/// Removes what all attachments of the network share and none uses any more: the bridge, when it is ours, and what hangs
+/// on it, when that is ours. What a killed process had not hung on it yet is found by its name.
 pub fn remove_bridge(
     host: &mut Links,
     network: &str,
@@ -213,23 +216,35 @@ pub fn remove_bridge(
     if !conf.remove_bridge {
         return Ok(());
     }
-    let Some(bridge) = host.by_name(&conf.bridge)? else {
-        return Ok(());
-    };
-    if bridge.kind != "bridge" || !mark::is_ours(&bridge, network) {
-        return Ok(());
-    }
-    let ports = host.ports(&bridge)?;
+    let bridge = host.by_name(&conf.bridge)?;
+    let is_ours = |link: &&Link| link.kind == "bridge" && mark::is_ours(link, network);
+    let ours = bridge.as_ref().filter(is_ours);
     let mut shared = Vec::new();
-    for port in ports {
-        if !is_shared(host, network, conf, &port)? {
+    for port in match &bridge {
+        Some(bridge) => host.ports(bridge)?,
+        None => Vec::new(),
+    } {
+        if is_shared(host, network, conf, &port)? {
+            shared.push(port);
+            continue;
+        }
+        // on somebody else's bridge only our own attachments count
+        let counts = tag::parse(&port.alias).is_some_and(|tag| tag.network == network);
+        if ours.is_some() || counts {
             return Ok(());
         }
-        shared.push(port);
+    }
+    let names = [
+        conf.tunnel.as_ref().map(Tunnel::name),
+        conf.vlan.map(|vlan| gateway_name(&conf.bridge, vlan)),
+    ];
+    for name in names.into_iter().flatten() {
+        let link = host.by_name(&name)?;
+        shared.extend(link.filter(|link| mark::is_ours(link, network)));
     }
     all(shared
         .iter()
-        .chain([&bridge])
+        .chain(ours)
         .map(|link| host.delete(link))
         .collect::<Vec<_>>())
 }

@@ -128,6 +128,7 @@ impl Attachment<'_> {
         if !conf.disable_container_interface {
             layer3.bring_up(&mut self.pod, &container, &set_up)?;
             self.host.wait_operational(port)?;
+            layer3::wait_until_usable(&mut self.pod, &container)?;
         }
         let container = self.pod.require(self.ifname)?;
         let bridge = self.host.require(&bridge.name)?;

@@ -50,8 +50,11 @@ pub fn link_of(message: Message) -> Option<Link> {
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Link(index) => link.lower = Some(index),
             LinkAttribute::Promiscuity(count) => link.promiscuous = count > 0,
+            LinkAttribute::OperState(state) => {
+                link.operational = state == State::Up;
+                link.inoperable = !matches!(state, State::Up | State::Unknown);
+            }
             LinkAttribute::TxQueueLen(length) => link.queue = length,
-            LinkAttribute::OperState(state) => link.operational = state == State::Up,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {

@@ -34,7 +34,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::error::{CniError, Result};
 use crate::result::Route;
-pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan, no_driver};
+pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan};
 use message::{
     address_message, address_of, default_route_link, family, link_of, route_message, route_of,
 };
@@ -64,6 +64,8 @@ pub struct Link {
     pub up: bool,
     /// Able to pass packets.
     pub operational: bool,
+    /// Not able to pass packets; kinds that don't say are neither (RFC 2863 ifOperStatus).
+    pub inoperable: bool,
     /// `ifalias`.
     pub alias: String,
     /// What its kind has of its own, where this module knows it.
@@ -396,18 +398,30 @@ impl Links {
 
     /// Waits until packets pass: a bridge port that got its carrier this moment doesn't forward yet.
     pub fn wait_operational(&mut self, link: &Link) -> Result<()> {
-        for attempt in 0..12 {
-            match self.by_index(link.index)? {
-                Some(now) if now.operational => return Ok(()),
-                None => break,
-                // 2 s in all
-                Some(_) => std::thread::sleep(Duration::from_micros(500 << attempt)),
-            }
+        if self.wait(link, |now| now.operational)? {
+            return Ok(());
         }
         Err(CniError::operation(
             format!("interface {} does not become operational", link.name),
             "",
         ))
+    }
+
+    /// As [`Links::wait_operational`] for a link whose kind may not say what it is able to; whether it came to that.
+    pub fn wait_operable(&mut self, link: &Link) -> Result<bool> {
+        self.wait(link, |now| !now.inoperable)
+    }
+
+    fn wait(&mut self, link: &Link, done: impl Fn(&Link) -> bool) -> Result<bool> {
+        for attempt in 0..12 {
+            match self.by_index(link.index)? {
+                Some(now) if done(&now) => return Ok(true),
+                None => break,
+                // 2 s in all
+                Some(_) => std::thread::sleep(Duration::from_micros(500 << attempt)),
+            }
+        }
+        Ok(false)
     }
 
     /// The addresses of a link.
