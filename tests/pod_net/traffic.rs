@@ -183,7 +183,7 @@ fn ports_tcp_udp_and_ephemeral() {
 }
 
 /// From the outside, from the host and from the pod itself, by both families: a published port answers, and whoever comes from
-/// outside is seen with their own address.
+/// outside is seen with their own address. The server is no root and has port 80 all the same.
 #[test]
 fn published_ports_from_every_side() {
     let host = Host::new();
@@ -198,7 +198,7 @@ fn published_ports_from_every_side() {
       - |
         import socket
         server = socket.socket(socket.AF_INET6)
-        server.bind(('::', 8000))
+        server.bind(('::', 80))
         server.listen()
         while True:
             peer, address = server.accept()
@@ -206,7 +206,7 @@ fn published_ports_from_every_side() {
             peer.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + address[0].removeprefix('::ffff:').encode())
             peer.close()
     stop_grace_period: 0s
-    ports: ['18120:8000']
+    ports: ['18120:80']
 networks:
   default: {enable_ipv6: true, ipam: {config: [{subnet: 10.98.7.0/24}, {subnet: 'fd98:7::/64'}]}}
 ",
