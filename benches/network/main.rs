@@ -241,12 +241,12 @@ fn rounds(hosts: &[&Host], width: usize, rounds: usize) -> Result<Vec<Series>> {
             .map(move |host| Series::new(command, width, host.name))
     };
     let mut all: Vec<Series> = series("ADD").chain(series("DEL")).collect();
-    // the first rounds fill the caches
-    for round in 0..rounds + 2 {
+    // the first round fills the caches
+    for round in 0..rounds + 1 {
         for turn in 0..hosts.len() {
             let index = (round + turn) % hosts.len();
             let samples = hosts[index].round(width)?;
-            for (command, sample) in samples.into_iter().enumerate().filter(|_| round >= 2) {
+            for (command, sample) in samples.into_iter().enumerate().filter(|_| round >= 1) {
                 all[command * hosts.len() + index].add(sample);
             }
         }
