@@ -88,6 +88,15 @@ fn child_call(step: &Value) -> Vec<String> {
         "closeDescriptors" => "close_range(".into(),
         "dieWithParent" => "prctl(PR_SET_PDEATHSIG, SIGKILL".into(),
         "umask" => format!("umask({:03o})", what.as_u64().unwrap()),
+        "namespaces" => {
+            let flags = [("CLONE_NEWNS", "mount"), ("CLONE_NEWNET", "network")];
+            let named = |(flag, name): (&'static str, &str)| {
+                let names = what.as_array().unwrap();
+                names.iter().any(|one| one == name).then_some(flag)
+            };
+            let named = flags.into_iter().filter_map(named).map(str::to_owned);
+            return ["unshare(".to_owned()].into_iter().chain(named).collect();
+        }
         "awaitParent" | "awaitRelease" => "recvmsg(".into(),
         "undumpable" => "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE".into(),
         "processors" => "sched_setaffinity(0".into(),
@@ -153,15 +162,16 @@ fn parent_call(step: &Value) -> Vec<String> {
         "gate" => vec!["mknod".into(), "gate".into()],
         "clone" => vec![
             "clone3(".into(),
-            "CLONE_NEWNS".into(),
+            "CLONE_NEWPID".into(),
             "CLONE_NEWUSER".into(),
         ],
         "mapIds" => vec!["uid_map".into()],
         "oomScore" => vec!["oom_score_adj".into()],
         "begin" | "release" => vec!["sendmsg(".into()],
         "keepSpec" => vec!["spec.json".into()],
-        "setUp" => vec!["recvmsg(".into()],
-        "record" => vec!["state.json".into()],
+        "setUp" | "letGo" => vec!["recv".into()],
+        "draft" => vec!["openat(".into(), ".state.json".into()],
+        "record" => vec!["rename".into(), "state.json\"".into()],
         other => panic!("no call is known for step {other}: {what}"),
     }
 }
@@ -207,40 +217,33 @@ fn the_plan_is_what_happens() {
 
     let trace = temp.path().join("trace");
     let ran = Command::new("strace")
-        .args(["-f", "-s", "200", "-o"])
+        // a file for each process: parent and child work at the same time
+        .args(["-ff", "-s", "200", "-o"])
         .arg(&trace)
         .args([SAMPAN, "oci", "--root"])
         .arg(temp.path().join("state"))
-        .args(["run", "--bundle"])
+        // whoever wants to know the process first is given a gate, as by `create`
+        .args(["run", "--pid-file"])
+        .arg(temp.path().join("pid"))
+        .arg("--bundle")
         .arg(&bundle)
         .arg(&id)
         .output()
         .unwrap();
     assert!(ran.status.success(), "{ran:?}");
-    let trace = fs::read_to_string(trace).unwrap();
-    let calls: Vec<(&str, &str)> = trace
-        .lines()
-        .filter_map(|line| line.split_once(char::is_whitespace))
-        .map(|(pid, call)| (pid, call.trim_start()))
+    let traces: Vec<String> = fs::read_dir(temp.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_stem() == trace.file_name() && *path != trace)
+        .map(|path| fs::read_to_string(path).unwrap())
         .collect();
-    let of = |pid: &str| -> Vec<&str> {
-        let own = calls.iter().filter(|(one, _)| *one == pid);
-        own.map(|(_, call)| *call).collect()
-    };
-    let whose = |part: &str| {
-        calls
-            .iter()
-            .find(|(_, call)| call.contains(part))
-            .unwrap()
-            .0
+    let of = |part: &str| -> Vec<&str> {
+        let own = traces.iter().find(|trace| trace.contains(part));
+        own.unwrap().lines().collect()
     };
     let steps = |list: &str| plan[list].as_array().unwrap().clone();
-    follow(
-        &steps("child"),
-        &of(whose("execve(\"/testinit\"")),
-        child_call,
-    );
-    let parent = of(whose("CLONE_NEWUSER"));
+    follow(&steps("child"), &of("execve(\"/testinit\""), child_call);
+    let parent = of("CLONE_NEWUSER");
     follow(&steps("parent"), &parent, parent_call);
     let limits = steps("parent");
     let limits = limits.iter().find_map(|step| step.get("limits")).unwrap();

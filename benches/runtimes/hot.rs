@@ -8,7 +8,7 @@
 //! *Invariants:* the list orders, nothing else: a name that is not there any more is ignored by the linker, a function that is not in
 //! the list lies where it always did.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -31,6 +31,9 @@ const SAME_NAME_MAX: usize = 4;
 
 /// Functions of the program by address.
 type Symbols = BTreeMap<u64, String>;
+
+/// Programs without fixed addresses are mapped far above.
+const FIXED_BELOW: u64 = 1 << 32;
 
 /// int3
 const BREAKPOINT: [u8; 1] = [0xcc];
@@ -61,19 +64,53 @@ pub fn write(place: &Place, sampan: &Runtime, file: &Path, script: &Path) -> Res
             .get(*name)
             .is_some_and(|count| *count <= SAME_NAME_MAX)
     });
-    fs::write(script, text(few.into_iter().chain(many)))
+    let members = library_members(&seen)?;
+    fs::write(script, text(few.into_iter().chain(many), &members))
         .map_err(|error| format!("write {}: {error}", script.display()))
 }
 
-fn text<'a>(patterns: impl Iterator<Item = &'a String>) -> String {
+/// Where the C library is for the linker.
+const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libc.a";
+
+/// The parts of the C library that have the functions: it has no section for each.
+fn library_members(functions: &[String]) -> Result<Vec<String>> {
+    let output = Command::new("nm")
+        .args(["--print-file-name", "--defined-only", LIBRARY])
+        .output()
+        .map_err(|error| format!("nm: {error}"))?;
+    let wanted: HashSet<&str> = functions.iter().map(String::as_str).collect();
+    let mut members = BTreeSet::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        // FILE:MEMBER:ADDRESS TYPE NAME
+        let mut words = line.split_whitespace();
+        let (Some(place), Some("t" | "T" | "i" | "W"), Some(name)) =
+            (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        if let Some(member) = place.split(':').nth(1)
+            && wanted.contains(name)
+        {
+            members.insert(member.to_owned());
+        }
+    }
+    Ok(members.into_iter().collect())
+}
+
+fn text<'a>(patterns: impl Iterator<Item = &'a String>, members: &[String]) -> String {
     let mut text = "/* The functions that a container's start needs, side by side: made by `make hot`, see benches/runtimes/hot.rs. */\n\
                     SECTIONS {\n  .text.start : {\n"
         .to_owned();
     let mut told = HashSet::new();
     for pattern in patterns {
         if told.insert(pattern) {
-            text.push_str(&format!("    *(.text.{pattern})\n"));
+            text.push_str(&format!(
+                "    *(.text.{pattern} .text.unlikely.{pattern})\n"
+            ));
         }
+    }
+    for member in members {
+        text.push_str(&format!("    *libc.a:{member}(.text .text.*)\n"));
     }
     text.push_str("  }\n} INSERT BEFORE .text;\n");
     text
@@ -274,5 +311,7 @@ fn memory(pid: Pid) -> Result<File> {
 fn mapped(pid: Pid, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
     let line = text.lines().find(|line| line.ends_with(name))?;
-    u64::from_str_radix(line.split_once('-')?.0, 16).ok()
+    let start = u64::from_str_radix(line.split_once('-')?.0, 16).ok()?;
+    // a program with fixed addresses begins where its symbols say
+    Some(if start < FIXED_BELOW { 0 } else { start })
 }

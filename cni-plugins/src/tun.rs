@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::error::{CniError, Result};
-use crate::link::Links;
+use crate::link::no_driver;
 
 const DEVICE: &str = "/dev/net/tun";
 
@@ -41,16 +41,17 @@ pub struct Access {
 }
 
 fn open() -> Result<File> {
-    let open = || OpenOptions::new().read(true).write(true).open(DEVICE);
-    let opened = open().or_else(|cause| match cause.raw_os_error() {
-        // the file comes with the module, which nobody asked for so far
-        Some(libc::ENOENT | libc::ENODEV) => {
-            Links::open()?.require_driver("tun")?;
-            open().map_err(|cause| CniError::io("open", Path::new(DEVICE), &cause))
-        }
-        _ => Err(CniError::io("open", Path::new(DEVICE), &cause)),
-    })?;
-    Ok(opened)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map_err(|cause| match cause.raw_os_error() {
+            // a file that is there loads the module when it is opened
+            Some(libc::ENOENT | libc::ENODEV) => {
+                no_driver("tun").because(format!("{DEVICE}: {cause}"))
+            }
+            _ => CniError::io("open", Path::new(DEVICE), &cause),
+        })
 }
 
 /// STATUS: whether there is the device.

@@ -5,12 +5,12 @@
 //! program asks nothing but its context, and always ends: it has forward jumps only.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
-use super::{Error, file};
+use super::Error;
 use crate::sys::bpf::Instruction;
+use crate::sys::process;
 
 /// BPF_DEVCG_DEV_*, linux/bpf.h.
 const BLOCK: u8 = 1;
@@ -303,9 +303,11 @@ fn test(rule: &Rule) -> Vec<Instruction> {
 
 /// In a user namespace, or without root: no program can be loaded.
 pub(super) fn unprivileged() -> Result<bool, Error> {
-    let map = file::read(Path::new("/proc/self/uid_map"))?;
-    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
-    Ok(!initial || !nix::unistd::geteuid().is_root())
+    let inside = process::in_user_namespace().map_err(|source| Error::Read {
+        path: "/proc/self/uid_map".into(),
+        source,
+    })?;
+    Ok(inside || !nix::unistd::geteuid().is_root())
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@
 //! *Invariants:* descriptors are close-on-exec.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::{Cgroup, Error};
@@ -19,7 +18,7 @@ use super::{Cgroup, Error};
 #[derive(Debug, Default)]
 pub struct Entry {
     folder: Option<OwnedFd>,
-    tasks: Vec<(PathBuf, File)>,
+    tasks: Vec<File>,
 }
 
 /// Opens the folder of a v2 cgroup.
@@ -48,7 +47,7 @@ impl Entry {
             }
             let path = path.join("tasks");
             match OpenOptions::new().write(true).open(&path) {
-                Ok(file) => entry.tasks.push((path, file)),
+                Ok(file) => entry.tasks.push(file),
                 Err(source) => return Err(Error::Read { path, source }),
             }
         }
@@ -60,16 +59,23 @@ impl Entry {
         self.folder.as_ref().map(AsFd::as_fd)
     }
 
-    /// Moves the calling process, which has one thread, into the v1 hierarchies.
-    pub fn enter(&self) -> Result<(), Error> {
-        for (path, file) in &self.tasks {
-            let mut file = file;
-            file.write_all(b"0").map_err(|source| Error::Write {
-                path: path.clone(),
-                value: "0".to_owned(),
-                source,
-            })?;
-        }
-        Ok(())
+    /// The v1 hierarchies' files, for a process that is to [`enter`] them.
+    pub fn tasks(&self) -> Vec<BorrowedFd<'_>> {
+        self.tasks.iter().map(AsFd::as_fd).collect()
     }
+}
+
+/// Moves the calling process, which has one thread, into v1 hierarchies by their open `tasks`.
+pub fn enter<'a>(tasks: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<(), Error> {
+    for file in tasks {
+        rustix::io::write(file, b"0").map_err(|error| {
+            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Error::Write {
+                path: std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from("tasks")),
+                value: "0".to_owned(),
+                source: error.into(),
+            }
+        })?;
+    }
+    Ok(())
 }

@@ -36,7 +36,7 @@ mod systemd;
 mod v1;
 mod v2;
 
-pub use entry::Entry;
+pub use entry::{Entry, enter};
 pub use error::Error;
 use error::collect;
 pub use metrics::Metrics;
@@ -135,6 +135,25 @@ impl Cgroup {
                 unified: unified.as_deref().map(&f),
             },
             other => other.clone(),
+        }
+    }
+
+    /// The part that a process is cloned into, the v2 folder, and the part that it enters by itself, the v1 hierarchies. Whoever
+    /// needs both at once has no use for this.
+    #[must_use]
+    pub fn parts(&self) -> (Option<Cgroup>, Option<Cgroup>) {
+        match self {
+            Cgroup::V1 {
+                controllers,
+                unified,
+            } => (
+                unified.clone().map(Cgroup::V2),
+                Some(Cgroup::V1 {
+                    controllers: controllers.clone(),
+                    unified: None,
+                }),
+            ),
+            other => (Some(other.clone()), None),
         }
     }
 

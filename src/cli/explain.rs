@@ -39,6 +39,7 @@ pub fn run(args: Args) -> Outcome {
         preserve_fds: 0,
         keep_keyring: false,
         no_pivot: false,
+        at_once: false,
     };
     let config = bundle.join("config.json");
     let plan = plan::container(&spec, &request, plan::Host::here(&spec))

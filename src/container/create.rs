@@ -62,8 +62,11 @@ pub fn create_from(
         config,
         plan: &plan,
         console,
+        made: Vec::new(),
+        entry: Entry::default(),
         gate: None,
         child: None,
+        draft: None,
         state: None,
     };
     let made = plan
@@ -126,21 +129,36 @@ struct Creation<'a> {
     config: &'a Config,
     plan: &'a Plan,
     console: Option<OwnedFd>,
+    /// Parts of the cgroup that are ours now.
+    made: Vec<&'a Cgroup>,
+    /// The way into the part that was made last.
+    entry: Entry,
     gate: Option<gate::Child>,
     child: Option<Child>,
-    /// Once the record is written.
+    draft: Option<life::Draft>,
+    /// Once the record is there.
     state: Option<State>,
 }
 
-impl Creation<'_> {
-    fn take(&mut self, step: &Step, child_steps: &[init::plan::Step]) -> Result<(), Error> {
+impl<'a> Creation<'a> {
+    fn take(&mut self, step: &'a Step, child_steps: &[init::plan::Step]) -> Result<(), Error> {
         let request = self.request;
         let in_dir = |what: &str, error: &dyn std::fmt::Display| {
             Error::step(format!("{what} in {}", request.dir.display()), error)
         };
         match step {
-            Step::Cgroup(cgroup) => make_cgroup(cgroup),
-            Step::Begin => self.child()?.begin(),
+            Step::Cgroup(cgroup) => {
+                make_cgroup(cgroup)?;
+                self.made.push(cgroup);
+                self.entry = match cgroup {
+                    Cgroup::Systemd { .. } => Entry::default(),
+                    _ => cgroup
+                        .entry()
+                        .map_err(|error| Error::step("open the cgroup", chain(&error)))?,
+                };
+                Ok(())
+            }
+            Step::Begin => self.child()?.begin(&self.entry),
             Step::KeepSpec => life::keep_spec(&request.dir, &self.config.text),
             Step::Limits(resources) => request
                 .cgroup
@@ -156,18 +174,13 @@ impl Creation<'_> {
                 join,
                 time_offsets,
             } => {
-                let entry = match request.cgroup {
-                    Cgroup::Systemd { .. } => Ok(Entry::default()),
-                    _ => request.cgroup.entry(),
-                };
-                let entry = entry.map_err(|error| Error::step("open the cgroup", chain(&error)))?;
                 let join = join_files(join)?;
                 let (console, gate) = (self.console.take(), self.gate.take());
                 let place = Place {
                     new: *new,
                     join: join.as_ref(),
                     time_offsets: time_offsets.as_deref(),
-                    entry: &entry,
+                    entry: &std::mem::take(&mut self.entry),
                 };
                 let child = spawn(child_steps, &place, console, gate)?;
                 self.child = Some(child);
@@ -194,18 +207,21 @@ impl Creation<'_> {
                 listener.send(child.pid, child.pid, &child.load_filter()?)
             }
             Step::SetUp => self.child()?.set_up().map(drop),
-            Step::Record => {
-                let state = self.describe()?;
-                life::store(&request.dir, &state)?;
-                self.state = Some(state);
+            Step::Draft => {
+                self.draft = Some(life::Draft::new(self.describe()?)?);
                 Ok(())
             }
-            Step::Release => {
-                let child = self.child()?;
-                child.release()?;
-                // it no longer dies with us once it closed the channel; before, our end would be its end
-                child.let_go()
+            Step::Record => {
+                let draft = self.draft.take();
+                let draft =
+                    draft.ok_or_else(|| Error::Other("the plan has no draft".to_owned()))?;
+                self.state = Some(draft.publish()?);
+                Ok(())
             }
+            Step::Release => self.child()?.release(),
+            // it no longer dies with us once it closed the channel, on its way to the gate or by executing the program; before, our end
+            // would be its end
+            Step::LetGo => self.child()?.let_go(),
         }
     }
 
@@ -263,8 +279,12 @@ impl Creation<'_> {
             (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),
             (error, _) => error,
         };
-        // a cgroup with members is somebody else's
+        // a cgroup with members is somebody else's, but for the part that was made before
         if matches!(error, Error::InUse(_)) {
+            for cgroup in self.made {
+                // what is left has members by now
+                let _ = cgroup.destroy();
+            }
             return Err(error);
         }
         let error = undo(self.request, error);

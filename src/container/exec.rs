@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxNamespaceType as Ns, Process};
 use super::create::set_oom_score;
 use super::listener::Listener;
 use super::plan::kernel;
-use super::plan::process::{self, Surroundings};
+use super::plan::process::{self, Surroundings, Way};
 use super::spawn::{Child, Join, Place, spawn};
 use super::{Error, Exec, State, chain, life};
 use crate::cgroup::Cgroup;
@@ -174,7 +174,7 @@ fn plan(
         preserved,
         start: None,
     };
-    let mut steps = process::begin(preserved);
+    let mut steps = process::begin(preserved, 0);
     steps.push(match last {
         Some(mask) => Step::Processors { mask, must: true },
         None => kernel::all_processors(),
@@ -188,7 +188,7 @@ fn plan(
     }
     steps.extend(process::terminal(wanted, false)?);
     steps.extend(kernel::labels(wanted, own));
-    steps.extend(process::finish(wanted, around, false)?);
+    steps.extend(process::finish(wanted, around, Way::Told)?);
     Ok(Plan {
         steps,
         initial,

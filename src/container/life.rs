@@ -16,6 +16,8 @@ use crate::sys::{file, pidfd, process};
 
 /// Version of `state.json` that this program writes and reads.
 pub const STATE_VERSION: u32 = 1;
+/// Room for most `state.json`, in bytes.
+const STATE_USUAL: usize = 2 << 10;
 /// Longest `state.json`, in bytes.
 const STATE_MAX: u64 = 1 << 20;
 /// How long a killed process may take to end, in milliseconds.
@@ -25,13 +27,37 @@ fn state_path(dir: &Path) -> PathBuf {
     dir.join("state.json")
 }
 
-/// Writes `state.json`. Not synced: no container outlives the machine's end.
-pub fn store(dir: &Path, state: &State) -> Result<(), Error> {
-    let path = state_path(dir);
-    let failed =
-        |error: &dyn std::fmt::Display| Error::step(format!("write {}", path.display()), error);
-    let text = serde_json::to_vec_pretty(state).map_err(|error| failed(&error))?;
-    file::replace(&path, &text, 0o600).map_err(|error| failed(&error))
+/// A `state.json` that is not there yet. Not synced: no container outlives the machine's end.
+#[derive(Debug)]
+pub struct Draft {
+    file: file::Draft,
+    state: State,
+}
+
+impl Draft {
+    /// Writes it.
+    pub fn new(state: State) -> Result<Draft, Error> {
+        let path = state_path(&state.dir);
+        let text = serde_json::to_vec_pretty(&state);
+        let file = text
+            .map_err(io::Error::from)
+            .and_then(|text| file::Draft::new(&path, &text, 0o600));
+        match file {
+            Ok(file) => Ok(Draft { file, state }),
+            Err(error) => Err(unwritten(&path, &error)),
+        }
+    }
+
+    /// From now on there is a container.
+    pub fn publish(self) -> Result<State, Error> {
+        let done = self.file.publish();
+        done.map_err(|error| unwritten(&state_path(&self.state.dir), &error))?;
+        Ok(self.state)
+    }
+}
+
+fn unwritten(path: &Path, error: &io::Error) -> Error {
+    Error::step(format!("write {}", path.display()), error)
 }
 
 fn spec_path(dir: &Path) -> PathBuf {
@@ -66,7 +92,8 @@ pub fn load(dir: &Path) -> Result<Option<State>, Error> {
         }
         other => other.map_err(|error| failed(&error))?,
     };
-    let mut text = Vec::new();
+    // one read(2) for most
+    let mut text = Vec::with_capacity(STATE_USUAL);
     file.take(STATE_MAX)
         .read_to_end(&mut text)
         .map_err(|error| failed(&error))?;
@@ -116,8 +143,7 @@ pub fn status(state: &State) -> Status {
     Status::Running
 }
 
-/// Opens the gate, waits until the program was executed or failed to be, and runs the hooks that follow. When one of these fails the
-/// container is killed (runtime.md "Lifecycle", 9).
+/// Opens the gate, waits until the program was executed or failed to be, and goes on as [`started`].
 pub fn start(dir: &Path) -> Result<(), Error> {
     let state = known(dir)?;
     let at =
@@ -125,14 +151,7 @@ pub fn start(dir: &Path) -> Result<(), Error> {
     match gate::open(dir).map_err(|error| at(&error))? {
         Outcome::Executed => {
             gate::remove(dir).map_err(|error| at(&error))?;
-            if state.hooks.poststart.is_empty() {
-                return Ok(());
-            }
-            let run = state.hooks(Point::Poststart).run(Some(state.pid));
-            run.map_err(|failure| match kill_first(&state) {
-                Ok(()) => at(&failure.message),
-                Err(error) => at(&format!("{}; {error}", failure.message)),
-            })
+            started(&state)
         }
         Outcome::Failed(failure) => Err(failure.into()),
         Outcome::Died => Err(at(
@@ -140,6 +159,21 @@ pub fn start(dir: &Path) -> Result<(), Error> {
         )),
         Outcome::NotWaiting => Err(at(&format!("it is {}, not created", status(&state)))),
     }
+}
+
+/// Runs the hooks of a container whose program runs. When one fails the container is killed (runtime.md "Lifecycle", 9).
+pub fn started(state: &State) -> Result<(), Error> {
+    if state.hooks.poststart.is_empty() {
+        return Ok(());
+    }
+    let run = state.hooks(Point::Poststart).run(Some(state.pid));
+    run.map_err(|failure| {
+        let text = match kill_first(state) {
+            Ok(()) => failure.message,
+            Err(error) => format!("{}; {error}", failure.message),
+        };
+        Error::step(format!("start container {}", state.id), text)
+    })
 }
 
 /// Sends a signal to the first process (or all members of the cgroup).

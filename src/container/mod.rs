@@ -39,8 +39,8 @@ pub use config::{parse_process, parse_spec};
 pub use create::{Config, connect, create, create_from};
 pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
-    delete, kill, load, open_process, pause, processes, remove_traces, resume, spec, start, status,
-    update,
+    delete, kill, load, open_process, pause, processes, remove_traces, resume, spec, start,
+    started, status, update,
 };
 pub use plan::{LaterHooks, REAPER};
 
@@ -131,6 +131,9 @@ pub struct CreateRequest {
     /// The caller's session keyring stays.
     #[serde(default)]
     pub keep_keyring: bool,
+    /// There is no gate and no `start`: the program runs when `create` is done.
+    #[serde(default)]
+    pub at_once: bool,
     /// The root is changed without pivot_root(2), which a root file system in RAM does not allow.
     #[serde(default)]
     pub no_pivot: bool,

@@ -12,6 +12,7 @@ use crate::cgroup::Cgroup;
 use crate::init;
 use crate::init::hooks::Hooks;
 use crate::seccomp;
+use crate::sys::{clone, process as process_calls};
 
 mod hooks;
 pub mod kernel;
@@ -22,6 +23,7 @@ mod rootfs;
 
 pub use hooks::{LaterHooks, state};
 pub use namespaces::{Join, NetDevice};
+use process::Way;
 
 /// What the plan depends on beside the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +37,11 @@ pub struct Host {
 impl Host {
     /// The machine and the user namespace that we are in, as far as `spec` asks: the first one maps everything onto itself.
     pub fn here(spec: &Spec) -> Host {
-        let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let numbers: Vec<&str> = map.split_whitespace().collect();
         let linux = spec.linux().as_ref();
         let label = linux.and_then(|linux| linux.mount_label().as_deref());
         Host {
-            user_namespace: numbers != ["0", "0", "4294967295"],
+            // without procfs nothing would work
+            user_namespace: process_calls::in_user_namespace().unwrap_or(true),
             selinux: label.is_some_and(|label| !label.is_empty())
                 && std::path::Path::new("/sys/fs/selinux/enforce").exists(),
         }
@@ -63,7 +64,7 @@ pub struct IdMap {
 pub struct Plan {
     /// The parent's part.
     pub parent: Vec<Step>,
-    /// The child's part.
+    /// The child's part, and how it ends.
     pub child: Vec<init::plan::Step>,
     /// Hooks of the container's later life.
     pub later: LaterHooks,
@@ -75,9 +76,10 @@ pub struct Plan {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
-    /// Make the cgroup; it must have no members, and must not be frozen.
+    /// Make the cgroup, or what of it the child can be cloned into, and later the rest of it; it must have no members, and must not be
+    /// frozen.
     Cgroup(Cgroup),
-    /// Let the child begin to set itself up, which it does while the next steps are taken.
+    /// Let the child enter what it was not cloned into and begin to set itself up, which it does while the next steps are taken.
     Begin,
     /// Set the limits of the cgroup, before anything of the container runs in it.
     Limits(Box<LinuxResources>),
@@ -124,10 +126,14 @@ pub enum Step {
     Listen(Listener),
     /// Let the child set itself up, and wait until it is ready.
     SetUp,
-    /// Write the record.
+    /// Write the record under another name, while there is nothing else to do.
+    Draft,
+    /// Give the record its name: from now on there is a container.
     Record,
-    /// Let the child go to the gate; from here on it outlives the parent.
+    /// Let the child go to the gate or to the program as soon as it is ready; from there on it outlives the parent.
     Release,
+    /// Wait until it has gone.
+    LetGo,
 }
 
 /// Annotation that asks for a first process that reaps, for which the specification has no word.
@@ -140,9 +146,15 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     let spec_process = spec.process().as_ref().ok_or("process: is missing")?;
     let namespaces = namespaces::namespaces(linux)?;
     let (uids, gids) = namespaces::id_maps(linux, &namespaces)?;
-    // made by the child once it is in its cgroup: clone takes the parent's cgroup as the root (cgroup_namespaces(7))
-    let new = namespaces.new & !(libc::CLONE_NEWCGROUP as u64);
-    let mut parent = vec![Step::Cgroup(request.cgroup.clone())];
+    let devices = namespaces::net_devices(linux, &namespaces)?;
+    let new = namespaces.of_clone(linux);
+    // whoever joins a cgroup namespace must be in the cgroup before; all others enter v1 hierarchies, of which there are many, when these
+    // are made, and make namespaces meanwhile
+    let (entered_before, rest) = match namespaces.joins_cgroup() {
+        true => (Some(request.cgroup.clone()), None),
+        false => request.cgroup.parts(),
+    };
+    let mut parent: Vec<Step> = entered_before.map(Step::Cgroup).into_iter().collect();
     let resources = linux.resources().as_ref().map(with_default_devices);
     let by_systemd = matches!(request.cgroup, Cgroup::Systemd { .. });
     let (now, later) = if by_systemd {
@@ -150,12 +162,15 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     } else {
         (resources, None)
     };
-    parent.push(Step::Gate);
+    if !request.at_once {
+        parent.push(Step::Gate);
+    }
     parent.push(Step::Clone {
         new,
         join: namespaces.joins.clone(),
         time_offsets: namespaces::time_offsets(linux, &namespaces)?,
     });
+    parent.extend(rest.map(Step::Cgroup));
     if by_systemd {
         parent.push(Step::Unit {
             limits: Box::new(later.unwrap_or_default()),
@@ -172,14 +187,13 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         namespaces::check_mapped(spec_process, &uids, &gids)?;
         parent.push(Step::MapIds { uids, gids });
     }
-    let devices = namespaces::net_devices(linux, &namespaces)?;
     if !devices.is_empty() {
         parent.push(Step::NetDevices(devices));
     }
     parent.extend(spec_process.oom_score_adj().map(Step::OomScore));
     parent.push(Step::Begin);
     parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
-    parent.push(Step::KeepSpec);
+    parent.extend([Step::KeepSpec, Step::Draft]);
     let hooks = hooks::hooks(spec, request)?;
     if hooks.before_start() {
         parent.push(Step::Mount);
@@ -190,20 +204,28 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     let state = || hooks::state(spec, request, "creating");
     let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), state);
     parent.extend(listener.map(Step::Listen));
-    parent.extend([Step::SetUp, Step::Record, Step::Release]);
+    let warnings = capabilities.warnings.clone();
+    let (child, way) = child(
+        spec,
+        request,
+        host,
+        &namespaces,
+        &hooks,
+        filter,
+        capabilities,
+    )?;
+    // nobody may find a container that is not set up, and join its namespaces
+    match way {
+        Way::Gate | Way::Told => {
+            parent.extend([Step::SetUp, Step::Record, Step::Release, Step::LetGo]);
+        }
+        Way::AtOnce => parent.extend([Step::Release, Step::LetGo, Step::Record]),
+    }
     Ok(Plan {
         parent,
-        warnings: capabilities.warnings.clone(),
-        child: child(
-            spec,
-            request,
-            host,
-            &namespaces,
-            &hooks,
-            filter,
-            capabilities,
-        )?,
+        child,
         later: hooks.later,
+        warnings,
     })
 }
 
@@ -237,7 +259,7 @@ fn child(
     hooks: &hooks::All,
     filter: Option<seccomp::Program>,
     capabilities: process::Sets,
-) -> Result<Vec<init::plan::Step>, String> {
+) -> Result<(Vec<init::plan::Step>, Way), String> {
     use init::plan::Step;
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
     let process = spec.process().as_ref().ok_or("process: is missing")?;
@@ -272,7 +294,11 @@ fn child(
     let rootfs = rootfs::rootfs(spec, around_mounts)?;
     let on_rootfs = |steps: Vec<crate::rootfs::Step>| steps.into_iter().map(Step::Rootfs);
 
-    let mut steps = process::begin(preserved);
+    let cgroup_namespace = libc::CLONE_NEWCGROUP as u64;
+    let mut steps = process::begin(
+        preserved,
+        namespaces.new & !namespaces.of_clone(linux) & !cgroup_namespace,
+    );
     steps.push(kernel::all_processors());
     if reaper {
         // while the host's /proc is still in sight; what it shows is sealed
@@ -293,7 +319,8 @@ fn child(
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }
-    if namespaces.new & libc::CLONE_NEWCGROUP as u64 != 0 {
+    // clone would take the parent's cgroup as the root (cgroup_namespaces(7))
+    if namespaces.new & cgroup_namespace != 0 {
         steps.push(Step::CgroupNamespace);
     }
     steps.extend(on_rootfs(rootfs.inside));
@@ -305,8 +332,19 @@ fn child(
     // after the hooks that are the runtime's, and as long as /proc is the host's
     steps.extend(kernel::labels(process, None));
     steps.extend(on_rootfs(rootfs.last));
-    steps.extend(process::finish(process, around, true)?);
-    Ok(steps)
+    // a parent that has to answer on the way listens until all is set up
+    let asks = |step: &Step| {
+        use crate::rootfs::Step::MapSource;
+        matches!(step, Step::AwaitHooks | Step::Rootfs(MapSource { .. }))
+    };
+    let asks = steps.iter().any(asks) || around.listens();
+    let way = match (request.at_once, asks) {
+        (false, _) => Way::Gate,
+        (true, true) => Way::Told,
+        (true, false) => Way::AtOnce,
+    };
+    steps.extend(process::finish(process, around, way)?);
+    Ok((steps, way))
 }
 
 /// Whether a pid namespace is made: its processes end with the first one.
@@ -316,26 +354,8 @@ pub fn has_own_pids(spec: &Spec) -> bool {
     namespaces.is_some_and(|all| all.new & libc::CLONE_NEWPID as u64 != 0)
 }
 
-/// `CLONE_NEW*` bits in words.
-pub fn namespace_words(bits: u64) -> Vec<&'static str> {
-    [
-        (libc::CLONE_NEWNS, "mount"),
-        (libc::CLONE_NEWUTS, "uts"),
-        (libc::CLONE_NEWIPC, "ipc"),
-        (libc::CLONE_NEWUSER, "user"),
-        (libc::CLONE_NEWPID, "pid"),
-        (libc::CLONE_NEWNET, "network"),
-        (libc::CLONE_NEWCGROUP, "cgroup"),
-        (libc::CLONE_NEWTIME, "time"),
-    ]
-    .into_iter()
-    .filter(|(bit, _)| bits & *bit as u64 != 0)
-    .map(|(_, name)| name)
-    .collect()
-}
-
 fn namespace_names<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(namespace_words(*bits))
+    serializer.collect_seq(clone::namespace_words(*bits))
 }
 
 /// Properties that change what a container is and that we do not do: never ignored.

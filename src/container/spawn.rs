@@ -1,18 +1,17 @@
 //! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
 
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use super::plan::namespace_words;
-use super::{Error, chain, idmap};
+use super::{Error, idmap};
 use crate::cgroup::Entry;
 use crate::init::channel::{self, Failure, Message, Step as _};
 use crate::init::plan::Step;
 use crate::init::{self, Inherited};
-use crate::sys::clone::{Cloned, clone3};
+use crate::sys::clone::{Cloned, clone3, namespace_words};
 use crate::sys::{pidfd, process, procfs};
 
 /// What to join before the clone.
@@ -33,7 +32,7 @@ pub struct Place<'a> {
     pub join: Option<&'a Join>,
     /// For `timens_offsets` of the new time namespace.
     pub time_offsets: Option<&'a str>,
-    /// How it gets into its cgroup.
+    /// How it gets into its cgroup. The v1 part is for the one that joins; without that [`Child::begin`] has it.
     pub entry: &'a Entry,
 }
 
@@ -68,15 +67,10 @@ pub fn spawn(
     };
     let (new, entry) = (place.new, place.entry);
     let cgroup = entry.folder();
-    let failed = |error| {
-        Error::step(
-            format!("clone into new namespaces ({})", names(new)),
-            explain(error),
-        )
-    };
+    let failed = |error| Error::step(format!("clone into new namespaces ({})", names(new)), error);
     if place.join.is_none() && place.time_offsets.is_none() {
         return match clone3(new, cgroup).map_err(failed)? {
-            Cloned::Child => begin(steps, &inherited, entry),
+            Cloned::Child => init::run(steps, &inherited),
             Cloned::Parent(pid, pidfd) => Ok(Child {
                 pid,
                 pidfd,
@@ -87,13 +81,13 @@ pub fn spawn(
     }
     let between = match clone3(0, cgroup).map_err(failed)? {
         Cloned::Child => {
-            let cloned = enter_cgroup(entry)
+            let cloned = init::enter_cgroup(entry.tasks())
                 .and_then(|()| prepare(place))
                 .and_then(|new| Ok((new, init::close_first(steps, &inherited)?)))
                 .and_then(|(new, others)| {
                     let cloned = clone3(new | libc::CLONE_PARENT as u64, None);
                     let step = "clone in the joined namespaces";
-                    Ok((cloned.map_err(explain).step(step)?, others))
+                    Ok((cloned.step(step)?, others))
                 });
             let message = match cloned {
                 Ok((Cloned::Child, others)) => init::run(others, &inherited),
@@ -126,21 +120,6 @@ pub fn spawn(
             "join namespaces: the process ended with {status}"
         ))),
     }
-}
-
-/// Enters what could not be cloned into, while the parent goes on.
-fn begin(steps: &[Step], inherited: &Inherited, entry: &Entry) -> ! {
-    if let Err(failure) = enter_cgroup(entry) {
-        // a parent that is gone takes the child with it
-        let _ = channel::send(&inherited.channel, &Message::Failed(failure), None);
-        process::exit_now(1)
-    }
-    init::run(steps, inherited)
-}
-
-fn enter_cgroup(entry: &Entry) -> Result<(), Failure> {
-    let entered = entry.enter().map_err(|error| chain(&error));
-    entered.step("enter the cgroup")
 }
 
 /// Joins, and makes the time namespace when it has offsets; what is left to make comes back.
@@ -182,25 +161,6 @@ fn enter(join: &Join) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Errors of clone(2) whose number misleads.
-fn explain(error: std::io::Error) -> std::io::Error {
-    let hint = match error.raw_os_error() {
-        Some(libc::EPERM) => {
-            "not privileged, or user namespaces are restricted (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
-        }
-        Some(libc::ENOSPC | libc::EUSERS) => {
-            "too many namespaces (sysctl user.max_*_namespaces) or nested too deep"
-        }
-        Some(libc::ENOMEM) => "out of memory, or the pid namespace's first process is gone",
-        Some(libc::EAGAIN) => "too many processes (pids limit of the cgroup, RLIMIT_NPROC)",
-        Some(libc::EBUSY | libc::EOPNOTSUPP) => {
-            "the cgroup has child cgroups with controllers, or is a threaded one"
-        }
-        _ => return error,
-    };
-    std::io::Error::new(error.kind(), format!("{error}: {hint}"))
-}
-
 /// `CLONE_NEW*` bits in words.
 fn names(bits: u64) -> String {
     match namespace_words(bits).join(", ") {
@@ -231,10 +191,10 @@ fn describe(status: WaitStatus) -> String {
 }
 
 impl Child {
-    /// Lets it begin; what it says is heard by the next call.
-    pub fn begin(&self) -> Result<(), Error> {
+    /// Lets it begin, and enter the v1 cgroups of `entry`; what it says is heard by the next call.
+    pub fn begin(&self, entry: &Entry) -> Result<(), Error> {
         self.begun.set(true);
-        self.tell(&Message::Continue)
+        self.tell(&Message::Continue, &entry.tasks())
     }
 
     /// Lets it set itself up to the point where hooks run.
@@ -265,7 +225,7 @@ impl Child {
     fn go_on(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
         loop {
             if !self.begun.take() {
-                self.tell(&Message::Continue)?;
+                self.tell(&Message::Continue, &[])?;
             }
             match self.hear()? {
                 Some((Message::MapSource(map), Some(tree))) => {
@@ -278,7 +238,7 @@ impl Child {
 
     /// Lets it go to the gate.
     pub fn release(&self) -> Result<(), Error> {
-        self.tell(&Message::Release)
+        self.tell(&Message::Release, &[])
     }
 
     /// Waits until it closed its end: the first process on its way to the gate, another one by executing its program.
@@ -290,9 +250,9 @@ impl Child {
         }
     }
 
-    fn tell(&self, message: &Message) -> Result<(), Error> {
+    fn tell(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
         // a child that died says why in its last message
-        match channel::send(&self.channel, message, None) {
+        match channel::send_all(&self.channel, message, fds) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(Error::step("talk to the child", error))
             }

@@ -4,8 +4,8 @@
 //! parent                      intermediate            child
 //!   │ clone (only to join namespaces) ►│ setns            │
 //!   │◄──────── Pid ────────────────────┤ clone ──────────►│
-//!   │ cgroup, id maps, oom score                          │
-//!   ├──────────────────── Continue ──────────────────────►│ mounts, ids, everything but execve
+//!   │ cgroup, id maps, oom score                          │ new namespaces
+//!   ├──────────────────── Continue [v1 cgroups] ─────────►│ cgroup, mounts, ids, everything but execve
 //!   │◄──────── MapSource (mount), Continue ──────────────►│ for each mount with an id map
 //!   │◄─────────────────── Mounted (only for hooks) ───────┤
 //!   │ hooks of the runtime's namespaces                   │
@@ -23,7 +23,7 @@
 //! or `Release` that the parent died, and the child ends.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ use crate::sys::socket;
 pub enum Message {
     /// The child's pid in the parent's pid namespace.
     Pid(i32),
-    /// Go on: the child is in its cgroup and has its ids.
+    /// Go on: the child has its ids. The first one brings the v1 cgroups that it is to enter.
     Continue,
     /// All is mounted, and the old root is still the root.
     Mounted,
@@ -101,6 +101,12 @@ impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
 
 /// Sends a message, with a descriptor when given.
 pub fn send(channel: &impl AsFd, message: &Message, fd: Option<&OwnedFd>) -> io::Result<()> {
+    let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
+    send_all(channel, message, &fds)
+}
+
+/// [`send`] with several descriptors.
+pub fn send_all(channel: &impl AsFd, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut message = message.clone();
     if let Message::Failed(failure) = &mut message {
         // quoting can make each byte six
@@ -110,20 +116,22 @@ pub fn send(channel: &impl AsFd, message: &Message, fd: Option<&OwnedFd>) -> io:
         }
         failure.message.truncate(end);
     }
-    socket::send(channel, &serde_json::to_vec(&message)?, fd)
+    socket::send_all(channel, &serde_json::to_vec(&message)?, fds)
 }
 
 /// Receives a message; `None` when the other end is closed.
 pub fn receive(channel: &impl AsFd) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
-    let (bytes, fd) = match socket::receive(channel) {
-        // the other end died with a message of ours unread
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-        other => other?,
-    };
+    let received = receive_all(channel)?;
+    Ok(received.map(|(message, mut fds)| (message, fds.pop())))
+}
+
+/// [`receive`] with all descriptors that came.
+pub fn receive_all(channel: &impl AsFd) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    let (bytes, fds) = socket::receive_all(channel)?;
     if bytes.is_empty() {
         return Ok(None);
     }
-    Ok(Some((serde_json::from_slice(&bytes)?, fd)))
+    Ok(Some((serde_json::from_slice(&bytes)?, fds)))
 }
 
 #[cfg(test)]

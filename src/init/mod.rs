@@ -16,14 +16,15 @@ mod process;
 pub mod reaper;
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::CloneFlags;
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
+use crate::sys::clone::{namespace_words, unshare};
 use crate::sys::{fd, process as calls, procfs, seccomp as filters, socket};
-use crate::{rootfs, seccomp};
+use crate::{cgroup, rootfs, seccomp};
 use channel::{Failure, FailureKind, Message, Step};
 use plan::Step as PlanStep;
 
@@ -73,6 +74,13 @@ pub fn close_first<'a>(
     Ok(others)
 }
 
+/// Moves the calling process into v1 hierarchies by their open `tasks`.
+pub fn enter_cgroup<'a>(tasks: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<(), Failure> {
+    // with what the kernel said
+    let entered = cgroup::enter(tasks).map_err(anyhow::Error::from);
+    entered.map_err(|error| Failure::new("enter the cgroup", format!("{error:#}")))
+}
+
 /// Lets go of what was inherited by accident.
 fn close_descriptors(preserved: u32, inherited: &Inherited) -> Result<(), Failure> {
     let mut keep = vec![inherited.channel.as_raw_fd()];
@@ -111,7 +119,15 @@ impl Child<'_> {
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(*mask));
                 Ok(())
             }
-            PlanStep::AwaitParent => self.expect(&Message::Continue),
+            PlanStep::Namespaces(bits) => {
+                let names = || namespace_words(*bits).join(", ");
+                unshare(*bits)
+                    .map_err(|error| Failure::new(&format!("make namespaces ({})", names()), error))
+            }
+            PlanStep::AwaitParent => {
+                let tasks = self.await_message(&Message::Continue)?;
+                enter_cgroup(tasks.iter().map(AsFd::as_fd))
+            }
             PlanStep::Undumpable => set_dumpable_behavior(DumpableBehavior::NotDumpable)
                 .step("make the process undumpable"),
             PlanStep::OpenReaper => {
@@ -214,10 +230,15 @@ impl Child<'_> {
         }
     }
 
-    /// Waits for one message of the parent. When that is gone, there is nobody to tell.
+    /// Waits for one message of the parent that brings nothing along.
     fn expect(&self, want: &Message) -> Result<(), Failure> {
-        match channel::receive(&self.inherited.channel).step("hear from the parent")? {
-            Some((message, _)) if message == *want => Ok(()),
+        self.await_message(want).map(drop)
+    }
+
+    /// Waits for one message of the parent. When that is gone, there is nobody to tell.
+    fn await_message(&self, want: &Message) -> Result<Vec<OwnedFd>, Failure> {
+        match channel::receive_all(&self.inherited.channel).step("hear from the parent")? {
+            Some((message, fds)) if message == *want => Ok(fds),
             Some((message, _)) => Err(Failure::new(
                 "hear from the parent",
                 format!("unexpected message {message:?}"),

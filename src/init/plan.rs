@@ -25,7 +25,9 @@ pub enum Step {
     DieWithParent,
     /// File mode creation mask.
     Umask(u32),
-    /// Wait until the parent has done its part: cgroup, id maps, score.
+    /// Make namespaces, while the parent makes the cgroup.
+    Namespaces(#[serde(serialize_with = "namespace_names")] u64),
+    /// Wait until the parent has done its part, cgroup, id maps, score, and enter the v1 cgroups that it hands over.
     AwaitParent,
     /// No process of the container may look into this one before execve.
     Undumpable,
@@ -208,6 +210,10 @@ pub fn names(set: u64) -> Vec<String> {
     all.sort_by_key(|capability| capability.index());
     let named = all.iter().filter(|one| set & one.bitmask() != 0);
     named.map(ToString::to_string).collect()
+}
+
+fn namespace_names<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(crate::sys::clone::namespace_words(*bits))
 }
 
 /// As in `Cpus_allowed_list`; all of a full mask in one word.

@@ -21,7 +21,7 @@ pub fn create(call: &Invocation) -> Result<u8, Error> {
     protect()?;
     let making = Making::begin(call, true)?;
     let console = making.console(call)?;
-    making.make(call, console).map(|_| 0)
+    making.make(call, console, false).map(|_| 0)
 }
 
 /// `run ID`.
@@ -31,7 +31,7 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
     let making = Making::begin(call, detach)?;
     if detach {
         let console = making.console(call)?;
-        let state = making.make(call, console)?;
+        let state = making.make(call, console, false)?;
         return started(call, &state).map(|()| 0);
     }
     if !call.values.has("no-subreaper") {
@@ -46,10 +46,19 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
     } else {
         (None, None)
     };
-    let state = making.make(call, console)?;
+    // whoever is told of the process, or has its terminal set up, is so before the program runs
+    let told = ["pid-file", "pidfd-socket"]
+        .iter()
+        .any(|name| call.values.get(name).is_some());
+    let at_once = !told && near.is_none();
+    let state = making.make(call, console, at_once)?;
     let console = near.as_ref().map(receive).transpose();
     let console = console.map_err(|error| undone(call, &state, error))?;
-    started(call, &state)?;
+    if at_once {
+        container::started(&state).map_err(|error| undone(call, &state, error.into()))?;
+    } else {
+        started(call, &state)?;
+    }
     let running = Exec {
         pid: state.pid,
         console,
@@ -199,8 +208,13 @@ impl Making {
         Ok(path.as_deref().map(container::connect).transpose()?)
     }
 
-    /// Makes the container and tells whoever wants to know its process.
-    fn make(self, call: &Invocation, console: Option<OwnedFd>) -> Result<State, Error> {
+    /// Makes the container and tells whoever wants to know its process. `at_once`: its program runs.
+    fn make(
+        self,
+        call: &Invocation,
+        console: Option<OwnedFd>,
+        at_once: bool,
+    ) -> Result<State, Error> {
         let watcher = Watcher::new(&call.values)?;
         let (dir, _only) = store::make(&call.global, &self.id)?;
         let request = CreateRequest {
@@ -213,6 +227,7 @@ impl Making {
             preserve_fds: self.preserve_fds,
             keep_keyring: call.values.has("no-new-keyring"),
             no_pivot: call.values.has("no-pivot"),
+            at_once,
         };
         let made = store::note(&request)
             .and_then(|()| Ok(container::create_from(&request, &self.config, console)?));

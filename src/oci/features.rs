@@ -126,6 +126,7 @@ fn plannable(spec: Value) -> bool {
         preserve_fds: 0,
         keep_keyring: false,
         no_pivot: false,
+        at_once: false,
     };
     let host = Host {
         user_namespace: false,

@@ -169,6 +169,14 @@ pub fn undo_half_made(dir: &Path) -> Result<(), Error> {
 
 /// Removes the folder, by the holder of its lock.
 pub fn remove(dir: &Path) -> Result<(), Error> {
+    // what is mostly left
+    for name in ["create.json", "lock"] {
+        // what cannot be removed is met again below
+        let _ = fs::remove_file(dir.join(name));
+    }
+    if fs::remove_dir(dir).is_ok() {
+        return Ok(());
+    }
     loop {
         match fs::remove_dir_all(dir) {
             // somebody who wanted the lock made it again

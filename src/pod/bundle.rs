@@ -116,6 +116,7 @@ impl<'a> Prepared<'a> {
             preserve_fds: 0,
             keep_keyring: false,
             no_pivot: false,
+            at_once: false,
         };
         super::record::write(&self.dir.request(), &request)
     }

@@ -311,7 +311,6 @@ fn attachment(
         labels: network.extra.labels.clone(),
         capabilities: network.extra.capabilities.clone(),
         network: list,
-        ..Attachment::default()
     }
 }
 

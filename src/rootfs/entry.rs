@@ -7,12 +7,12 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::mount::MountFlags;
 use serde::{Deserialize, Serialize};
 
 use super::options::{self, attribute_words};
-use super::resolve::{self, Kind};
+use super::resolve;
 use super::{Context, Error, Work, copyup, propagating, refuse};
 use crate::sys::mount::{self, Attributes};
 
@@ -115,7 +115,7 @@ impl Work {
                 let trees = trees.collect::<Result<Vec<_>, _>>()?;
                 let target = resolve::mount_point(self.root()?, mount, None)?;
                 let folders = folders.iter().map(|(name, _)| name).zip(trees);
-                mount_cgroups(self.root()?, mount, &target, folders, links)?
+                mount_cgroups(mount, &target, folders, links)?
             }
             Source::Filesystem { .. } => mount_filesystem(self.root()?, mount)?,
             Source::Existing => return change(self.root()?, mount),
@@ -307,9 +307,8 @@ fn change(root: &OwnedFd, mount: &Mount) -> Result<(), Error> {
         .context(what)
 }
 
-/// The container's own cgroups as folders of a tmpfs.
+/// The container's own cgroups as folders of a tmpfs, which nobody else has seen yet. The flags come when all is there.
 fn mount_cgroups<'a>(
-    root: &OwnedFd,
     mount: &Mount,
     target: &OwnedFd,
     folders: impl Iterator<Item = (&'a String, OwnedFd)>,
@@ -321,15 +320,15 @@ fn mount_cgroups<'a>(
         .context(what)?;
     mount::attach(&tmpfs, target).context(what)?;
     for (name, tree) in folders {
-        let place = resolve::make(root, &at.join(name), Kind::Folder)?;
-        mount::set_attributes(&tree, false, mount.attributes)
-            .and_then(|()| mount::attach(&tree, &place))
+        rustix::fs::mkdirat(&tmpfs, name, Mode::from_raw_mode(0o755))
+            .map_err(std::io::Error::from)
+            .and_then(|()| mount::attach_in(&tree, &tmpfs, name))
             .context(|| format!("mount the cgroup {name} on {}", at.display()))?;
     }
     for (name, points_to) in links {
         rustix::fs::symlinkat(points_to, &tmpfs, name)
             .context(|| format!("make the link {name} in {}", at.display()))?;
     }
-    mount::set_attributes(&tmpfs, false, mount.attributes).context(what)?;
+    mount::set_attributes(&tmpfs, true, mount.attributes).context(what)?;
     Ok(tmpfs)
 }

@@ -165,7 +165,11 @@ pub fn make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
     let clean = clean(path);
     // mostly it is there
     let folder = match open(root, &clean, OFlags::PATH, ResolveFlags::IN_ROOT) {
-        Err(Errno::NOENT) => make_missing(root, path, &clean, kind)?,
+        // and mostly the last part alone is not
+        Err(Errno::NOENT) => match make_last(root, &clean, kind).context(what)? {
+            Some(made) => return Ok(made),
+            None => make_missing(root, path, &clean, kind)?,
+        },
         other => other.context(what)?,
     };
     let found = kind_of(&folder).context(what)?;
@@ -179,6 +183,19 @@ pub fn make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Error> {
             Kind::File => "a folder is in the place of a file",
         },
     )
+}
+
+/// Makes the last part; `None` when what is before it is missing too, or a dangling link has its name.
+fn make_last(root: &OwnedFd, clean: &Path, kind: Kind) -> Result<Option<OwnedFd>, Errno> {
+    let (Some(parent), Some(name)) = (clean.parent(), clean.file_name()) else {
+        return Ok(None);
+    };
+    let made = open(root, parent, OFlags::PATH, ResolveFlags::IN_ROOT)
+        .and_then(|folder| make_one(&folder, name, kind));
+    match made {
+        Err(Errno::NOENT | Errno::EXIST) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Part by part.

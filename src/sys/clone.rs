@@ -1,4 +1,4 @@
-//! clone3(2): a new process in new namespaces, in its cgroup from the first instruction.
+//! clone3(2): a new process in new namespaces, in its cgroup from the first instruction. And unshare(2), with the same words.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -7,6 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// We are a clone ourselves: one thread for certain, and `/proc` may be another's by now.
 static CLONED: AtomicBool = AtomicBool::new(false);
+
+/// Moves the calling process into new namespaces. Errors whose number misleads come with a hint.
+pub fn unshare(flags: u64) -> io::Result<()> {
+    let flags = nix::sched::CloneFlags::from_bits_retain(flags as i32);
+    nix::sched::unshare(flags).map_err(|error| explain(error.into()))
+}
 
 /// Which side of the clone the caller is.
 #[derive(Debug)]
@@ -48,7 +54,7 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> 
         )
     };
     match pid {
-        -1 => Err(io::Error::last_os_error()),
+        -1 => Err(explain(io::Error::last_os_error())),
         0 => {
             CLONED.store(true, Ordering::Relaxed);
             Ok(Cloned::Child)
@@ -58,4 +64,41 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> 
             OwnedFd::from_raw_fd(pidfd)
         })),
     }
+}
+
+/// Errors of clone(2) and unshare(2) whose number misleads.
+fn explain(error: io::Error) -> io::Error {
+    let hint = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "not privileged, or user namespaces are restricted (sysctl kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+        }
+        Some(libc::ENOSPC | libc::EUSERS) => {
+            "too many namespaces (sysctl user.max_*_namespaces) or nested too deep"
+        }
+        Some(libc::ENOMEM) => "out of memory, or the pid namespace's first process is gone",
+        Some(libc::EAGAIN) => "too many processes (pids limit of the cgroup, RLIMIT_NPROC)",
+        Some(libc::EBUSY | libc::EOPNOTSUPP) => {
+            "the cgroup has child cgroups with controllers, or is a threaded one"
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}: {hint}"))
+}
+
+/// `CLONE_NEW*` bits in words.
+pub fn namespace_words(bits: u64) -> Vec<&'static str> {
+    [
+        (libc::CLONE_NEWNS, "mount"),
+        (libc::CLONE_NEWUTS, "uts"),
+        (libc::CLONE_NEWIPC, "ipc"),
+        (libc::CLONE_NEWUSER, "user"),
+        (libc::CLONE_NEWPID, "pid"),
+        (libc::CLONE_NEWNET, "network"),
+        (libc::CLONE_NEWCGROUP, "cgroup"),
+        (libc::CLONE_NEWTIME, "time"),
+    ]
+    .into_iter()
+    .filter(|(bit, _)| bits & *bit as u64 != 0)
+    .map(|(_, name)| name)
+    .collect()
 }

@@ -5,11 +5,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces `path` by `content` with permission bits `mode`, atomically and durably.
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    replaced(path, content, mode, true)?;
+    draft(path, content, mode, true)?.publish()?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
@@ -22,10 +22,41 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// As [`write_atomic`], for what need not outlive the machine's end.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    replaced(path, content, mode, false)
+    Draft::new(path, content, mode)?.publish()
 }
 
-fn replaced(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
+/// A file under its temporary name. Dropped, it is removed.
+#[derive(Debug)]
+pub struct Draft {
+    temporary: PathBuf,
+    path: PathBuf,
+    published: bool,
+}
+
+impl Draft {
+    /// Writes it, for what need not outlive the machine's end.
+    pub fn new(path: &Path, content: &[u8], mode: u32) -> io::Result<Draft> {
+        draft(path, content, mode, false)
+    }
+
+    /// Gives it its name.
+    pub fn publish(mut self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published {
+            // it is ours alone
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+fn draft(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<Draft> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let name = path
         .file_name()
@@ -37,23 +68,19 @@ fn replaced(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()
         std::process::id(),
         fastrand::u32(..)
     ));
-    let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        if sync {
-            file.sync_all()?;
-        }
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        // the rename did not happen; the temporary is ours alone
-        let _ = fs::remove_file(&temporary);
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create_new(true).mode(mode);
+    let mut file = options.open(&temporary)?;
+    let draft = Draft {
+        temporary,
+        path: path.to_path_buf(),
+        published: false,
+    };
+    file.write_all(content)?;
+    if sync {
+        file.sync_all()?;
     }
-    written
+    Ok(draft)
 }
 
 /// Removes the temporary files that killed writers of [`write_atomic`] left in `dir`. The caller keeps living writers out.

@@ -138,3 +138,9 @@ pub fn attach(tree: &impl AsFd, target: &impl AsFd) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(tree, "", target, "", flags)?)
 }
+
+/// Attaches a detached mount over what has the name `name` in the open folder `folder`; no link is followed.
+pub fn attach_in(tree: &impl AsFd, folder: &impl AsFd, name: &str) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(tree, "", folder, name, flags)?)
+}

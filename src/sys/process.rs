@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -51,7 +51,18 @@ fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
 
 /// Whether the calling process has one thread, which clone and setns(2) ask for.
 pub fn is_single_threaded() -> io::Result<bool> {
-    Ok(fs::read_dir("/proc/self/task")?.count() == 1)
+    // its links are `.`, `..` and a folder for each thread
+    Ok(rustix::fs::stat("/proc/self/task")?.st_nlink == 3)
+}
+
+/// Whether we are in a user namespace: the machine's own maps everything onto itself.
+pub fn in_user_namespace() -> io::Result<bool> {
+    let mut map = [0; 64];
+    let length = File::open("/proc/self/uid_map")?.read(&mut map)?;
+    let map = map.get(..length).unwrap_or_default();
+    let words = map.split(u8::is_ascii_whitespace);
+    let whole: [&[u8]; 3] = [b"0", b"0", b"4294967295"];
+    Ok(!words.filter(|word| !word.is_empty()).eq(whole))
 }
 
 /// Replaces the program (execve(2)); comes back only with the error.

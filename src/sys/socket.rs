@@ -2,9 +2,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::Timeout;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -13,6 +14,11 @@ use rustix::net::{
 
 /// Longest message of a pair, in bytes.
 pub const MESSAGE_MAX: usize = 64 * 1024;
+
+/// Room for a message of a stream, in bytes: a word like `/dev/ptmx`.
+const MESSAGE_USUAL: usize = 256;
+/// Most descriptors of one message: more than the hierarchies of cgroup version 1.
+pub const DESCRIPTORS_MAX: usize = 32;
 
 /// A pair of sockets that keep message boundaries.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -35,7 +41,7 @@ pub fn connect(path: &Path, seconds: u64) -> io::Result<OwnedFd> {
     let wait = std::time::Duration::from_secs(seconds);
     rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(wait))?;
     match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
-        Err(rustix::io::Errno::AGAIN) => {
+        Err(Errno::AGAIN) => {
             let text = format!("nobody took the connection within {seconds} seconds");
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
@@ -47,10 +53,15 @@ pub fn connect(path: &Path, seconds: u64) -> io::Result<OwnedFd> {
 /// Sends one message, with one descriptor when given. EPIPE instead of a signal when the other end is gone.
 pub fn send(socket: &impl AsFd, message: &[u8], fd: Option<&OwnedFd>) -> io::Result<()> {
     let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    send_all(socket, message, &fds)
+}
+
+/// [`send`] with at most [`DESCRIPTORS_MAX`] descriptors.
+pub fn send_all(socket: &impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::other("too many descriptors for one message"));
     }
     rustix::io::retry_on_intr(|| {
         let bytes = [IoSlice::new(message)];
@@ -61,27 +72,53 @@ pub fn send(socket: &impl AsFd, message: &[u8], fd: Option<&OwnedFd>) -> io::Res
 
 /// Receives one message and the descriptor that came with it. Empty when the other end is closed.
 pub fn receive(socket: &impl AsFd) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
-    let mut message = vec![0; MESSAGE_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let (message, mut fds) = receive_all(socket)?;
+    Ok((message, fds.pop()))
+}
+
+/// [`receive`] with all descriptors that came.
+pub fn receive_all(socket: &impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    // how long it is, so that no room is made and zeroed for what is mostly a word
+    let length = loop {
+        let look = RecvFlags::PEEK | RecvFlags::TRUNC;
+        match rustix::net::recv(socket, &mut [0], look) {
+            // told once, before what the other end said last: it closed with a message of ours unread
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            other => break other?.1,
+        }
+    };
+    if length == 0 {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    if length > MESSAGE_MAX {
+        let text = "message is too long";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    // of a stream one byte was seen, whatever there is
+    let mut message = vec![0; length.max(MESSAGE_USUAL)];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
         let mut bytes = [IoSliceMut::new(&mut message)];
         rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
-    if received.flags.contains(ReturnFlags::TRUNC) {
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            "message is too long",
+            "message was cut short",
         ));
     }
     message.truncate(received.bytes);
-    let mut fd = None;
+    let mut all = Vec::new();
     for part in control.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = part {
-            fd = fds.last();
+            all.extend(fds);
         }
     }
-    Ok((message, fd))
+    Ok((message, all))
 }
 
 #[cfg(test)]
@@ -102,6 +139,14 @@ mod tests {
         let mut byte = [0];
         assert_eq!(rustix::io::read(&reader, &mut byte).unwrap(), 1);
         assert!(matches!(receive(&b).unwrap(), (text, None) if text.is_empty()));
+        // the last word of one that did not listen
+        let (a, b) = pair().unwrap();
+        send(&a, b"unread", None).unwrap();
+        send(&b, b"last", None).unwrap();
+        drop(b);
+        assert!(matches!(receive(&a).unwrap(), (text, None) if text == b"last"));
+        assert!(matches!(receive(&a).unwrap(), (text, None) if text.is_empty()));
+        let (_, b) = pair().unwrap();
         assert_eq!(
             send(&b, b"x", None).unwrap_err().kind(),
             io::ErrorKind::BrokenPipe

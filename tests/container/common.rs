@@ -133,6 +133,7 @@ impl Case {
                 preserve_fds: 0,
                 keep_keyring: false,
                 no_pivot: false,
+                at_once: false,
             },
             temp,
         }

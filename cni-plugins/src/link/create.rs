@@ -170,7 +170,7 @@ const DRIVERS: [(&str, &str); 9] = [
 ];
 
 /// The error for a kind that the kernel doesn't know.
-fn no_driver(kind: &str) -> CniError {
+pub fn no_driver(kind: &str) -> CniError {
     let option = DRIVERS.iter().find(|(name, _)| *name == kind);
     let option = option.map_or_else(String::new, |(_, option)| format!(" (CONFIG_{option})"));
     CniError::operation(format!("kernel has no {kind}{option}"), "")

@@ -34,7 +34,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::error::{CniError, Result};
 use crate::result::Route;
-pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan};
+pub use create::{Kind, MACVLAN_MODES, NewLink, VethPair, Vxlan, no_driver};
 use message::{
     address_message, address_of, default_route_link, family, link_of, route_message, route_of,
 };

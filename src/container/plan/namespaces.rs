@@ -28,6 +28,23 @@ pub struct Join {
 }
 
 impl Namespaces {
+    /// Those that clone is to make: the kernel makes some for children only, and the parent needs the network's before it moves devices.
+    /// All else the child makes by itself, on another processor while the parent makes the cgroup.
+    pub fn of_clone(&self, linux: &Linux) -> u64 {
+        let mut bits = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWTIME;
+        let devices = linux.net_devices().as_ref();
+        if devices.is_some_and(|devices| !devices.is_empty()) {
+            bits |= libc::CLONE_NEWNET;
+        }
+        self.new & bits as u64
+    }
+
+    /// Whether a cgroup namespace is joined.
+    pub fn joins_cgroup(&self) -> bool {
+        let bit = libc::CLONE_NEWCGROUP as u64;
+        self.joins.iter().any(|join| join.kind & bit != 0)
+    }
+
     /// Whether the container does not share those of `bits` with the caller.
     pub fn own(&self, bits: i32) -> bool {
         let bits = bits as u64;

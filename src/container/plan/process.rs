@@ -32,16 +32,37 @@ pub struct Surroundings {
     pub start: Option<Hooks>,
 }
 
-/// The first steps of every process: alone, waiting for the parent.
-pub fn begin(preserved: u32) -> Vec<Step> {
-    vec![
+impl Surroundings {
+    /// Whether the filter has a listener, who must be told while the parent is there.
+    pub fn listens(&self) -> bool {
+        self.seccomp.as_ref().is_some_and(|filter| filter.notifies)
+    }
+}
+
+/// How a process gets from its set-up to its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It says that it is ready, and waits at the gate.
+    Gate,
+    /// It says that it is ready, and goes on when the parent is.
+    Told,
+    /// It goes on when the parent is, which it mostly is long before; that it executed the program is all there is to say.
+    AtOnce,
+}
+
+/// The first steps of every process: alone, in its `namespaces` (`CLONE_NEW*` bits), waiting for the parent.
+pub fn begin(preserved: u32, namespaces: u64) -> Vec<Step> {
+    let mut steps = vec![
         Step::CloseDescriptors { preserved },
         Step::DieWithParent,
         Step::Umask(0),
-        Step::AwaitParent,
-        // only now, since the parent writes files of ours in /proc
-        Step::Undumpable,
-    ]
+    ];
+    if namespaces != 0 {
+        steps.push(Step::Namespaces(namespaces));
+    }
+    // undumpable only then, since the parent writes files of ours in /proc
+    steps.extend([Step::AwaitParent, Step::Undumpable]);
+    steps
 }
 
 /// A terminal, when the process has one.
@@ -74,7 +95,7 @@ pub fn terminal(process: &Process, console: bool) -> Result<Option<Step>, String
 /// The last steps of every process, from its root file system to its program; at the gate when it is a first one. Privileges only go
 /// down. The filter is loaded after everything it could forbid: at the very end with no_new_privs, otherwise while CAP_SYS_ADMIN is
 /// still there (seccomp(2) EACCES); one that notifies no later than the parent can pass the listener on.
-pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec<Step>, String> {
+pub fn finish(process: &Process, around: Surroundings, way: Way) -> Result<Vec<Step>, String> {
     let cwd = process.cwd().clone();
     if !cwd.is_absolute() {
         return Err(format!("process.cwd: {} is not absolute", cwd.display()));
@@ -97,10 +118,8 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
         ));
     }
     let preserved = around.preserved;
-    let filter = around.seccomp;
-    // who listens must be told while the parent is there
-    let listens = filter.as_ref().is_some_and(|filter| filter.notifies);
-    let filter = filter.map(Step::Seccomp);
+    let listens = around.listens();
+    let filter = around.seccomp.map(Step::Seccomp);
     let (early, middle, late) = match (around.no_new_privileges, listens) {
         (false, _) => (filter, None, None),
         (true, true) => (None, filter, None),
@@ -131,14 +150,15 @@ pub fn finish(process: &Process, around: Surroundings, gate: bool) -> Result<Vec
     steps.push(Step::DieWithParent);
     steps.push(Step::FindProgram { name, search });
     steps.extend(middle);
-    steps.push(Step::Ready);
+    if way != Way::AtOnce {
+        steps.push(Step::Ready);
+    }
     steps.push(Step::AwaitRelease);
     steps.push(Step::OutliveParent);
     steps.push(Step::ResetSignals);
-    steps.push(if gate {
-        Step::Gate { preserved }
-    } else {
-        Step::CloseOnExec { preserved }
+    steps.push(match way {
+        Way::Gate => Step::Gate { preserved },
+        Way::Told | Way::AtOnce => Step::CloseOnExec { preserved },
     });
     steps.extend(late);
     // under the filter like the program: what the filter forbids is no way around it

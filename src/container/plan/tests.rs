@@ -32,6 +32,7 @@ pub(super) fn request() -> CreateRequest {
         preserve_fds: 0,
         keep_keyring: false,
         no_pivot: false,
+        at_once: false,
     }
 }
 
@@ -45,12 +46,14 @@ fn plans_namespaces() {
         json!([
             {"cgroup": {"v2": "/sys/fs/cgroup/web"}},
             "gate",
-            {"clone": {"new": ["mount", "pid"], "join": [{"kind": ["network"], "path": "/n"}]}},
+            {"clone": {"new": ["pid"], "join": [{"kind": ["network"], "path": "/n"}]}},
             "begin",
             "keepSpec",
+            "draft",
             "setUp",
             "record",
             "release",
+            "letGo",
         ])
     );
     let namespaces = json!([{"type": "mount"}]);
@@ -144,6 +147,7 @@ fn plans_mounts_and_devices() {
             {"closeDescriptors": {"preserved": 0}},
             "dieWithParent",
             {"umask": 0},
+            {"namespaces": ["mount"]},
             "awaitParent",
             "undumpable",
             {"processors": {"mask": "all", "must": false}},
@@ -224,6 +228,7 @@ fn plans_cgroups_that_nobody_may_write() {
                 preserve_fds: 0,
                 keep_keyring: false,
                 no_pivot: false,
+                at_once: false,
             };
             let spec = serde_json::from_value(spec.clone()).unwrap();
             let plan = container(&spec, &request, HOST).unwrap();
@@ -237,6 +242,92 @@ fn plans_cgroups_that_nobody_may_write() {
             });
             assert_eq!(found, Some(writable && !unlimited), "{namespaces}");
         }
+    }
+}
+
+/// Each kind of cgroup is there before what enters it: v2 before the clone, v1 while the child makes its namespaces, all before somebody
+/// joins a cgroup namespace. Without a gate the child goes on to the program.
+#[test]
+fn cgroups_come_before_those_who_enter() {
+    let v1 = json!({"v1": {"controllers": {"pids": "/sys/fs/cgroup/pids/web"}, "unified": null}});
+    let v2 = json!({"v2": "/sys/fs/cgroup/unified/web"});
+    let mut both = v1.clone();
+    both["v1"]["unified"] = v2["v2"].clone();
+    let alone = json!([{"type": "mount"}, {"type": "network"}]);
+    let devices = json!([{"type": "mount"}, {"type": "network"}]);
+    let joined = json!([{"type": "mount"}, {"type": "cgroup", "path": "/c"}]);
+    for (cgroup, namespaces, parent, clone, child) in [
+        (
+            &v2,
+            &alone,
+            vec![&v2, &Value::Null],
+            json!([]),
+            json!(["mount", "network"]),
+        ),
+        (
+            &v1,
+            &alone,
+            vec![&Value::Null, &v1],
+            json!([]),
+            json!(["mount", "network"]),
+        ),
+        (
+            &both,
+            &alone,
+            vec![&v2, &Value::Null, &v1],
+            json!([]),
+            json!(["mount", "network"]),
+        ),
+        (
+            &both,
+            &devices,
+            vec![&v2, &Value::Null, &v1],
+            json!(["network"]),
+            json!(["mount"]),
+        ),
+        (
+            &both,
+            &joined,
+            vec![&both, &Value::Null],
+            json!([]),
+            json!(["mount"]),
+        ),
+    ] {
+        let mut linux = json!({"namespaces": namespaces});
+        if std::ptr::eq(namespaces, &devices) {
+            linux["netDevices"] = json!({"eth7": {}});
+        }
+        let spec = json!({
+            "ociVersion": "1.3.0",
+            "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "linux": linux,
+        });
+        let request = CreateRequest {
+            cgroup: serde_json::from_value(cgroup.clone()).unwrap(),
+            at_once: true,
+            ..request()
+        };
+        let made = container(&serde_json::from_value(spec).unwrap(), &request, HOST).unwrap();
+        let made = serde_json::to_value(&made).unwrap();
+        let steps = made["parent"].as_array().unwrap();
+        let order: Vec<&Value> = steps
+            .iter()
+            .filter(|step| step.get("cgroup").is_some() || step.get("clone").is_some())
+            .map(|step| step.get("cgroup").unwrap_or(&Value::Null))
+            .collect();
+        assert_eq!(order, parent, "{cgroup} {namespaces}");
+        let cloned = steps.iter().find_map(|step| step.get("clone")).unwrap();
+        assert_eq!(cloned["new"], clone, "{cgroup} {namespaces}");
+        assert_eq!(
+            made["child"][3]["namespaces"], child,
+            "{cgroup} {namespaces}"
+        );
+        let text = made.to_string();
+        assert!(!text.contains("gate") && text.contains("closeOnExec"));
+        // told to go on before it can be ready, and recorded when it is set up
+        let last: Vec<&Value> = steps.iter().rev().take(3).rev().collect();
+        assert_eq!(last, ["release", "letGo", "record"]);
     }
 }
 
@@ -261,10 +352,10 @@ fn limits_come_before_hooks() {
         let child = serde_json::to_string(&made.child).unwrap();
         (parent.join(" "), child.contains("awaitHooks"))
     };
-    let plain = "cgroup gate clone begin limits keepSpec setUp record release";
+    let plain = "cgroup gate clone begin limits keepSpec draft setUp record release letGo";
     assert_eq!(words(&spec), (plain.to_owned(), false));
     spec["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]});
-    let hooked = "cgroup gate clone begin limits keepSpec mount setUp record release";
+    let hooked = "cgroup gate clone begin limits keepSpec draft mount setUp record release letGo";
     assert_eq!(words(&spec), (hooked.to_owned(), true));
     spec["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]});
     assert_eq!(words(&spec), (plain.to_owned(), false));
