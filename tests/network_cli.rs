@@ -217,6 +217,10 @@ fn networks_are_made_checked_and_removed() {
             "--gateway 10.0.0.1: in no --subnet",
         ),
         (&["--subnet", "10.61.0.0/31"], "is too small"),
+        (
+            &["--driver", "nothing"],
+            "plugin nothing is neither built in nor in /usr/lib/cni; install it",
+        ),
     ] {
         let ended = host.sampan(&[&["network", "create", "other"], arguments].concat());
         assert!(ended.fails(1).contains(message), "{}", ended.stderr);

@@ -6,7 +6,7 @@ use anyhow::{anyhow, bail};
 
 use super::{Global, Outcome, context, output};
 use crate::compose::Project;
-use crate::compose::project::{HOST_NETWORK, NO_NETWORK, Network, ServiceNetwork};
+use crate::compose::project::{HOST_NETWORK, NO_NETWORK, Network, Port, Service, ServiceNetwork};
 use crate::compose::{self, LoadRequest};
 use crate::network::PortMapping;
 use crate::pod::control::Request;
@@ -267,15 +267,33 @@ pub fn unpublish(global: &Global, args: Publish) -> Outcome {
 
 fn wanted_ports(target: &Target, args: &Publish) -> anyhow::Result<Vec<PublishedPort>> {
     let services = &target.pod.project.services;
-    let service = match &args.service {
-        Some(name) if services.contains_key(name) => name.clone(),
-        Some(name) => bail!("pod {} has no service {name}", args.pod),
-        None => services.keys().next().cloned().unwrap_or_default(),
+    if let Some(name) = &args.service
+        && !services.contains_key(name)
+    {
+        bail!("pod {} has no service {name}", args.pod);
+    }
+    // without a word that of the service whose port it is, as far as the file says
+    let whose = |port: &Port| {
+        let has = |s: &Service| {
+            let plain = port.target.to_string();
+            let exposed = [format!("{plain}/{}", port.protocol), plain];
+            s.ports
+                .iter()
+                .any(|p| (p.target, &p.protocol) == (port.target, &port.protocol))
+                || s.expose.iter().any(|e| exposed.contains(e))
+        };
+        let own = services.iter().find(|(_, s)| has(s));
+        own.map(|(name, _)| name).or_else(|| services.keys().next())
     };
     let project = understood(serde_json::json!({"ports": [args.port]}))?;
     let ports = project.services.into_values().flat_map(|s| s.ports);
     let published = ports.map(|port| PublishedPort {
-        service: service.clone(),
+        service: args
+            .service
+            .as_ref()
+            .or_else(|| whose(&port))
+            .cloned()
+            .unwrap_or_default(),
         mapping: PortMapping {
             host_port: port.published.unwrap_or(0),
             container_port: port.target,

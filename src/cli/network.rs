@@ -1,12 +1,14 @@
 //! `sampan network …`.
 
+use std::collections::BTreeMap;
+
 use anyhow::bail;
 use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{self, Format};
 use super::{Global, Outcome, live, networks};
-use crate::network::subnets;
+use crate::network::{self, NetworkList, subnets};
 use crate::pod::adopt;
 use crate::pod::record::{self, Sandbox};
 
@@ -75,26 +77,34 @@ fn pods(global: &Global, network: &str) -> anyhow::Result<Vec<serde_json::Value>
     Ok(found)
 }
 
+/// Lists of the networks that pods are on, as they were made for them.
+fn in_use(global: &Global) -> anyhow::Result<BTreeMap<String, NetworkList>> {
+    let mut lists = BTreeMap::new();
+    for cache in adopt::network_caches(&global.folders()?)? {
+        for record in network::recorded(&cache)? {
+            let list = record.attachment.network;
+            lists.entry(list.name.clone()).or_insert(list);
+        }
+    }
+    Ok(lists)
+}
+
 fn list(global: &Global, format: Format) -> Outcome {
     let (lists, errors) = global.cni()?.list()?;
     for error in &errors {
         output::warning(&error.to_string());
     }
     let generated = subnets::registered(&global.folders()?.state)?;
-    let plugins = |config: &serde_json::Value| -> Vec<String> {
-        config["plugins"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|p| p["type"].as_str().map(String::from))
-            .collect()
+    let in_use = in_use(global)?;
+    let plugins = |list: &NetworkList| -> Vec<String> {
+        list.types().iter().map(|t| t.to_string()).collect()
     };
     let mut rows = Vec::new();
     for list in &lists {
         rows.push((
             list.name.clone(),
             list.source.clone(),
-            plugins(&list.config),
+            plugins(list),
             Vec::new(),
         ));
     }
@@ -102,7 +112,7 @@ fn list(global: &Global, format: Format) -> Outcome {
         rows.push((
             network.name.clone(),
             "generated".to_string(),
-            vec!["bridge".to_string()],
+            in_use.get(&network.name).map(plugins).unwrap_or_default(),
             network.subnets.clone(),
         ));
     }
@@ -130,7 +140,8 @@ fn inspect(global: &Global, name: &str) -> anyhow::Result<serde_json::Value> {
     let generated = subnets::registered(&global.folders()?.state)?;
     if let Some(network) = generated.iter().find(|n| n.name == name) {
         return Ok(json!({
-            "version": 1, "name": name, "source": "generated", "subnets": network.subnets, "pods": pods,
+            "version": 1, "name": name, "source": "generated", "subnets": network.subnets,
+            "config": in_use(global)?.remove(name).map(|list| list.config), "pods": pods,
         }));
     }
     match global.cni()?.load(name) {

@@ -162,6 +162,19 @@ pub fn create(global: &Global, args: &Create) -> Outcome {
     if !args.internal {
         add_default_routes(&mut list, &subnets);
     }
+    for kind in list.types() {
+        if !network::is_there(kind, &cni.plugin_dirs) {
+            let dirs: Vec<_> = cni
+                .plugin_dirs
+                .iter()
+                .map(|d| d.display().to_string())
+                .collect();
+            bail!(
+                "plugin {kind} is neither built in nor in {}; install it, or name its folder with --cni-path",
+                dirs.join(", ")
+            );
+        }
+    }
     let Some(dir) = cni.conf_dirs.first() else {
         bail!("no folder of CNI configuration; name one with --cni-conf");
     };

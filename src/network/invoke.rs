@@ -80,6 +80,11 @@ pub(super) fn find(kind: &str, dirs: &[PathBuf]) -> Result<Plugin, PluginFailure
         .ok_or_else(|| PluginFailure::Missing(dirs.to_vec()))
 }
 
+/// Whether the plugin `kind` can be run.
+pub fn is_there(kind: &str, dirs: &[PathBuf]) -> bool {
+    find(kind, dirs).is_ok()
+}
+
 /// The plugin `kind` is part of this program.
 pub(super) fn is_built_in(kind: &str, dirs: &[PathBuf]) -> bool {
     find(kind, dirs) == Ok(Plugin::BuiltIn)

@@ -58,7 +58,7 @@ pub use attach::{
 pub use default_route::{Candidate, Offer, offered, preference, settle, winner};
 pub use error::{Error, PluginFailure};
 pub use generate::{GENERATED, bridge_name, gateways, generate, is_routed};
-pub use invoke::Command;
+pub use invoke::{Command, is_there};
 pub use probe::{status, versions};
 pub use result::Attached;
 

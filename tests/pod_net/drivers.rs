@@ -102,6 +102,15 @@ networks:
 "
             ));
             host.sampan(&["up", "-d"]).ok();
+            let listed = host.sampan(&["network", "ls", "--format", "json"]);
+            let listed: Value = serde_json::from_str(&listed.ok()).unwrap();
+            let name = format!("{}_net", host.name);
+            let row = listed
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|n| n["name"] == *name);
+            assert_eq!(row.unwrap()["plugins"][0], driver);
             let settled = || {
                 // an IPv6 address is tried first
                 until("addresses are sure", || {
