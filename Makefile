@@ -16,10 +16,11 @@ TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-stati
                   uidmap umoci
 
 # the peers that `make bench` compares with
-BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static crun runc strace util-linux
-VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static cpio iproute2 qemu-system-x86 seabios systemd util-linux
+BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static containernetworking-plugins crun iptables runc strace util-linux
+VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static containernetworking-plugins cpio iproute2 iptables nftables \
+                  python3 qemu-system-x86 seabios socat systemd util-linux
 
-.PHONY: help build release lint test test-vm bench bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
+.PHONY: help build release lint test test-vm bench bench-network bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,11 +41,14 @@ test: packages-test nextest lint ## every test, those that need root included
 	cargo nextest run --workspace --locked --no-fail-fast
 	cargo test --workspace --doc --locked
 
-test-vm: packages-vm ## cgroup, container and pod tests on Debian's kernel with cgroup v2, in QEMU
+test-vm: packages-vm ## cgroup, container and network tests on Debian's kernel in QEMU, on one host and on three
 	tests/vm/run
 
-bench: packages-bench release ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
+bench: bench-network packages-bench release ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
 	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --rounds $(or $(ROUNDS),200) --json target/bench.json
+
+bench-network: packages-bench release ## our CNI plugins against the reference ones; ROUNDS=100, figures to target/bench-network.json
+	cargo bench --locked --bench network -- --plugins $(RELEASE)/cni-plugins --rounds $(or $(ROUNDS),100) --json target/bench-network.json
 
 bench-strace: packages-bench release ## the system calls of one `run` of each, to target/strace
 	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --strace target/strace

@@ -4,7 +4,9 @@
 //! the namespace in which it was opened. The kernel works inside `send`: there is nothing to wait for. Numbers:
 //! `linux/netlink.h`, `linux/netfilter/nfnetlink.h`.
 
-use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io, process};
 
 use nix::libc;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
@@ -162,15 +164,34 @@ pub fn text(data: &[u8]) -> String {
 pub type Refused = (u32, io::Error);
 
 /// The socket.
-pub struct Netfilter(Socket);
+pub struct Netfilter(Arc<Socket>);
+
+/// Whose a socket is: the process, and device and inode of the namespace, which no other one gets as long as it is open.
+type Home = (u32, u64, u64);
+
+/// The last socket, kept for the next one who is at home there. To close one takes until the kernel has freed what the
+/// last transactions took away (net/netfilter/nf_tables_api.c, nft_rcv_nl_event): longer than the rest of a DEL.
+static LAST: Mutex<Option<(Home, Arc<Socket>)>> = Mutex::new(None);
 
 impl Netfilter {
     /// Opens it in the calling thread's namespace.
     pub fn open() -> Result<Self> {
-        let open = || -> io::Result<Socket> {
+        let open = || -> io::Result<Arc<Socket>> {
+            let namespace = fs::metadata("/proc/thread-self/ns/net")?;
+            let home = (process::id(), namespace.dev(), namespace.ino());
+            let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((at, socket)) = last.as_ref()
+                && *at == home
+                // nobody uses it
+                && Arc::strong_count(socket) == 1
+            {
+                return Ok(socket.clone());
+            }
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
+            let socket = Arc::new(socket);
+            *last = Some((home, socket.clone()));
             Ok(socket)
         };
         open()
@@ -247,16 +268,30 @@ impl Netfilter {
         loop {
             match self.0.recv_from(&mut bytes, flags) {
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                result => return result.map(|_| bytes),
+                result => {
+                    if result
+                        .as_ref()
+                        .is_err_and(|cause| cause.kind() != io::ErrorKind::WouldBlock)
+                    {
+                        self.forget();
+                    }
+                    return result.map(|_| bytes);
+                }
             }
         }
+    }
+
+    /// Answers may be missing or left in the socket: it serves nobody else.
+    fn forget(&self) {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        last.take_if(|(_, socket)| Arc::ptr_eq(socket, &self.0));
     }
 
     /// Best effort: where it doesn't help, `send` says EMSGSIZE.
     fn widen(&self) {
         use nix::sys::socket::{setsockopt, sockopt};
-        if setsockopt(&self.0, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
-            let _ = setsockopt(&self.0, sockopt::SndBuf, &SEND_BUFFER);
+        if setsockopt(self.0.as_ref(), sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+            let _ = setsockopt(self.0.as_ref(), sockopt::SndBuf, &SEND_BUFFER);
         }
     }
 }

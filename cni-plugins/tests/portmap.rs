@@ -290,6 +290,16 @@ fn conflicts_name_the_other() {
     for config in [only("192.0.2.2", 80, "tcp"), only("192.0.2.1", 80, "udp")] {
         b.ok("portmap", "ADD", &config);
     }
+    // no conflict with oneself on another network
+    let second = Call {
+        ifname: "eth1".into(),
+        ..a.clone()
+    };
+    let before_second = rules();
+    second.ok("portmap", "ADD", &first);
+    assert_ne!(rules(), before_second);
+    second.ok("portmap", "DEL", &first);
+    assert_eq!(rules(), before_second);
     b.ok("portmap", "DEL", &first);
     assert_eq!(rules(), with_rules);
     let mut gc = first.clone();

@@ -12,6 +12,7 @@ mod pod_support;
 
 use pod_support::Ended;
 mod podman;
+mod podman_networks;
 
 /// Debian's runc, what the engines run on otherwise.
 const RUNC: &str = "/usr/sbin/runc";

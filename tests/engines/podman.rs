@@ -9,19 +9,24 @@ use crate::machine::Machine;
 use crate::pod_support::{Ended, until};
 use crate::{INSIDE, RUNC, difference};
 
-const IMAGE: &str = "localhost/busybox";
+pub const IMAGE: &str = "localhost/busybox";
 
 /// Something that lives until it is killed, whatever it is sent.
 const FOREVER: &[&str] = &["sleep", "1000"];
 
 /// podman with storage, state and settings of its own.
-struct Podman {
-    machine: Machine,
+pub struct Podman {
+    pub machine: Machine,
     runtime: String,
 }
 
 impl Podman {
-    fn new() -> Podman {
+    pub fn new() -> Podman {
+        Podman::with_plugins("/usr/lib/cni")
+    }
+
+    /// The same with its networks' plugins from a folder.
+    pub fn with_plugins(plugins: &str) -> Podman {
         let machine = Machine::new();
         let path = machine.path().display();
         fs::write(
@@ -37,6 +42,8 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 tmp_dir = "{path}/libpod"
 [network]
+network_backend = "cni"
+cni_plugin_dirs = ["{plugins}"]
 network_config_dir = "{path}/networks"
 "#
             ),
@@ -75,13 +82,13 @@ network_config_dir = "{path}/networks"
     }
 
     /// Runs podman.
-    fn run(&self, arguments: &[&str]) -> Ended {
+    pub fn run(&self, arguments: &[&str]) -> Ended {
         self.machine.run(&self.words(arguments))
     }
 
     /// podman must succeed: its output without the last line feed.
     #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub fn ok(&self, arguments: &[&str]) -> String {
         self.run(arguments).ok().trim_end_matches('\n').to_owned()
     }
 
@@ -92,13 +99,13 @@ network_config_dir = "{path}/networks"
 
     /// One field of a container, by `inspect --format`.
     #[track_caller]
-    fn field(&self, container: &str, format: &str) -> String {
+    pub fn field(&self, container: &str, format: &str) -> String {
         self.ok(&["inspect", "--format", format, container])
     }
 
     /// Nothing is left: containers, states, cgroups, mounts, processes.
     #[track_caller]
-    fn assert_clean(&self) {
+    pub fn assert_clean(&self) {
         assert_eq!(self.ok(&["ps", "--all", "--quiet"]), "");
         let left = || {
             let found = "ls -A /run/sampan/oci 2>/dev/null; ps -eo args | grep '[c]onmon'; \

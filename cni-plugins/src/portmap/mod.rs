@@ -182,15 +182,14 @@ fn rules(tag: &str, conf: &PortmapConf, container: &[IpNet]) -> Result<Vec<Rule>
     }
 }
 
-/// A host port that another attachment has.
-fn conflict(tag: &str, wanted: &[Mapping], found: &[FoundRule]) -> Option<CniError> {
-    let others = found.iter().filter(|rule| !is_of(tag, &rule.comment));
-    for (owner, port) in others.filter_map(|rule| {
-        Some((
-            tag::parse(&rule.comment)?,
-            HostPort::of_comment(&rule.comment)?,
-        ))
-    }) {
+/// A host port that another container has. The same container may have it for several interfaces, as runtimes that publish
+/// on every network ask for it: the first attachment's rule counts, and the next one's when that is gone.
+fn conflict(container_id: &str, wanted: &[Mapping], found: &[FoundRule]) -> Option<CniError> {
+    let owned = found.iter().filter_map(|rule| {
+        let port = HostPort::of_comment(&rule.comment)?;
+        Some((tag::parse(&rule.comment)?, port))
+    });
+    for (owner, port) in owned.filter(|(owner, _)| owner.container_id != container_id) {
         if let Some(mapping) = wanted.iter().find(|mapping| mapping.host.collides(&port)) {
             return Some(
                 CniError::new(PORT_TAKEN, format!("host port {} is in use", mapping.host)).because(
@@ -223,7 +222,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let _lock = HostLock::take()?;
     let mut nft = Nft::open()?;
     let found = nft.rules(&TABLE)?;
-    if let Some(error) = conflict(&tag, &mappings, &found) {
+    if let Some(error) = conflict(&invocation.container_id, &mappings, &found) {
         return Err(error);
     }
     if portmap.snat {
