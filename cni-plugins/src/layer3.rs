@@ -16,6 +16,9 @@ use crate::result::{AddResult, Dns, Interface, IpConfig, Route, sandbox};
 use crate::skel::Invocation;
 use crate::sysctl;
 
+/// RT_SCOPE_LINK of rtnetlink(7).
+pub const SCOPE_LINK: u8 = 253;
+
 /// Addresses and routes to set up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layer3 {
@@ -64,13 +67,15 @@ impl Layer3 {
             .find_map(|ip| ip.gateway)
     }
 
-    /// The routes with their next hops filled in.
+    /// The routes with their next hops filled in. What is on the link itself has none.
     pub fn resolved_routes(&self) -> impl Iterator<Item = Route> {
-        self.routes.iter().map(|route| Route {
-            gw: route
-                .gw
-                .or_else(|| self.gateway(route.dst.addr().is_ipv4())),
-            ..route.clone()
+        self.routes.iter().map(|route| {
+            let gateway = || self.gateway(route.dst.addr().is_ipv4());
+            let far = route.scope.is_none_or(|scope| scope < SCOPE_LINK);
+            Route {
+                gw: route.gw.or_else(|| gateway().filter(|_| far)),
+                ..route.clone()
+            }
         })
     }
 
@@ -304,4 +309,32 @@ pub fn check(
         }
     }
     Ok(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn next_hops() {
+        let leased = json!({
+            "cniVersion": "1.1.0",
+            "ips": [{"address": "10.1.2.3/24", "gateway": "10.1.2.1"}],
+            "routes": [
+                {"dst": "0.0.0.0/0"},
+                {"dst": "10.9.0.0/16", "gw": "10.1.2.9"},
+                {"dst": "10.0.0.0/8", "scope": 253},
+                {"dst": "10.8.0.0/16", "scope": 0},
+                {"dst": "fd00::/8"},
+            ],
+        });
+        let layer3 = Layer3::new(&Dns::default(), serde_json::from_value(leased).unwrap());
+        let gateways: Vec<_> = layer3
+            .resolved_routes()
+            .map(|route| route.gw.map(|gw| gw.to_string()).unwrap_or_default())
+            .collect();
+        assert_eq!(gateways, ["10.1.2.1", "10.1.2.9", "", "10.1.2.1", ""]);
+    }
 }

@@ -19,14 +19,13 @@ use super::conf::DhcpConf;
 use super::message::{Answer, option};
 use super::process::Process;
 use crate::error::{CniError, DECODE_FAILURE, OPERATION_FAILED, Result};
+use crate::layer3::SCOPE_LINK;
 use crate::result::{AddResult, Dns, IpConfig, Route};
 
 /// For servers that don't say.
 const DEFAULT_LEASE: u32 = 3600;
 /// Longer files are no leases.
 const MAX_FILE: u64 = 64 << 10;
-/// RT_SCOPE_LINK of rtnetlink(7).
-const SCOPE_LINK: u8 = 253;
 /// The smallest MTU that a host has to take (RFC 791), in bytes.
 const MIN_MTU: u16 = 576;
 

@@ -307,6 +307,7 @@ pub fn has_kind(kind: &str) -> bool {
         "vlan" => (&["link", "probe1"], &["id", "1"]),
         "ipvlan" | "macvlan" => (&["link", "probe1"], &[]),
         "vxlan" => (&[], &["id", "1", "dstport", "1"]),
+        "vrf" => (&[], &["table", "10"]),
         _ => (&[], &[]),
     };
     run("ip", &["link", "add", "probe1", "type", "bridge"]);
