@@ -22,7 +22,11 @@ const NSFS: rustix::fs::FsWord = 0x6e73_6673;
 /// The first interface of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// Makes a network namespace, loopback up, and pins it at `path`, whose folder is made when missing. A namespace that
+/// First port that takes no privilege (ip-sysctl.rst). Nobody but the pod has ports in its namespace, and images whose programs run as an
+/// ordinary user count on port 80, which Docker gives them.
+const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// Makes a network namespace, loopback up, every port open to every user, and pins it at `path`, whose folder is made when missing. A namespace that
 /// is already pinned there is an error; a plain file, left by a machine that stopped, is used.
 pub fn create(path: &Path) -> Result<(), Error> {
     if exists(path) {
@@ -46,6 +50,7 @@ pub fn create(path: &Path) -> Result<(), Error> {
             Socket::open()
                 .and_then(|mut socket| socket.set_up(LOOPBACK))
                 .map_err(Error::io("set loopback up"))?;
+            fs::write(LOW_PORTS, "0").map_err(Error::io(doing("write", Path::new(LOW_PORTS))))?;
             mount(
                 Some(OWN),
                 path,

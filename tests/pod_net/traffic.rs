@@ -182,6 +182,91 @@ fn ports_tcp_udp_and_ephemeral() {
     assert!(ask_udp("127.0.0.1", 18093).is_err());
 }
 
+/// From the outside, from the host and from the pod itself, by both families: a published port answers, and whoever comes from
+/// outside is seen with their own address. The server is no root and has port 80 all the same.
+#[test]
+fn published_ports_from_every_side() {
+    let host = Host::new();
+    host.import("python-app");
+    let before = host.snapshot();
+    host.compose(
+        "services:
+  who:
+    image: localhost/python-app
+    entrypoint: [python3, -c]
+    command:
+      - |
+        import socket
+        server = socket.socket(socket.AF_INET6)
+        server.bind(('::', 80))
+        server.listen()
+        while True:
+            peer, address = server.accept()
+            peer.recv(999)
+            peer.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + address[0].removeprefix('::ffff:').encode())
+            peer.close()
+    stop_grace_period: 0s
+    ports: ['18120:80']
+networks:
+  default: {enable_ipv6: true, ipam: {config: [{subnet: 10.98.7.0/24}, {subnet: 'fd98:7::/64'}]}}
+",
+    );
+    let mut neighbour = Command::new("unshare")
+        .args(["-n", "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    let pid = neighbour.id().to_string();
+    until("it has a namespace", || {
+        let link = |whose: &str| std::fs::read_link(format!("/proc/{whose}/ns/net")).unwrap();
+        (link(&pid) != link("thread-self")).then_some(())
+    });
+    let ip = |arguments: &str| tool("ip", &arguments.split(' ').collect::<Vec<_>>());
+    ip("link add out0 type veth peer name out1");
+    ip(&format!("link set out1 netns {pid}"));
+    for address in ["10.98.8.1/24", "fd98:8::1/64 nodad"] {
+        ip(&format!("addr add {address} dev out0"));
+    }
+    ip("link set out0 up");
+    let there = |arguments: &str| {
+        let all = ["-t", &pid, "-n", "ip"].into_iter();
+        tool(
+            "nsenter",
+            &all.chain(arguments.split(' ')).collect::<Vec<_>>(),
+        )
+    };
+    for address in ["10.98.8.2/24", "fd98:8::2/64 nodad"] {
+        there(&format!("addr add {address} dev out1"));
+    }
+    there("link set out1 up");
+    host.sampan(&["up", "-d"]).ok();
+    let pod = host.row("who")["pid"].to_string();
+    let from = |whose: &str, ip: &str| in_namespace(whose, || page(ip, 18120));
+    assert_eq!(from(&pid, "10.98.8.1"), "10.98.8.2");
+    assert_eq!(from(&pid, "fd98:8::1"), "fd98:8::2");
+    assert_eq!(page("127.0.0.1", 18120), "10.98.7.1");
+    // itself, by the host's address: the answer has to come back the same way
+    assert_eq!(from(&pod, "10.98.8.1"), "10.98.7.1");
+    assert_eq!(from(&pod, "fd98:8::1"), "fd98:7::1");
+    neighbour.kill().unwrap();
+    neighbour.wait().unwrap();
+    until("the neighbour's link went", || {
+        (!std::path::Path::new("/proc/sys/net/ipv4/conf/out0").exists()).then_some(())
+    });
+    host.down(&before);
+}
+
+/// Works in the network namespace of a process.
+fn in_namespace<T: Send>(whose: &str, work: impl FnOnce() -> T + Send) -> T {
+    let space = std::fs::File::open(format!("/proc/{whose}/ns/net")).unwrap();
+    std::thread::scope(|scope| {
+        let work = || {
+            nix::sched::setns(space, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        scope.spawn(work).join().unwrap()
+    })
+}
+
 #[test]
 fn a_port_is_somebody_elses() {
     let host = Host::new();
