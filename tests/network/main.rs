@@ -6,6 +6,7 @@ mod crash;
 mod failing;
 mod gc;
 mod generated;
+mod reference;
 
 use std::fs;
 use std::net::IpAddr;
