@@ -477,6 +477,19 @@ fn vrf_is_the_reference_plugins() {
             call.ok("vrf", "DEL", &conf);
             seen.push((result, during, addresses));
         }
+        // routes by way of a gateway go when the interface enters: Debian's does not bring them back, later versions and ours do
+        let far = |route: &Value| route.get("gateway").is_some();
+        let mut kept = Vec::new();
+        for (_, during, _) in &mut seen {
+            let mut count = 0;
+            for list in during["routes"].as_array_mut().unwrap() {
+                let list = list.as_array_mut().unwrap();
+                count += list.iter().filter(|route| far(route)).count();
+                list.retain(|route| !far(route));
+            }
+            kept.push(count);
+        }
+        assert_eq!(kept[0], 3, "{more}");
         if let [ours, theirs] = &seen[..] {
             assert_eq!(ours, theirs, "{more}");
         }

@@ -68,7 +68,7 @@ fn networks_are_listed_while_pods_are_on_them() {
     let list = host.sampan(&["network", "ls", "--format", "json"]).json();
     assert_eq!(
         list,
-        serde_json::json!([{"version": 1, "name": name, "source": "generated", "plugins": ["bridge"], "subnets": ["10.77.0.0/24"]}])
+        serde_json::json!([{"version": 1, "name": name, "source": "generated", "plugins": ["bridge", "portmap"], "subnets": ["10.77.0.0/24"]}])
     );
     let shown = host.sampan(&["network", "inspect", &name]).json();
     assert_eq!(shown[0]["pods"][0]["pod"], host.name.as_str());
