@@ -289,12 +289,11 @@ impl State {
         let _ = stream.out.send(Out::Record(bytes));
     }
 
-    /// Sends something that is no event.
+    /// Sends something that is no event, for which there has to be a stream.
     pub(crate) fn out(&mut self, out: Out) {
         self.record("stream", json!(format!("{out:?}")));
-        if let Some(stream) = &self.stream {
-            let _ = stream.out.send(out);
-        }
+        let stream = self.stream.as_ref().expect("a stream");
+        let _ = stream.out.send(out);
     }
 
     /// Queues tasks of one launch, and delivers them if the executor has subscribed.

@@ -145,9 +145,6 @@ async fn stream(
     if connection.ahead() {
         shared.change(|state| state.violation("something follows SUBSCRIBE on its connection"));
     }
-    if connection.open(encoding.media_type()).await.is_err() {
-        return;
-    }
     let (out, events) = unbounded_channel();
     let (number, dice) = shared.change(|state| {
         let number = state.subscriptions + 1;
@@ -167,7 +164,10 @@ async fn stream(
         );
         (number, dice)
     });
-    let ended = stream::write(&mut connection, events, dice).await;
+    let ended = match connection.open(encoding.media_type()).await {
+        Ok(()) => stream::write(&mut connection, events, dice).await,
+        Err(_) => Ended::Executor,
+    };
     shared.change(|state| {
         if state
             .stream
