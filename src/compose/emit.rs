@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use super::network::ENDPOINT_SYSCTLS;
 use super::project::{
-    Blkio, Condition, HealthTest, Limits, Mount, MountSource, Network, NetworkExtra, Project,
-    PullPolicy, Restart, Service, ServiceNetwork,
+    Blkio, Condition, HealthTest, Hook, LifecycleHook, Limits, Mount, MountSource, Network,
+    NetworkExtra, OnFailure, Project, PullPolicy, Restart, Service, ServiceNetwork,
 };
 use super::units::{self, Plain};
 
@@ -38,13 +38,11 @@ pub fn to_yaml(project: &Project) -> String {
         (key.clone(), Out::Dict(out))
     });
     top.dict("volumes", volumes);
-    let pod = pod_limits(&project.pod.limits);
-    if !pod.0.is_empty() {
-        top.put(
-            "x-sampan",
-            Out::Dict(Dict(vec![("limits".to_owned(), Out::Dict(pod))])),
-        );
-    }
+    let mut pod = Dict::default();
+    pod.dict("limits", pod_limits(&project.pod.limits).0.into_iter());
+    let hooks = project.pod.hooks.iter();
+    pod.list("hooks", hooks.map(|h| Out::Dict(hook(h))));
+    top.dict("x-sampan", pod.0.into_iter());
     let mut text = String::new();
     write_dict(&top, 0, &mut text);
     text
@@ -195,6 +193,33 @@ fn service(s: &Service) -> Dict {
     out.bare("oom_score_adj", s.oom_score_adj);
     limits(&s.limits, &mut out);
     out.texts("profiles", &s.profiles);
+    for (key, hooks) in [("post_start", &s.post_start), ("pre_stop", &s.pre_stop)] {
+        out.list(key, hooks.iter().map(|h| Out::Dict(lifecycle_hook(h))));
+    }
+    out
+}
+
+fn hook(h: &Hook) -> Dict {
+    let mut out = Dict::default();
+    out.text("name", &h.name);
+    out.text("at", h.at.name());
+    out.texts("command", &h.command);
+    out.text("timeout", &units::duration_text(h.timeout));
+    out.maybe_text(
+        "on_failure",
+        (h.on_failure == OnFailure::Note).then_some("note"),
+    );
+    out.texts_by_key("env", &h.env);
+    out
+}
+
+fn lifecycle_hook(h: &LifecycleHook) -> Dict {
+    let mut out = Dict::default();
+    out.texts("command", &h.command);
+    out.maybe_text("user", h.user.as_deref());
+    out.flag("privileged", h.privileged);
+    out.maybe_text("working_dir", h.working_dir.as_deref());
+    out.texts_by_key("environment", &h.environment);
     out
 }
 

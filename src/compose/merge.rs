@@ -51,6 +51,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.networks.*.aliases", Rule::Unique(&[""])),
     ("services.*.blkio_config.*", Rule::Unique(&["path"])),
     ("networks.*.ipam.config", Rule::Unique(&["subnet"])),
+    ("x-sampan.hooks", Rule::Unique(&["name"])),
 ];
 
 fn rule(path: &str) -> Option<Rule> {
