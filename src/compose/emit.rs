@@ -5,10 +5,14 @@
 
 use std::collections::BTreeMap;
 
+mod extras;
+
+use extras::{check, hook, lifecycle_hook};
+
 use super::network::ENDPOINT_SYSCTLS;
 use super::project::{
-    Blkio, Condition, HealthTest, Hook, LifecycleHook, Limits, Mount, MountSource, Network,
-    NetworkExtra, OnFailure, Project, PullPolicy, Restart, Service, ServiceNetwork,
+    Blkio, Condition, HealthTest, Limits, Mount, MountSource, Network, NetworkExtra, Project,
+    PullPolicy, Restart, Service, ServiceNetwork,
 };
 use super::units::{self, Plain};
 
@@ -196,30 +200,11 @@ fn service(s: &Service) -> Dict {
     for (key, hooks) in [("post_start", &s.post_start), ("pre_stop", &s.pre_stop)] {
         out.list(key, hooks.iter().map(|h| Out::Dict(lifecycle_hook(h))));
     }
-    out
-}
-
-fn hook(h: &Hook) -> Dict {
-    let mut out = Dict::default();
-    out.text("name", &h.name);
-    out.text("at", h.at.name());
-    out.texts("command", &h.command);
-    out.text("timeout", &units::duration_text(h.timeout));
-    out.maybe_text(
-        "on_failure",
-        (h.on_failure == OnFailure::Note).then_some("note"),
-    );
-    out.texts_by_key("env", &h.env);
-    out
-}
-
-fn lifecycle_hook(h: &LifecycleHook) -> Dict {
-    let mut out = Dict::default();
-    out.texts("command", &h.command);
-    out.maybe_text("user", h.user.as_deref());
-    out.flag("privileged", h.privileged);
-    out.maybe_text("working_dir", h.working_dir.as_deref());
-    out.texts_by_key("environment", &h.environment);
+    if !s.checks.is_empty() {
+        let mut extra = Dict::default();
+        extra.list("checks", s.checks.iter().map(|c| Out::Dict(check(c))));
+        out.put("x-sampan", Out::Dict(extra));
+    }
     out
 }
 
@@ -231,6 +216,7 @@ fn dependencies(s: &Service, out: &mut Dict) {
             match dependency.condition {
                 Condition::ServiceStarted => "service_started",
                 Condition::ServiceHealthy => "service_healthy",
+                Condition::ServiceReady => "service_ready",
                 Condition::ServiceCompletedSuccessfully => "service_completed_successfully",
             },
         );

@@ -181,7 +181,7 @@ fn hooks_of_a_service() {
     assert_eq!(again.services["web"].post_start, web.post_start);
     assert_eq!(again.services["web"].pre_stop, web.pre_stop);
     let bad = load("services: {web: {image: i, pre_stop: [{user: a}]}}");
-    let message = "compose.yaml:1:38: services.web.pre_stop[0]: has no command";
+    let message = "compose.yaml:1:39: services.web.pre_stop[0]: has no command";
     assert_eq!(bad.unwrap_err(), message);
 }
 

@@ -153,7 +153,7 @@ fn what_may_not_be_printed() {
         ),
         (
             "a: [",
-            "hook h:2:1: while parsing a flow node, did not find expected node content",
+            "hook h:2:1: not valid YAML: while parsing a node, did not find expected node content",
         ),
         (
             "services: {web: {imagee: x}}",
