@@ -100,3 +100,6 @@ impl Event {
         (!there).then_some(body)
     }
 }
+
+#[cfg(test)]
+mod tests;
