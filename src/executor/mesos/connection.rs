@@ -377,7 +377,7 @@ impl Events {
 
 impl Calls {
     /// Sends any call but SUBSCRIBE; comes back when the agent has taken it in, which is no promise that it keeps it. After a
-    /// refusal the connection is still good.
+    /// refusal the connection is still good; after a cancelled call it is not.
     pub async fn send(&mut self, call: &Call) -> Result<(), Error> {
         let answer = self
             .agent
