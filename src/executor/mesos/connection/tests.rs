@@ -483,7 +483,7 @@ async fn tls() {
     calls.send(&call(call::Type::Heartbeat)).await.unwrap();
     drop((events, calls));
     for (ca_file, name, why) in [
-        (other.path().join("ca.pem"), Some("agent"), "UnknownIssuer"),
+        (other.path().join("ca.pem"), Some("agent"), "BadSignature"),
         (ca, None, "not valid for name"),
     ] {
         let agent = trusting(&address, ca_file, folder, name).unwrap();
