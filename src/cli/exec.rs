@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::json;
 
-use super::{Global, Outcome, console};
+use super::{Global, Outcome, console, terminal};
 use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
@@ -99,7 +99,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
     if request.tty {
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
         add_env(&mut process, &format!("TERM={terminal}"));
-        if let Some((height, width)) = console::size() {
+        if let Some((height, width)) = terminal::size() {
             process["consoleSize"] = json!({"height": height, "width": width});
         }
     }
@@ -143,7 +143,12 @@ fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
     if state.is_some_and(|state| container::status(&state) != container::Status::Stopped) {
         return Ok(());
     }
-    let status = record::read::<Status>(&folder.status())?.unwrap_or_default();
+    Err(not_running(dir, service)?)
+}
+
+/// What became of a service that does not run.
+pub fn not_running(dir: &PodDir, service: &str) -> anyhow::Result<anyhow::Error> {
+    let status = record::read::<Status>(&dir.service(service).status())?.unwrap_or_default();
     let is = match (status.phase, status.exit_code) {
         (Phase::Exited, Some(code)) => format!("exited with code {code}"),
         (Phase::Failed, _) => "could not be started".to_string(),
@@ -151,7 +156,7 @@ fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
         _ => "is not running".to_string(),
     };
     let message = format!("service {service} {is}; `sampan start {service}` starts it");
-    Err(refusal(service, 125, message))
+    Ok(refusal(service, 125, message))
 }
 
 fn refusal(service: &str, code: u8, message: String) -> anyhow::Error {

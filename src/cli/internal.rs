@@ -2,6 +2,7 @@
 //! They are no part of the command line that people see: not in the help, completions or man pages.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -203,7 +204,17 @@ fn create(dir: &Path, held: seal::Held) -> Result<(), Error> {
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
-    container::create(&request, held)
+    let config = container::Config::read(&request.bundle).map_err(from_container)?;
+    let terminal = config.spec.process().as_ref().and_then(|it| it.terminal());
+    // where the supervisor waits for the terminal; the program has that as standard input then
+    let console = match terminal {
+        Some(true) => Some(std::io::stdin().as_fd().try_clone_to_owned()),
+        _ => None,
+    };
+    let console = console
+        .transpose()
+        .map_err(Error::io("use the standard input of create for", dir))?;
+    container::create_from(&request, &config, console, held)
         .map(|_| ())
         .map_err(from_container)
 }

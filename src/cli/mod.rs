@@ -1,5 +1,6 @@
 //! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
+mod attach;
 mod cni;
 mod config;
 pub(crate) mod console;
@@ -20,6 +21,7 @@ mod run;
 mod selftest;
 mod shell;
 mod stats;
+pub(crate) mod terminal;
 mod up;
 
 use std::path::PathBuf;
@@ -138,6 +140,8 @@ enum Command {
     Logs(logs::Args),
     /// Run a program in a running service
     Exec(exec::Args),
+    /// Have a running service's terminal, or its standard streams
+    Attach(attach::Args),
     /// Start services that are stopped
     Start(lifecycle::Services),
     /// Stop services; their containers stay
@@ -211,6 +215,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Stats(args) => stats::run(&cli.global, args),
         Command::Logs(args) => logs::run(&cli.global, args),
         Command::Exec(args) => exec::run(&cli.global, args),
+        Command::Attach(args) => attach::run(&cli.global, args),
         Command::Start(args) => lifecycle::start(&cli.global, args),
         Command::Stop(args) => lifecycle::stop(&cli.global, args),
         Command::Restart(args) => lifecycle::restart(&cli.global, args),

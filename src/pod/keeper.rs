@@ -1,11 +1,11 @@
 //! The keeper: parent of a pod's containers. It waits, writes exit records and keeps a supervisor running.
 //!
 //! *Invariants:* an exit record is on disk before the process is reaped, so an exit is never lost; the keeper holds
-//! every output pipe open, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
+//! every output pipe open, and every terminal and input, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
 
 use std::fs::{File, OpenOptions};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::layout::PodDir;
 use super::record::{self, Exit, ProcessId};
+use super::stores::Stores;
 use super::{Error, Result, lock};
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
@@ -53,7 +54,8 @@ pub fn run(dir: &Path) -> Result<()> {
     record::write(&pod_dir.keeper(), &ProcessId::own()?)?;
     let _pipes = hold_pipes(&pod_dir, &pod)?;
 
-    let mut supervisor = Supervisor::start(dir)?;
+    let stores = Stores::make(&pod.project).map_err(Error::io("make the inputs in", dir))?;
+    let mut supervisor = Supervisor::start(dir, &stores)?;
     loop {
         // WNOWAIT leaves a zombie whose start time can still be read
         let status = match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
@@ -121,16 +123,18 @@ fn hold_pipes(dir: &PodDir, pod: &record::Pod) -> Result<Vec<File>> {
 
 struct Supervisor<'a> {
     dir: &'a Path,
+    stores: &'a Stores,
     pid: Pid,
     started: Instant,
     delay: Duration,
 }
 
 impl<'a> Supervisor<'a> {
-    fn start(dir: &'a Path) -> Result<Self> {
+    fn start(dir: &'a Path, stores: &'a Stores) -> Result<Self> {
         Ok(Supervisor {
             dir,
-            pid: spawn(dir)?,
+            stores,
+            pid: spawn(dir, stores)?,
             started: Instant::now(),
             delay: Duration::ZERO,
         })
@@ -142,18 +146,22 @@ impl<'a> Supervisor<'a> {
         }
         std::thread::sleep(self.delay);
         self.delay = (self.delay * 2).clamp(RESTART_DELAY, RESTART_DELAY_MOST);
-        self.pid = spawn(self.dir)?;
+        self.pid = spawn(self.dir, self.stores)?;
         self.started = Instant::now();
         Ok(())
     }
 }
 
-fn spawn(dir: &Path) -> Result<Pid> {
+fn spawn(dir: &Path, stores: &Stores) -> Result<Pid> {
     let program = Path::new("/proc/self/exe");
     let child = Command::new(program)
         .args(["internal", "supervisor"])
         .arg(dir)
-        .stdin(Stdio::null())
+        .stdin(
+            stores
+                .hand_down()
+                .map_err(Error::io("hand down the inputs in", dir))?,
+        )
         .spawn()
         .map_err(Error::io("run", program))?;
     Ok(Pid::from_raw(child.id() as i32))

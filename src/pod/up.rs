@@ -16,10 +16,11 @@ use super::adopt::network_caches;
 use super::control::{self, Request};
 use super::layout::{Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Owner, Pod, Policy};
+use super::stores::{self, STORES_MAX};
 use super::{Error, Result, adopt, teardown, volumes};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
-use crate::compose::project::{PullPolicy, Service};
+use crate::compose::project::PullPolicy;
 use crate::image::{self, Image, Progress, PullOptions, Store};
 use crate::network::{Cni, gc};
 
@@ -240,8 +241,11 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
             return Err(Error::Other(format!("no such service: {name}")));
         }
     }
-    for service in project.services.values() {
-        refuse_unsupported(service)?;
+    let inputs = stores::interactive(project).count();
+    if inputs > STORES_MAX {
+        return Err(Error::Other(format!(
+            "{inputs} services have `tty` or `stdin_open`, of at most {STORES_MAX} in a pod"
+        )));
     }
     let store = Store::open(&request.folders.root)?;
     let mut images = BTreeMap::new();
@@ -286,19 +290,6 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
         start,
         owner: request.owner.clone(),
     })
-}
-
-/// What a file may say and a pod does not do yet: never ignored.
-fn refuse_unsupported(service: &Service) -> Result<()> {
-    for (key, set) in [("tty", service.tty), ("stdin_open", service.stdin_open)] {
-        if set {
-            return Err(Error::Other(format!(
-                "{}:{}: services.{}.{key}: a service has no terminal and no standard input yet; remove it, and use `sampan exec -it {} sh` for a terminal",
-                service.origin.file, service.origin.line, service.name, service.name
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The image from the store, or from its registry.

@@ -8,12 +8,14 @@ mod clients;
 mod live;
 pub mod machine;
 mod pump;
+mod terminal;
 mod work;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
+use super::stores::{Store, Stores};
 use super::{Error, Result, lock, resolver};
 use crate::container;
 
@@ -52,6 +55,7 @@ struct Context {
     changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
+    stores: Stores,
 }
 
 impl Context {
@@ -87,6 +91,7 @@ async fn supervise(dir: &Path) -> Result<()> {
     record::write(&dir.supervisor(), &ProcessId::own()?)?;
     let (events, mut inbox) = mpsc::unbounded_channel();
     // what has to be there is opened before anybody is told that we are
+    let stores = Stores::inherit(&pod.project)?;
     let pumps = open_pumps(&dir, &pod, &events)?;
     clients::listen(&dir.socket(), events.clone())?;
 
@@ -108,6 +113,7 @@ async fn supervise(dir: &Path) -> Result<()> {
         changing: tokio::sync::Mutex::new(()),
         events,
         pumps,
+        stores,
     });
     if failure.is_none() {
         live::resume(&context).await;
@@ -428,6 +434,16 @@ impl Supervisor {
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. } => live::perform(&self.context, request, client),
+            Request::Input { service } => match self.input(&service) {
+                Ok(fd) => client.send_with(
+                    &Answer::Done {
+                        exit_codes: Vec::new(),
+                    },
+                    fd,
+                ),
+                Err(message) => client.send(&Answer::failed(message)),
+            },
+            Request::EndInput { service } => client.send(&self.end_input(&service)),
             Request::Watch => self
                 .clients
                 .watch(client, &self.saved, self.verdict.as_ref()),
@@ -444,6 +460,41 @@ impl Supervisor {
         }
         Answer::Done {
             exit_codes: Vec::new(),
+        }
+    }
+
+    /// What a service's standard input is written to.
+    fn input(&self, service: &str) -> std::result::Result<OwnedFd, String> {
+        let Some(store) = self.context.stores.get(service) else {
+            return Err(format!(
+                "service {service} has neither a terminal nor an open standard input; `tty: true` or `stdin_open: true` gives it one"
+            ));
+        };
+        if !self.runs(service) {
+            return Err(format!("service {service} is not running"));
+        }
+        match store.look() {
+            Ok(Some(fd)) => Ok(fd),
+            Ok(None) => Err(format!("the standard input of service {service} has ended")),
+            Err(error) => Err(format!("find the input of service {service}: {error}")),
+        }
+    }
+
+    fn end_input(&self, service: &str) -> Answer {
+        let services = &self.context.pod.project.services;
+        if services.get(service).is_some_and(|service| service.tty) {
+            return Answer::failed(format!(
+                "service {service} has a terminal, whose input ends with the character EOT"
+            ));
+        }
+        let cleared = self.context.stores.get(service).map(Store::clear);
+        match cleared {
+            Some(Err(error)) => {
+                Answer::failed(format!("end the input of service {service}: {error}"))
+            }
+            _ => Answer::Done {
+                exit_codes: Vec::new(),
+            },
         }
     }
 

@@ -16,6 +16,7 @@ use super::super::record::{self, Ended, Exit, Failure, Phase, ProcessId, Status}
 use super::super::{Error, Result, lock};
 use super::Context;
 use super::machine::{Action, Input};
+use super::terminal;
 use crate::container;
 use crate::sys::pidfd;
 use crate::sys::watch::watch as watch_descriptor;
@@ -135,6 +136,9 @@ async fn create(context: &Context, service: &str) -> Result<ProcessId> {
     let mut create = command(&["create".as_ref(), dir.dir.as_os_str()]);
     // a reaper keeps the memory of this process: our environment is none of the container's business
     create.env_clear();
+    if let Some(input) = input(context, service)? {
+        create.stdin(input);
+    }
     create.stdout(pipe(&dir.pipe("stdout"))?);
     create.stderr(pipe(&dir.pipe("stderr"))?);
     run(create, &dir.error()).await?;
@@ -160,6 +164,22 @@ fn process_of(state: &container::State) -> ProcessId {
         pid: state.pid,
         start_time: state.start_time,
     }
+}
+
+/// What `create` has as standard input: the way for the terminal's master, or the read end of a pipe that is held open.
+fn input(context: &Context, service: &str) -> Result<Option<OwnedFd>> {
+    let Some(store) = context.stores.get(service) else {
+        return Ok(None);
+    };
+    let terminal = context.pod.project.services.get(service);
+    let made = match terminal.is_some_and(|service| service.tty) {
+        true => store.clear().and_then(|()| store.sender()),
+        false => rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(std::io::Error::from)
+            .and_then(|(read, write)| store.set(&write).map(|()| read)),
+    };
+    let dir = context.dir.service(service).dir;
+    made.map(Some).map_err(Error::io("make the input of", &dir))
 }
 
 /// Read and write, so that a write never fails for want of a reader while the supervisor is away.
@@ -189,7 +209,9 @@ async fn watch(
 ) {
     match watch_descriptor(pidfd) {
         Ok(pidfd) => {
+            let following = terminal::follow(&context, &service);
             let _ = pidfd.readable().await;
+            drop(following);
             ended(&context, &service, process, Some(pidfd.get_ref()), &started).await;
         }
         Err(error) => context.note(&service, format!("cannot be watched: {error}")),
@@ -240,6 +262,7 @@ async fn ended(
 ) {
     let Ended { exit, oom, .. } = end_of(context, service, process, pidfd).await;
     clean(context, service).await;
+    terminal::finish(context, service).await;
     if let Some(pumps) = context.pumps.get(service) {
         pumps.drain();
     }
