@@ -16,15 +16,13 @@ pub enum Command {
 
 /// Options of `executor mesos`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples, as the command of an ExecutorInfo:\n  \
+#[command(after_help = "Examples, as the command of an ExecutorInfo:\n  \
         sampan executor mesos\n  \
         sampan executor mesos --json --log-format json\n  \
         sampan --root /data/sampan executor mesos --plain-http\n\n\
         Everything else comes from the agent, in variables MESOS_*. SIGTERM stops the tasks, SIGHUP changes to the program\n\
         that is on disk now and leaves the tasks alone.\n\n\
-        Exit codes: 0 every task is over and reported, or the agent shut the executor down; 1 the agent was lost or refused us."
-)]
+        Exit codes: 0 every task is over and reported, or the agent shut the executor down; 1 the agent was lost or refused us.")]
 pub struct Mesos {
     /// Speak JSON with the agent, not protobuf
     #[arg(long)]

@@ -214,7 +214,8 @@ fn executor(words: Vec<std::ffi::OsString>) -> Outcome {
 fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
         Command::Up(_) | Command::Run(_) | Command::Executor(_)
-            if !rustix::process::geteuid().is_root() => {
+            if !rustix::process::geteuid().is_root() =>
+        {
             Err(anyhow::anyhow!(
                 "pods need root, whose networks and images they use; `sampan oci` runs single containers for an ordinary user"
             ))

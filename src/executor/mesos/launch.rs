@@ -96,7 +96,10 @@ fn make(ledger: &Ledger, number: u64) -> Result<()> {
         framework: executor.framework.clone(),
         executor: executor.executor.clone(),
         agent: executor.agent.clone(),
-        tasks: plans.into_iter().map(|plan| (plan.id, plan.services)).collect(),
+        tasks: plans
+            .into_iter()
+            .map(|plan| (plan.id, plan.services))
+            .collect(),
         sandbox: executor.sandbox.clone(),
     };
     let spec = UpSpec {
@@ -122,30 +125,52 @@ fn make(ledger: &Ledger, number: u64) -> Result<()> {
     up(spec, &Silent, &mut |_, _| {})
 }
 
-fn plan(executor: &Executor, launch: &Launch, tasks: &[TaskInfo]) -> Result<(Project, Vec<Planned>)> {
+fn plan(
+    executor: &Executor,
+    launch: &Launch,
+    tasks: &[TaskInfo],
+) -> Result<(Project, Vec<Planned>)> {
     let other = |error: &dyn std::fmt::Display| Error::Other(error.to_string());
     let mut services = serde_json::Map::new();
     let mut plans = Vec::new();
     for (at, task) in tasks.iter().enumerate() {
         let name = format!("task{at}");
-        let image = task.container.as_ref().and_then(|c| c.mesos.as_ref()?.image.as_ref()?.docker.as_ref());
+        let image = task
+            .container
+            .as_ref()
+            .and_then(|c| c.mesos.as_ref()?.image.as_ref()?.docker.as_ref());
         let command = task.command.as_ref().and_then(|c| c.value.clone());
-        let image = image.ok_or_else(|| Error::Other(format!("task {}: no image", task.task_id.value)))?;
-        services.insert(name.clone(), serde_json::json!({
-            "image": image.name, "network_mode": "host", "stop_signal": "SIGTERM",
-            "entrypoint": ["/bin/sh", "-c", command.unwrap_or_default().replace('$', "$$")],
-        }));
-        let grace = task.kill_policy.as_ref().and_then(|p| p.grace_period.as_ref());
+        let image =
+            image.ok_or_else(|| Error::Other(format!("task {}: no image", task.task_id.value)))?;
+        services.insert(
+            name.clone(),
+            serde_json::json!({
+                "image": image.name, "network_mode": "host", "stop_signal": "SIGTERM",
+                "entrypoint": ["/bin/sh", "-c", command.unwrap_or_default().replace('$', "$$")],
+            }),
+        );
+        let grace = task
+            .kill_policy
+            .as_ref()
+            .and_then(|p| p.grace_period.as_ref());
         plans.push(Planned {
             id: task.task_id.value.clone(),
             services: vec![name],
-            grace: Some(std::time::Duration::from_nanos(grace.map_or(3_000_000_000, |g| g.nanoseconds.max(0) as u64))),
+            grace: Some(std::time::Duration::from_nanos(
+                grace.map_or(3_000_000_000, |g| g.nanoseconds.max(0) as u64),
+            )),
             ready: false,
-            max_completion: task.max_completion_time.as_ref().map(|t| std::time::Duration::from_nanos(t.nanoseconds.max(0) as u64)),
+            max_completion: task
+                .max_completion_time
+                .as_ref()
+                .map(|t| std::time::Duration::from_nanos(t.nanoseconds.max(0) as u64)),
         });
     }
     let text = serde_json::json!({"name": launch.pod, "services": services}).to_string();
-    let path = executor.state.join("executors").join(format!("{}.yaml", launch.pod));
+    let path = executor
+        .state
+        .join("executors")
+        .join(format!("{}.yaml", launch.pod));
     std::fs::write(&path, text).map_err(|error| other(&error))?;
     let loaded = crate::compose::load(&crate::compose::LoadRequest {
         files: vec![path.clone()],

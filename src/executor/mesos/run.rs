@@ -87,7 +87,9 @@ fn attach_to_shim() -> Result<ProcessId> {
     let shim = ProcessId { pid, start_time };
     // it may have ended before we asked to be told
     if nix::unistd::getppid().as_raw() != pid {
-        return Err(Error::Other("the process that the agent started is gone".into()));
+        return Err(Error::Other(
+            "the process that the agent started is gone".into(),
+        ));
     }
     Ok(shim)
 }
@@ -141,7 +143,9 @@ async fn serve(
     let (context, ever) = open(options, environment, shim, inputs.clone(), calls)?;
     let patience = Patience {
         recovery: environment.recovery.map(|recovery| recovery.timeout),
-        backoff: environment.recovery.map_or(BACKOFF, |recovery| recovery.backoff_max),
+        backoff: environment
+            .recovery
+            .map_or(BACKOFF, |recovery| recovery.backoff_max),
         ever,
     };
     let link = session::Link {
@@ -306,7 +310,9 @@ impl Context {
         let mut later = Vec::new();
         for action in actions {
             match action {
-                Action::KeepSubscribed(subscribed) => told(self.ledger.keep_subscribed(&subscribed)),
+                Action::KeepSubscribed(subscribed) => {
+                    told(self.ledger.keep_subscribed(&subscribed))
+                }
                 Action::KeepTasks(number, tasks) => told(self.ledger.keep_tasks(number, tasks)),
                 other => later.push(other),
             }
@@ -351,7 +357,9 @@ impl Context {
     /// Makes a pod and watches it; one that is there already is only watched.
     fn begin(self: &Rc<Self>, number: u64, again: bool) {
         let launching = Rc::new(Launching::default());
-        self.launching.borrow_mut().insert(number, launching.clone());
+        self.launching
+            .borrow_mut()
+            .insert(number, launching.clone());
         let context = self.clone();
         let task = tokio::task::spawn_local(async move {
             let Some(dir) = context.pod(number) else {
@@ -399,7 +407,11 @@ impl Context {
     }
 
     /// Runs `sampan internal mesos-launch`.
-    async fn make(&self, number: u64, launching: &Launching) -> std::result::Result<(), NotStarted> {
+    async fn make(
+        &self,
+        number: u64,
+        launching: &Launching,
+    ) -> std::result::Result<(), NotStarted> {
         let failed = |message: String| NotStarted {
             state: TaskState::Failed,
             message,
@@ -432,8 +444,12 @@ impl Context {
         match (failure, status) {
             (Some(failure), _) => Err(failure),
             (None, Ok(status)) if status.success() => Ok(()),
-            (None, Ok(status)) => Err(failed(format!("the process that makes the pod ended with {status}"))),
-            (None, Err(error)) => Err(failed(format!("wait for the process that makes the pod: {error}"))),
+            (None, Ok(status)) => Err(failed(format!(
+                "the process that makes the pod ended with {status}"
+            ))),
+            (None, Err(error)) => Err(failed(format!(
+                "wait for the process that makes the pod: {error}"
+            ))),
         }
     }
 
@@ -498,9 +514,14 @@ impl Context {
         let input = match answer {
             Answer::Status { service, status } => {
                 let failed = status.cause.is_some_and(|cause| {
-                    matches!(cause, Cause::Exited | Cause::OutOfMemory) && status.exit_code != Some(0)
+                    matches!(cause, Cause::Exited | Cause::OutOfMemory)
+                        && status.exit_code != Some(0)
                 });
-                let last_line = if failed { pods::last_line(dir, &service) } else { None };
+                let last_line = if failed {
+                    pods::last_line(dir, &service)
+                } else {
+                    None
+                };
                 Input::Service {
                     launch: number,
                     name: service,
@@ -521,7 +542,9 @@ impl Context {
                 return;
             };
             if let Err(error) = pods::stop(&dir, &services, grace).await {
-                context.tell(Input::Note(format!("stop pod {}: {error}", dir.name))).await;
+                context
+                    .tell(Input::Note(format!("stop pod {}: {error}", dir.name)))
+                    .await;
             }
         });
     }

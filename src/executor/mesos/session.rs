@@ -112,7 +112,11 @@ pub async fn run(
         };
         let next = patience.next(setback, without.elapsed(), fastrand::f64());
         let told = match next {
-            Next::Again(_) => inputs.send(Input::Note(format!("{error}; trying again"))).await,
+            Next::Again(_) => {
+                inputs
+                    .send(Input::Note(format!("{error}; trying again")))
+                    .await
+            }
             Next::GiveUp => inputs.send(Input::Abandoned(error)).await,
         };
         match next {

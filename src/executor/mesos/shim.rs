@@ -73,7 +73,10 @@ pub fn run(words: &[OsString]) -> io::Result<u8> {
             Some(_) => PollTimeout::NONE,
             None => PollTimeout::try_from(shim.left()).unwrap_or(PollTimeout::ZERO),
         };
-        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
+        match poll(
+            &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -117,7 +120,11 @@ impl Shim {
 
     fn start(&mut self) -> io::Result<()> {
         let mut command = Command::new(&self.program);
-        command.arg("internal").arg(STEP).arg("--").args(&self.words);
+        command
+            .arg("internal")
+            .arg(STEP)
+            .arg("--")
+            .args(&self.words);
         if let Some(token) = &self.token {
             command.env(TOKEN, token);
         }
@@ -130,7 +137,10 @@ impl Shim {
             }
             // a broken upgrade: the old program is still there
             Err(error) if self.program == self.installed => {
-                eprintln!("sampan executor: run {}: {error}; the old program goes on", self.installed.display());
+                eprintln!(
+                    "sampan executor: run {}: {error}; the old program goes on",
+                    self.installed.display()
+                );
                 self.program = PathBuf::from("/proc/self/exe");
                 Ok(())
             }
@@ -143,7 +153,9 @@ impl Shim {
             // nobody who could stop anything: the pods end with us
             return match signal {
                 libc::SIGCHLD | libc::SIGHUP => Ok(()),
-                _ => Err(io::Error::other(format!("ended by signal {signal} while the executor was not running"))),
+                _ => Err(io::Error::other(format!(
+                    "ended by signal {signal} while the executor was not running"
+                ))),
             };
         };
         let signal = match signal {
@@ -192,7 +204,10 @@ impl Shim {
         }
         self.deaths = if soon { self.deaths + 1 } else { 0 };
         if self.deaths > DEATHS_MOST {
-            let text = format!("the executor died {} times in a row, the last time by {signal}", self.deaths);
+            let text = format!(
+                "the executor died {} times in a row, the last time by {signal}",
+                self.deaths
+            );
             return Err(io::Error::other(text));
         }
         if soon {

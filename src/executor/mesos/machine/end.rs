@@ -119,7 +119,9 @@ impl Machine {
         }
         if let Some(why) = ended {
             let why = Why::Group(why);
-            self.change_all(number, |machine, at| machine.begin_kill(now, number, at, &why, None));
+            self.change_all(number, |machine, at| {
+                machine.begin_kill(now, number, at, &why, None)
+            });
         }
         self.remove_when_over(number);
     }
@@ -138,7 +140,9 @@ impl Machine {
     /// KILL.
     pub(super) fn kill(&mut self, now: Now, id: &str, policy: Option<&KillPolicy>) {
         let Some((number, at)) = self.find(id) else {
-            return self.log(format!("a kill of task {id}, which is not here, is passed over"));
+            return self.log(format!(
+                "a kill of task {id}, which is not here, is passed over"
+            ));
         };
         let grace = policy.and_then(|policy| policy.grace_period.as_ref());
         let grace = grace.map(|grace| Duration::from_nanos(grace.nanoseconds.max(0) as u64));
@@ -178,11 +182,16 @@ impl Machine {
         }
         self.changed.insert(number);
         self.stop(now, number, at);
-        if self.launch(number).is_some_and(|l| l.phase == Phase::Starting) {
+        if self
+            .launch(number)
+            .is_some_and(|l| l.phase == Phase::Starting)
+        {
             // there is only the whole
             let why = Why::Group("another task of the group was killed while it started".into());
             self.change_all(number, |machine, other| {
-                let spared = machine.task(number, other).is_some_and(|t| t.kill.is_none());
+                let spared = machine
+                    .task(number, other)
+                    .is_some_and(|t| t.kill.is_none());
                 if spared {
                     machine.begin_kill(now, number, other, &why, grace);
                 }
@@ -209,7 +218,10 @@ impl Machine {
             }
             Phase::Up => Action::Stop {
                 launch: number,
-                services: task.plan.as_ref().map_or(Vec::new(), |plan| plan.services.clone()),
+                services: task
+                    .plan
+                    .as_ref()
+                    .map_or(Vec::new(), |plan| plan.services.clone()),
                 grace: kill.until.map(|until| until.saturating_sub(now.boot)),
             },
             Phase::Removing | Phase::Removed => return,
@@ -235,7 +247,9 @@ impl Machine {
         let why = Why::Shutdown(why);
         for number in self.launches.keys().copied().collect::<Vec<_>>() {
             self.change_all(number, |machine, at| {
-                let planned = machine.task(number, at).and_then(|t| t.plan.as_ref()?.grace);
+                let planned = machine
+                    .task(number, at)
+                    .and_then(|t| t.plan.as_ref()?.grace);
                 let grace = planned.map_or(grace, |planned| planned.min(grace));
                 machine.begin_kill(now, number, at, &why, Some(grace));
             });

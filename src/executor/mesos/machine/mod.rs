@@ -495,7 +495,10 @@ impl Machine {
             message: change.message,
             reason: change.reason.map(Into::into),
             healthy: change.healthy.or(last.healthy),
-            check_status: change.check_status.or(last.check_status).or_else(|| task.check.map(state::no_result)),
+            check_status: change
+                .check_status
+                .or(last.check_status)
+                .or_else(|| task.check.map(state::no_result)),
             limitation: change.limitation,
             container_status: state::container(&task.networks),
             ..TaskStatus::default()
@@ -539,7 +542,9 @@ impl Machine {
         }
         // late or twice: harmless
         if let Some(id) = id {
-            self.log(format!("an acknowledgement for task {id} is of no update that waits for one"));
+            self.log(format!(
+                "an acknowledgement for task {id} is of no update that waits for one"
+            ));
         }
     }
 }
@@ -558,5 +563,9 @@ fn slug(id: &str) -> String {
     });
     let text: String = plain.take(24).collect();
     let text = text.trim_matches('-');
-    if text.is_empty() { "task".into() } else { text.into() }
+    if text.is_empty() {
+        "task".into()
+    } else {
+        text.into()
+    }
 }

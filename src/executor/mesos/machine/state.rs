@@ -7,8 +7,8 @@
 use super::super::ledger::{Kill, Planned, Task, Why};
 use super::super::proto::task_status::Reason;
 use super::super::proto::{
-    CheckInfo, CheckStatusInfo, ContainerStatus, NetworkInfo, Resource, TaskInfo, TaskResourceLimitation,
-    TaskState, check_info, check_status_info, value,
+    CheckInfo, CheckStatusInfo, ContainerStatus, NetworkInfo, Resource, TaskInfo,
+    TaskResourceLimitation, TaskState, check_info, check_status_info, value,
 };
 use super::{Live, Service};
 use crate::pod::record::{Cause, Goal, Health, Phase, Status};
@@ -177,7 +177,9 @@ fn failure(task: &Task, name: &str, service: &Service) -> Change {
     match status.cause {
         Some(Cause::OutOfMemory) => {
             let text = match task.memory {
-                Some(most) => format!("service {name} ran out of memory ({most} MB) and {how}{line}"),
+                Some(most) => {
+                    format!("service {name} ran out of memory ({most} MB) and {how}{line}")
+                }
                 None => format!("service {name} ran out of memory and {how}{line}"),
             };
             Change {
@@ -224,7 +226,10 @@ pub fn memory(task: &TaskInfo) -> Option<f64> {
     if let Some(limit) = task.limits.get("mem") {
         return limit.value.is_finite().then_some(limit.value);
     }
-    let of = task.resources.iter().filter(|resource| resource.name == "mem");
+    let of = task
+        .resources
+        .iter()
+        .filter(|resource| resource.name == "mem");
     let scalars: Vec<f64> = of.filter_map(|r| Some(r.scalar.as_ref()?.value)).collect();
     (!scalars.is_empty()).then(|| scalars.iter().sum())
 }

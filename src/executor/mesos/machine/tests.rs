@@ -263,7 +263,10 @@ fn a_task_from_start_to_end() {
     assert_eq!(life.runs(1, "shop.1_a"), ["shop.1_a TASK_RUNNING"]);
     assert!(life.runs(1, "shop.1_a").is_empty());
     let status = ended(0, Cause::Exited);
-    assert_eq!(life.service(1, "shop.1_a", status), ["shop.1_a TASK_FINISHED", "remove 1"]);
+    assert_eq!(
+        life.service(1, "shop.1_a", status),
+        ["shop.1_a TASK_FINISHED", "remove 1"]
+    );
     let uuids: BTreeSet<_> = life.sent.iter().map(|s| s.uuid.clone().unwrap()).collect();
     assert_eq!(uuids.len(), 3);
     for uuid in &uuids {
@@ -286,9 +289,14 @@ fn ends() {
         status
     };
     for (status, expected) in [
-        (with(Cause::Exited, &|_| {}), "t TASK_FAILED: service t exited with code 1"),
         (
-            with(Cause::Exited, &|s| (s.signal, s.exit_code) = (Some(9), Some(137))),
+            with(Cause::Exited, &|_| {}),
+            "t TASK_FAILED: service t exited with code 1",
+        ),
+        (
+            with(Cause::Exited, &|s| {
+                (s.signal, s.exit_code) = (Some(9), Some(137))
+            }),
             "t TASK_FAILED: service t was ended by signal 9",
         ),
         (
@@ -300,18 +308,25 @@ fn ends() {
             "t TASK_FAILED REASON_CONTAINER_LIMITATION_MEMORY: service t ran out of memory and was ended by signal 9",
         ),
         (
-            with(Cause::NotStarted, &|s| (s.phase, s.error) = (At::Failed, Some("no /bin/x".into()))),
+            with(Cause::NotStarted, &|s| {
+                (s.phase, s.error) = (At::Failed, Some("no /bin/x".into()))
+            }),
             "t TASK_FAILED REASON_CONTAINER_LAUNCH_FAILED: service t could not be started: no /bin/x",
         ),
         (
-            with(Cause::Unhealthy, &|s| (s.failing_streak, s.health_output) = (3, "refused\n".into())),
+            with(Cause::Unhealthy, &|s| {
+                (s.failing_streak, s.health_output) = (3, "refused\n".into())
+            }),
             "t TASK_KILLED healthy=false: service t was unhealthy after 3 failed probes: refused",
         ),
         (
             with(Cause::Stopped, &|s| s.goal = Goal::Stop),
             "t TASK_KILLED: it was stopped by a command on the agent's machine",
         ),
-        (with(Cause::Exited, &|s| s.exit_code = Some(0)), "t TASK_FINISHED"),
+        (
+            with(Cause::Exited, &|s| s.exit_code = Some(0)),
+            "t TASK_FINISHED",
+        ),
     ] {
         let mut life = Life::subscribed(&[]);
         life.launch(&["t"]);
@@ -326,11 +341,12 @@ fn memory_that_was_too_little_is_named() {
     let mut life = Life::subscribed(&[]);
     let mut info = task("t");
     for value in [32.0, 16.0] {
-        info.resources.push(crate::executor::mesos::proto::Resource {
-            name: "mem".into(),
-            scalar: Some(crate::executor::mesos::proto::value::Scalar { value }),
-            ..Default::default()
-        });
+        info.resources
+            .push(crate::executor::mesos::proto::Resource {
+                name: "mem".into(),
+                scalar: Some(crate::executor::mesos::proto::value::Scalar { value }),
+                ..Default::default()
+            });
     }
     life.launch_tasks(vec![info]);
     life.up(1);
@@ -363,11 +379,11 @@ fn kills() {
     assert_eq!(life.machine.next_tick(), None);
     // whatever the exit code
     let status = ended(0, Cause::Exited);
-    assert_eq!(life.service(1, "t", status), ["t TASK_KILLED: killed on request", "remove 1"]);
     assert_eq!(
-        life.kill("t", None),
-        Vec::<String>::new(),
+        life.service(1, "t", status),
+        ["t TASK_KILLED: killed on request", "remove 1"]
     );
+    assert_eq!(life.kill("t", None), Vec::<String>::new(),);
     assert_eq!(
         life.kill("x", None),
         ["log a kill of task x, which is not here, is passed over"]
@@ -397,17 +413,29 @@ fn a_group_ends_together_unless_a_task_has_finished() {
     let mut life = Life::subscribed(&[]);
     assert_eq!(
         life.launch(&["a", "b", "c"]),
-        ["keep 1: 3 tasks", "a TASK_STARTING", "b TASK_STARTING", "c TASK_STARTING", "start 1"]
+        [
+            "keep 1: 3 tasks",
+            "a TASK_STARTING",
+            "b TASK_STARTING",
+            "c TASK_STARTING",
+            "start 1"
+        ]
     );
     life.up(1);
     // nothing is known of the others yet
     assert_eq!(life.runs(1, "a"), ["a TASK_RUNNING"]);
     assert_eq!(life.runs(1, "b"), ["b TASK_RUNNING"]);
     assert_eq!(life.runs(1, "c"), ["c TASK_RUNNING"]);
-    assert_eq!(life.service(1, "a", ended(0, Cause::Exited)), ["a TASK_FINISHED"]);
+    assert_eq!(
+        life.service(1, "a", ended(0, Cause::Exited)),
+        ["a TASK_FINISHED"]
+    );
     assert_eq!(
         life.service(1, "b", ended(3, Cause::Exited)),
-        ["b TASK_FAILED: service b exited with code 3", "stop 1 c Some(3s)"]
+        [
+            "b TASK_FAILED: service b exited with code 3",
+            "stop 1 c Some(3s)"
+        ]
     );
     assert_eq!(
         life.service(1, "c", ended(143, Cause::Pod)),
@@ -480,7 +508,10 @@ fn what_is_not_acknowledged_is_in_the_next_subscribe() {
     assert_eq!(tasks, [(2, "b".to_string())]);
     let said = |status: &TaskStatus| line(&Action::Send(Box::new(status.clone())));
     let said: Vec<_> = updates.iter().map(said).collect();
-    assert_eq!(said, ["b TASK_STARTING", "a TASK_RUNNING", "b TASK_RUNNING"]);
+    assert_eq!(
+        said,
+        ["b TASK_STARTING", "a TASK_RUNNING", "b TASK_RUNNING"]
+    );
     // while the agent reads it
     life.service(1, "a", ended(0, Cause::Exited));
     assert_eq!(life.subscribe(&[]), ["keep subscribed", "a TASK_FINISHED"]);
@@ -502,13 +533,22 @@ fn shutdown() {
     let why = "the agent shut the executor down";
     assert_eq!(
         life.agent(event::Type::Shutdown, Event::default()),
-        [&format!("log {why}: tasks are stopped"), "stop 1 a Some(3s)", "cancel 2"]
+        [
+            &format!("log {why}: tasks are stopped"),
+            "stop 1 a Some(3s)",
+            "cancel 2"
+        ]
     );
     assert_eq!(
         life.input(Input::NotStarted(2, NotStarted::default())),
-        [format!("b TASK_KILLED REASON_TASK_KILLED_DURING_LAUNCH: {why}")]
+        [format!(
+            "b TASK_KILLED REASON_TASK_KILLED_DURING_LAUNCH: {why}"
+        )]
     );
-    assert_eq!(life.launch(&["c"]), ["keep 3: 1 tasks", "c TASK_LOST: the executor is ending"]);
+    assert_eq!(
+        life.launch(&["c"]),
+        ["keep 3: 1 tasks", "c TASK_LOST: the executor is ending"]
+    );
     assert_eq!(life.after(3 * SECOND), ["stop 1 a Some(0ns)"]);
     let lines = life.service(1, "a", ended(137, Cause::Stopped));
     assert_eq!(lines, [&format!("a TASK_KILLED: {why}"), "remove 1"]);
@@ -517,7 +557,10 @@ fn shutdown() {
     assert!(life.after(6 * SECOND).is_empty());
     assert_eq!(
         life.after(SECOND),
-        ["log the agent's patience is over before everything was acknowledged", "exit 0"]
+        [
+            "log the agent's patience is over before everything was acknowledged",
+            "exit 0"
+        ]
     );
 }
 
@@ -526,7 +569,10 @@ fn shutdown_as_the_first_event() {
     let mut life = Life::new();
     assert_eq!(
         life.agent(event::Type::Shutdown, Event::default()),
-        ["log the agent shut the executor down: tasks are stopped", "exit 0"]
+        [
+            "log the agent shut the executor down: tasks are stopped",
+            "exit 0"
+        ]
     );
 }
 
@@ -539,9 +585,15 @@ fn nobody_listens_any_more() {
     life.input(Input::Lost);
     assert_eq!(
         life.input(Input::Abandoned("gone for 15 minutes".into())),
-        ["log gone for 15 minutes: tasks are stopped", "stop 1 a Some(3s)"]
+        [
+            "log gone for 15 minutes: tasks are stopped",
+            "stop 1 a Some(3s)"
+        ]
     );
-    assert_eq!(life.service(1, "a", ended(143, Cause::Stopped)), ["remove 1"]);
+    assert_eq!(
+        life.service(1, "a", ended(143, Cause::Stopped)),
+        ["remove 1"]
+    );
     assert_eq!(life.input(Input::Removed(1, None)), ["exit 1"]);
 }
 
@@ -556,7 +608,10 @@ fn the_last_words_are_waited_for() {
     assert!(life.after(59 * SECOND).is_empty());
     assert_eq!(
         life.after(SECOND),
-        ["log the last updates were not acknowledged for 60 s; the executor ends", "exit 0"]
+        [
+            "log the last updates were not acknowledged for 60 s; the executor ends",
+            "exit 0"
+        ]
     );
 }
 
@@ -617,7 +672,10 @@ fn a_check_is_in_every_status() {
     });
     life.launch_tasks(vec![info]);
     let status = life.sent[0].check_status.clone().unwrap();
-    assert_eq!((status.r#type(), status.tcp.is_some()), (check_info::Type::Tcp, true));
+    assert_eq!(
+        (status.r#type(), status.tcp.is_some()),
+        (check_info::Type::Tcp, true)
+    );
 }
 
 #[test]
