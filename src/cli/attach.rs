@@ -28,18 +28,18 @@ pub struct Args {
     /// Only look: anybody may, one at a time writes
     #[arg(long)]
     no_stdin: bool,
-    /// Service
+    /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
     service: String,
 }
 
 /// Shows what comes until the program ends or is left alone.
 pub fn run(global: &Global, args: Args) -> Outcome {
-    let dir = global.pod()?;
+    let (dir, service) = global.target_service(args.service)?;
     let stdin = match args.no_stdin {
         true => Stdin::No,
         false => Stdin::Read,
     };
-    attach(&dir, &args.service, From::Now, stdin)
+    attach(&dir, &service, From::Now, stdin)
 }
 
 /// What our standard input is to the service.

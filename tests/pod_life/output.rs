@@ -47,6 +47,7 @@ services:
         keys,
         [
             "addresses",
+            "cause",
             "error",
             "exit_code",
             "finished",
@@ -60,8 +61,10 @@ services:
             "removing",
             "restarts",
             "service",
+            "signal",
             "started",
             "status",
+            "task",
             "version"
         ]
     );
