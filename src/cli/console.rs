@@ -60,8 +60,9 @@ impl AsFd for Signals {
     }
 }
 
-/// Waits for the program to end; it is a child of ours. Reaps whatever else becomes one.
-pub fn wait(running: Exec, signals: Signals, timeout_ms: Option<u64>) -> Outcome {
+/// Waits for the program to end; it is a child of ours. Reaps whatever else becomes one. In a `session` SIGHUP
+/// tells that nobody wants the program any more: it is killed.
+pub fn wait(running: Exec, signals: Signals, timeout_ms: Option<u64>, session: bool) -> Outcome {
     let process = pidfd::open(running.pid)?;
     let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
     let mut bridge = running.console.map(Bridge::new).transpose()?;
@@ -70,6 +71,10 @@ pub fn wait(running: Exec, signals: Signals, timeout_ms: Option<u64>) -> Outcome
         let ready = poll(&process, &signals.0, bridge.as_ref(), deadline)?;
         if ready.signal {
             while let Some(signal) = signals.next()? {
+                let signal = match signal {
+                    libc::SIGHUP if session => libc::SIGKILL,
+                    other => other,
+                };
                 pass(signal, running.pid, &process, bridge.as_ref())?;
             }
         }

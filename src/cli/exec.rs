@@ -35,6 +35,9 @@ pub struct Args {
     /// Working folder inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// SIGHUP kills the program: whoever wanted it is gone
+    #[arg(long, hide = true)]
+    session: bool,
     /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
     service: String,
     /// Program and its arguments
@@ -53,6 +56,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         env: args.env,
         workdir: args.workdir,
         tty: args.tty,
+        session: args.session,
     };
     execute(&dir, &service, request, None)
 }
@@ -69,6 +73,8 @@ pub struct Request {
     pub workdir: Option<String>,
     /// With a terminal.
     pub tty: bool,
+    /// SIGHUP kills it.
+    pub session: bool,
 }
 
 /// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: exit code 124).
@@ -133,7 +139,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
             return Err(refusal(service, code, message));
         }
     };
-    console::wait(running, signals, timeout_ms)
+    console::wait(running, signals, timeout_ms, request.session)
 }
 
 /// Says what is the case instead of what is not there.

@@ -8,16 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use super::exec::{self, container_code};
 use super::{Outcome, output, shell};
 use crate::container::{self, CreateRequest};
 use crate::executor::mesos::launch;
+use crate::executor::remote::{self, Listen, Server};
 use crate::image::Progress;
 use crate::pod::control::Answer;
-use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Failure, Pod};
+use crate::pod::layout::{Folders, PodDir};
+use crate::pod::record::{self, Failure, Pod, ProcessId};
 use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
 use crate::sys::seal;
@@ -98,6 +100,20 @@ pub enum Command {
         /// Service folder
         dir: PathBuf,
     },
+    /// Answer for an executor on the socket that is standard input, and on the one that is standard output
+    Remote {
+        /// Folder of images and data
+        root: PathBuf,
+        /// Folder of running pods
+        state: PathBuf,
+        /// Owner of the pods
+        pid: i32,
+        /// When it started
+        start_time: u64,
+        /// Address, certificates, key and tokens of standard output
+        #[arg(num_args = 4)]
+        listen: Vec<String>,
+    },
     /// Remove the container
     Delete {
         /// Service folder
@@ -128,6 +144,16 @@ pub fn run() -> Outcome {
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::MesosExecutor { words } => super::executor(words),
         Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
+        Command::Remote {
+            root,
+            state,
+            pid,
+            start_time,
+            listen,
+        } => {
+            let folders = Folders { root, state };
+            answer_for(folders, ProcessId { pid, start_time }, &listen)
+        }
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
@@ -152,6 +178,7 @@ pub fn run() -> Outcome {
                 env: Vec::new(),
                 workdir: None,
                 tty: false,
+                session: false,
             };
             exec::execute(
                 &PodDir::open(&dir, &pod.root),
@@ -161,6 +188,29 @@ pub fn run() -> Outcome {
             )
         }
     }
+}
+
+fn answer_for(folders: Folders, owner: ProcessId, listen: &[String]) -> Outcome {
+    let tcp = match listen {
+        [address, tls_cert, tls_key, tokens] => {
+            let listen = Listen {
+                address: address.parse().context("address")?,
+                tls_cert: tls_cert.into(),
+                tls_key: tls_key.into(),
+                tokens: tokens.into(),
+            };
+            let listener = std::io::stdout().as_fd().try_clone_to_owned()?;
+            Some((listener.into(), listen))
+        }
+        _ => None,
+    };
+    remote::serve(Server {
+        folders,
+        owner,
+        unix: std::io::stdin().as_fd().try_clone_to_owned()?.into(),
+        tcp,
+    })
+    .map(|()| 0)
 }
 
 /// Most bytes of an [`UpSpec`].

@@ -1,17 +1,21 @@
 //! Our own terminal: raw while a program has it, its size, and the keys that leave a program alone.
 
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{LocalModes, OptionalActions, Termios};
 
 /// Our terminal while its keys are another program's: nothing is interpreted here. Dropped, it is as it was.
 pub struct Raw(Termios);
 
 impl Raw {
-    /// `None` when standard input is no terminal.
+    /// `None` when standard input is no terminal, or raw already.
     pub fn enter() -> anyhow::Result<Option<Raw>> {
         let stdin = std::io::stdin();
         let Ok(before) = rustix::termios::tcgetattr(&stdin) else {
             return Ok(None);
         };
+        // somebody else's work, and bytes that came already would be lost
+        if !before.local_modes.contains(LocalModes::ICANON) {
+            return Ok(None);
+        }
         let mut raw = before.clone();
         raw.make_raw();
         // what goes elsewhere, and perhaps from there to this terminal, has no carriage returns of its own
