@@ -31,7 +31,7 @@ services:
   copy:
     <<: *image
     stdin_open: true
-    command: [sh, -c, 'while read line; do echo got $$line; done; echo end; exit 7']
+    command: [sh, -c, 'trap "exit 130" INT; while read line; do echo got $$line; done; echo end; exit 7']
   still:
     <<: *image
     command: [sh, -c, 'while sleep 0.1; do echo tick; done']

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::console::Signals;
 use super::terminal::{Keys, Raw, size};
-use super::{Global, Outcome, exec, output};
+use super::{Global, Outcome, exec, output, remote};
 use crate::pod::control::Request;
 use crate::pod::follow::{self, Follower, From, Source};
 use crate::pod::input::Input;
@@ -34,6 +34,9 @@ pub struct Args {
 
 /// Shows what comes until the program ends or is left alone.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    if global.remote.remote.is_some() {
+        return remote::attach(&global.remote, &args.service, args.no_stdin);
+    }
     let (dir, service) = global.target_service(args.service)?;
     let stdin = match args.no_stdin {
         true => Stdin::No,

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::json;
 
-use super::{Global, Outcome, console, terminal};
+use super::{Global, Outcome, console, remote, terminal};
 use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
@@ -45,8 +45,31 @@ pub struct Args {
     command: Vec<String>,
 }
 
+impl Args {
+    /// What an executor is asked to run.
+    fn into_program(self) -> anyhow::Result<remote::Program> {
+        if self.workdir.is_some() {
+            anyhow::bail!("--workdir cannot be asked of --remote; use `sh -c 'cd DIR && …'`");
+        }
+        let pair = |entry: String| match entry.split_once('=') {
+            Some((name, value)) => Some((name.to_string(), value.to_string())),
+            None => std::env::var(&entry).ok().map(|value| (entry, value)),
+        };
+        Ok(remote::Program {
+            target: self.service,
+            command: self.command,
+            user: self.user,
+            env: self.env.into_iter().filter_map(pair).collect(),
+            tty: self.tty,
+        })
+    }
+}
+
 /// Runs the program; the exit code is its own.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    if global.remote.remote.is_some() {
+        return remote::exec(&global.remote, args.into_program()?);
+    }
     // the container must not get at this program through /proc (CVE-2019-5736)
     crate::sys::seal::ensure()?;
     let (dir, service) = global.target_service(args.service)?;

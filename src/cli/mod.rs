@@ -19,6 +19,7 @@ mod network;
 mod networks;
 mod output;
 mod ps;
+mod remote;
 mod run;
 mod selftest;
 mod shell;
@@ -124,6 +125,8 @@ struct Global {
         help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_path: Vec<PathBuf>,
+    #[command(flatten)]
+    remote: remote::Remote,
 }
 
 #[derive(Debug, Subcommand)]
@@ -219,6 +222,13 @@ fn executor(words: Vec<std::ffi::OsString>) -> Outcome {
 }
 
 fn dispatch(cli: Cli) -> Outcome {
+    let there = matches!(
+        cli.command,
+        Command::Exec(_) | Command::Attach(_) | Command::Logs(_) | Command::Ps(_)
+    );
+    if cli.global.remote.remote.is_some() && !there {
+        anyhow::bail!("--remote is for exec, attach, logs and ps");
+    }
     match cli.command {
         Command::Up(_) | Command::Run(_) | Command::Executor(_)
             if !rustix::process::geteuid().is_root() =>

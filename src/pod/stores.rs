@@ -112,6 +112,11 @@ impl Stores {
             let why = format!("{} descriptors for {} services", fds.len(), names.len());
             return Err(failed(why));
         }
+        // for nobody that we start
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
+        null.and_then(|null| rustix::stdio::dup2_stdin(&null))
+            .map_err(|errno| failed(errno.to_string()))?;
         let mut fds = fds.into_iter();
         let mut stores = BTreeMap::new();
         for name in names {

@@ -30,7 +30,7 @@ use super::access::{self, Caller, Verb};
 use super::attach::{self, Pieces, Sink};
 use super::order::{self, Logs, Order, Program, Refusal, Target};
 use super::session::{self, KEPT, Session};
-use super::stream::{Body, EXIT_CODE, Writer};
+use super::stream::{Body, EXIT_CODE, INPUT, NO_INPUT, PIPE_INPUT, TERMINAL_INPUT, Writer};
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::proto::operator::call::attach_container_input::Type as First;
 use crate::executor::mesos::proto::operator::{Call, Response as Reply, response};
@@ -423,13 +423,25 @@ impl Api {
             let why = format!("service {service} does not run");
             return Err(Refusal(StatusCode::NOT_FOUND, why));
         };
+        let pod = adopt::load(&dir).map_err(failed)?;
+        let facts = pod
+            .as_ref()
+            .and_then(|pod| pod.project.services.get(&service));
+        let input = match facts.map(|facts| (facts.tty, facts.stdin_open)) {
+            Some((true, _)) => TERMINAL_INPUT,
+            Some((false, true)) => PIPE_INPUT,
+            _ => NO_INPUT,
+        };
         let (writer, body) = Writer::new(encoding);
         tokio::task::spawn_local(async move {
             if let Err(error) = attach::output(dir, service, run, follower, writer).await {
                 eprintln!("sampan executor: {error}");
             }
         });
-        Ok(stream(encoding, body))
+        let mut answer = stream(encoding, body);
+        let input = hyper::header::HeaderValue::from_static(input);
+        answer.headers_mut().insert(INPUT, input);
+        Ok(answer)
     }
 
     async fn input(&self, mut pieces: Pieces, caller: &Caller) -> Answer {

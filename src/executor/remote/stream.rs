@@ -19,6 +19,14 @@ use crate::executor::mesos::proto::operator::ProcessIo;
 pub const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Trailer with the exit code of what ended.
 pub const EXIT_CODE: &str = "sampan-exit-code";
+/// Header of an answer that follows a service: what its standard input is.
+pub const INPUT: &str = "sampan-input";
+/// It has none.
+pub const NO_INPUT: &str = "none";
+/// It is a pipe.
+pub const PIPE_INPUT: &str = "pipe";
+/// It is a terminal.
+pub const TERMINAL_INPUT: &str = "terminal";
 /// Pieces that wait for a reader.
 const WAITING: usize = 4;
 /// Most bytes of one piece.
