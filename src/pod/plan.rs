@@ -171,6 +171,20 @@ pub fn capabilities(service: &Service) -> Result<Vec<String>, String> {
     Ok(set)
 }
 
+/// `x-sampan.ambient`; capabilities(7): what is ambient is inheritable and permitted, too.
+fn ambient(service: &Service, bounding: &[String]) -> Result<Vec<String>, String> {
+    let names = service.ambient.iter().map(|name| capability(name));
+    let mut names = names.collect::<Result<Vec<_>, _>>()?;
+    names.sort_unstable();
+    names.dedup();
+    match names.iter().find(|name| !bounding.contains(name)) {
+        Some(name) => Err(format!(
+            "x-sampan.ambient: {name} is not among the service's capabilities; add it to cap_add"
+        )),
+        None => Ok(names),
+    }
+}
+
 fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
     if service.privileged {
         let all = vec![json!({"allow": true, "access": "rwm"})];
@@ -375,6 +389,11 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
             &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         ),
     ];
+    if service.host_ipc {
+        let shm = mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]);
+        list.retain(|m| m["destination"] != "/dev/shm");
+        list.push(shm);
+    }
     // what the service mounts itself, or anything above it, takes the place of ours
     let own: Vec<_> = service
         .volumes
@@ -386,7 +405,12 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
         !own.iter().any(|above| at.starts_with(above))
     });
     let ours = list.len();
-    for name in ["hosts", "resolv.conf", "hostname"] {
+    // a folder of the host shows the host's own, as it may have none to put ours in place of
+    let names: &[&str] = match service.rootfs {
+        Some(_) => &[],
+        None => &["hosts", "resolv.conf", "hostname"],
+    };
+    for name in names {
         let source = format!("{}/{name}", places.service_dir);
         list.push(mount(
             &format!("/etc/{name}"),
@@ -426,7 +450,7 @@ fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value 
                 vec![bind.to_string(), propagation.to_string()],
             )
         }
-        MountSource::Volume { .. } | MountSource::Anonymous => (
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::File { .. } => (
             "bind",
             source,
             vec!["rbind".to_string(), "rprivate".to_string()],
@@ -471,11 +495,12 @@ pub fn process(
     hostname: &str,
 ) -> Result<Value, String> {
     let bounding = capabilities(service)?;
-    // no ambient set: a user other than root keeps only what the file gives (CVE-2022-24769)
+    let ambient = ambient(service, &bounding)?;
+    // no ambient set of our own: a user other than root keeps only what the file gives (CVE-2022-24769)
     let held = if user.uid == 0 {
         bounding.clone()
     } else {
-        Vec::new()
+        ambient.clone()
     };
     let cwd = service
         .working_dir
@@ -488,7 +513,7 @@ pub fn process(
         "args": arguments(service, &image.config)?,
         "env": environment(service, &image.config, user, hostname),
         "cwd": cwd,
-        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": []},
+        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": ambient, "ambient": ambient},
         "rlimits": rlimits(service),
         "noNewPrivileges": no_new_privileges(service),
         "oomScoreAdj": service.oom_score_adj,
@@ -522,6 +547,17 @@ fn seccomp(service: &Service) -> Result<Option<oci_spec::runtime::LinuxSeccomp>,
     }
 }
 
+fn namespaces(service: &Service, places: &Places<'_>) -> Vec<Value> {
+    let shared = |kind: &&str| {
+        *kind == "pid" && service.host_pid || *kind == "ipc" && service.host_ipc
+    };
+    let kinds = ["pid", "ipc", "uts", "mount", "cgroup"];
+    let own = kinds.iter().filter(|kind| !shared(kind));
+    let mut list: Vec<Value> = own.map(|kind| json!({"type": kind})).collect();
+    list.extend(places.netns.map(|path| json!({"type": "network", "path": path})));
+    list
+}
+
 /// The whole `config.json`.
 pub fn spec(
     service: &Service,
@@ -535,17 +571,12 @@ pub fn spec(
     limits["devices"] = Value::Array(rules);
     let process = process(service, image, user, hostname)?;
     let mut linux = json!({
-        "namespaces": [
-            {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
-        ],
+        "namespaces": namespaces(service, places),
         "resources": limits,
         "devices": devices,
         "sysctl": service.sysctls,
         "rootfsPropagation": "rprivate",
     });
-    if let (Some(path), Some(list)) = (places.netns, linux["namespaces"].as_array_mut()) {
-        list.push(json!({"type": "network", "path": path}));
-    }
     if !service.privileged {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
@@ -561,7 +592,7 @@ pub fn spec(
     Ok(without_nulls(json!({
         "ociVersion": "1.2.1",
         "process": process,
-        "root": {"path": "rootfs", "readonly": service.read_only},
+        "root": {"path": "rootfs", "readonly": service.read_only || service.rootfs.is_some()},
         "hostname": hostname,
         "domainname": service.domainname,
         "mounts": mounts(service, places)?,
