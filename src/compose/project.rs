@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::check::{Check, CheckKind, CheckTest, HEALTHCHECK, HttpTest, TcpTest, loopback};
+
 /// Where a value stands in the user's files, for messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -98,10 +100,16 @@ pub struct Service {
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's command.
     pub command: Option<Vec<String>>,
+    /// `x-sampan.arguments`: given to the image's program, its entrypoint or else the first word of its command, as with Mesos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Vec<String>>,
     /// `env_file` then `environment`, interpolated; a key without value that the surroundings lack is absent.
     pub environment: BTreeMap<String, String>,
     /// Absolute path in the container.
     pub working_dir: Option<String>,
+    /// `x-sampan.default_working_dir`: where neither the service nor its image names one; absolute path in the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_working_dir: Option<String>,
     /// `user[:group]`, names or numbers.
     pub user: Option<String>,
     /// `group_add`, names or numbers.
@@ -116,6 +124,9 @@ pub struct Service {
     pub depends_on: BTreeMap<String, Dependency>,
     /// `None`: the image's own counts; `Some(Healthcheck::disabled)`: none.
     pub healthcheck: Option<Healthcheck>,
+    /// `x-sampan.checks`: further ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// Published ports, ranges expanded.
     pub ports: Vec<Port>,
     /// Exposed ports (`80`, `80/udp`).
@@ -216,6 +227,8 @@ pub enum Condition {
     ServiceStarted,
     /// Its health check passed.
     ServiceHealthy,
+    /// It is ready: its readiness checks pass. Ours, compose has no such word.
+    ServiceReady,
     /// It ended with 0.
     ServiceCompletedSuccessfully,
 }

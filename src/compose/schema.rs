@@ -198,7 +198,45 @@ const SERVICE: &[(&str, Rule)] = &[
 const SERVICE_EXTRA: &[(&str, Rule)] = &[
     ("address_variable", Is(Scalar)),
     ("ambient", Is(LIST)),
+    ("arguments", Is(LIST)),
+    (
+        "checks",
+        Is(Either(&[List(&Map(CHECK)), Named(&Map(CHECK), true)])),
+    ),
+    ("default_working_dir", Is(Scalar)),
     ("rootfs", Is(Scalar)),
+];
+
+const CHECK: &[(&str, Rule)] = &[
+    ("name", Is(Scalar)),
+    ("kind", Is(Scalar)),
+    ("command", Is(ONE_OR_LIST)),
+    ("http", Is(Map(CHECK_HTTP))),
+    ("tcp", Is(Map(CHECK_TCP))),
+    ("delay", Is(Scalar)),
+    ("interval", Is(Scalar)),
+    ("start_interval", Is(Scalar)),
+    ("timeout", Is(Scalar)),
+    ("grace_period", Is(Scalar)),
+    ("consecutive_failures", Is(Scalar)),
+    ("success_threshold", Is(Scalar)),
+    ("snooze", Is(Scalar)),
+];
+
+const CHECK_HTTP: &[(&str, Rule)] = &[
+    ("port", Is(Scalar)),
+    ("path", Is(Scalar)),
+    ("scheme", Is(Scalar)),
+    ("protocol", Is(Scalar)),
+    ("host", Is(Scalar)),
+    ("statuses", Is(LIST)),
+    ("headers", Is(LIST_OR_DICT)),
+];
+
+const CHECK_TCP: &[(&str, Rule)] = &[
+    ("port", Is(Scalar)),
+    ("protocol", Is(Scalar)),
+    ("host", Is(Scalar)),
 ];
 
 /// What a service takes of `configs` or `secrets`.

@@ -12,7 +12,7 @@ use super::node::{At, Result};
 use super::project::{
     Condition, Dependency, HealthTest, Healthcheck, PullPolicy, Restart, Service,
 };
-use super::{contents, dotenv, limits, mount, network, port, schema};
+use super::{check, contents, dotenv, limits, mount, network, port, schema};
 
 /// Most ports of a project, ranges expanded.
 const MAX_PORTS: usize = 65_536;
@@ -91,8 +91,16 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
         pull_policy: pull_policy(at)?,
         entrypoint: words(at, "entrypoint")?,
         command: words(at, "command")?,
+        arguments: match at.get("x-sampan") {
+            Some(extra) => words(&extra, "arguments")?,
+            None => None,
+        },
         environment: environment(at, context)?,
-        working_dir: working_dir(at)?,
+        working_dir: working_dir(at, "working_dir")?,
+        default_working_dir: match at.get("x-sampan") {
+            Some(extra) => working_dir(&extra, "default_working_dir")?,
+            None => None,
+        },
         user: optional(at, "user")?,
         group_add: at.strings_of("group_add")?,
         hostname: host_name(at, "hostname")?,
@@ -106,6 +114,7 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
             .get("healthcheck")
             .map(|at| healthcheck(&at))
             .transpose()?,
+        checks: check::of_service(at)?,
         ports,
         expose,
         networks: network::of_service(at)?,
@@ -323,8 +332,8 @@ fn env_file(
     Ok(())
 }
 
-fn working_dir(at: &At<'_>) -> Result<Option<String>> {
-    let Some(at) = at.filled("working_dir") else {
+fn working_dir(at: &At<'_>, key: &str) -> Result<Option<String>> {
+    let Some(at) = at.filled(key) else {
         return Ok(None);
     };
     mount::container_path(&at).map(Some)
@@ -383,10 +392,10 @@ fn dependencies(at: &At<'_>) -> Result<BTreeMap<String, Dependency>> {
             Some(c) => match c.raw()? {
                 "service_started" => Condition::ServiceStarted,
                 "service_healthy" => Condition::ServiceHealthy,
+                "service_ready" => Condition::ServiceReady,
                 "service_completed_successfully" => Condition::ServiceCompletedSuccessfully,
                 other => {
-                    let known =
-                        "service_started, service_healthy or service_completed_successfully";
+                    let known = "service_started, service_healthy, service_ready or service_completed_successfully";
                     return Err(c.error(format_args!("{other:?} is not a condition; use {known}")));
                 }
             },

@@ -72,6 +72,9 @@ const READ_ONLY: [&str; 5] = [
 
 /// The program to run: entrypoint and command.
 pub fn arguments(service: &Service, image: &ImageConfig) -> Result<Vec<String>, String> {
+    if let Some(arguments) = &service.arguments {
+        return with_arguments(service, image, arguments);
+    }
     let entrypoint = match &service.entrypoint {
         Some(own) => own.clone(),
         None => image.entrypoint.clone().unwrap_or_default(),
@@ -89,6 +92,27 @@ pub fn arguments(service: &Service, image: &ImageConfig) -> Result<Vec<String>, 
         ));
     }
     Ok(arguments)
+}
+
+/// Mesos' rule for arguments without a program: the entrypoint gets them, or else the first word of the command.
+fn with_arguments(
+    service: &Service,
+    image: &ImageConfig,
+    arguments: &[String],
+) -> Result<Vec<String>, String> {
+    let filled = |words: &Option<Vec<String>>| words.clone().filter(|w| !w.is_empty());
+    let mut program = match (filled(&image.entrypoint), filled(&image.cmd)) {
+        (Some(entrypoint), _) => entrypoint,
+        (None, Some(command)) => command.into_iter().take(1).collect(),
+        (None, None) => {
+            return Err(format!(
+                "x-sampan.arguments: image {} names no program that they could be given to",
+                service.image
+            ));
+        }
+    };
+    program.extend(arguments.iter().cloned());
+    Ok(program)
 }
 
 /// The environment, sorted by name: a path, the image's, the service's, and what is derived.
@@ -506,6 +530,7 @@ pub fn process(
         .working_dir
         .clone()
         .or_else(|| image.config.working_dir.clone().filter(|d| !d.is_empty()))
+        .or_else(|| service.default_working_dir.clone())
         .unwrap_or_else(|| "/".to_string());
     Ok(without_nulls(json!({
         "terminal": service.tty,

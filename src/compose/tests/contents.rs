@@ -91,9 +91,9 @@ fn what_is_wrong_with_files() {
 
 #[test]
 fn what_compose_has_no_word_for() {
-    let lines = "pid: host\nipc: host\nx-sampan:\n  ambient: [NET_BIND_SERVICE]\n  address_variable: MY_IP";
+    let lines = "pid: host\nipc: host\nx-sampan:\n  ambient: [NET_BIND_SERVICE]\n  address_variable: MY_IP\n  arguments: [a, 1]\n  default_working_dir: /w/";
     let loaded = load_one(&web(lines));
-    let expected = json!({"host_pid": true, "host_ipc": true, "ambient": ["NET_BIND_SERVICE"], "address_variable": "MY_IP"});
+    let expected = json!({"host_pid": true, "host_ipc": true, "ambient": ["NET_BIND_SERVICE"], "address_variable": "MY_IP", "arguments": ["a", "1"], "default_working_dir": "/w"});
     assert_service(loaded.clone(), &expected, lines);
     let printed = to_yaml(&loaded.unwrap().project);
     assert_service(load_one(&printed), &expected, &printed);
