@@ -89,10 +89,7 @@ fn file(at: &At<'_>, content: Vec<u8>) -> Result<MountSource> {
 }
 
 /// The files that a service asks for, each with its place in the project.
-pub(super) fn of_service<'a>(
-    at: &At<'a>,
-    context: &Context<'_>,
-) -> Result<Vec<(At<'a>, Mount)>> {
+pub(super) fn of_service<'a>(at: &At<'a>, context: &Context<'_>) -> Result<Vec<(At<'a>, Mount)>> {
     let mut out = Vec::new();
     for (kind, folder) in KINDS {
         for item in at.items_of(kind)? {
@@ -109,17 +106,17 @@ fn wanted(item: &At<'_>, kind: &'static str, folder: &str, context: &Context<'_>
     };
     let name = name_at.string()?;
     let Some(found) = context.contents.0.get(&(kind, name.clone())) else {
-        return Err(name_at.error(format_args!("{name} is not declared below {kind}: at the top")));
+        return Err(name_at.error(format_args!(
+            "{name} is not declared below {kind}: at the top"
+        )));
     };
     let target = match item.filled("target") {
         None => format!("{folder}{name}"),
         // compose-spec 05-services.md "secrets": a plain name is one below /run/secrets
-        Some(at) if kind == "secrets" && !at.raw()?.starts_with('/') => {
-            container_path(&At {
-                node: &Node::str(&at.node.pos, format!("{folder}{}", at.string()?)),
-                ..at
-            })?
-        }
+        Some(at) if kind == "secrets" && !at.raw()?.starts_with('/') => container_path(&At {
+            node: &Node::str(&at.node.pos, format!("{folder}{}", at.string()?)),
+            ..at
+        })?,
         Some(at) => container_path(&at)?,
     };
     if target == "/" {

@@ -406,9 +406,13 @@ fn mounts(mounts: &[Mount], out: &mut Dict) {
         |m: &Mount| matches!(&m.source, MountSource::Tmpfs { options, .. } if !options.is_empty());
     let split = mounts.iter().position(short).unwrap_or(mounts.len());
     let (long, short) = mounts.split_at(split);
-    let listed = long.iter().filter(|m| !matches!(m.source, MountSource::File { .. }));
+    let listed = long
+        .iter()
+        .filter(|m| !matches!(m.source, MountSource::File { .. }));
     out.list("volumes", listed.map(|m| Out::Dict(mount(m))));
-    let listed = short.iter().filter(|m| !matches!(m.source, MountSource::File { .. }));
+    let listed = short
+        .iter()
+        .filter(|m| !matches!(m.source, MountSource::File { .. }));
     out.list("tmpfs", listed.map(|m| Out::Text(short_tmpfs(m))));
 }
 

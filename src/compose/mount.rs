@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use super::canonical::PROPAGATIONS;
 use super::node::{At, Pos, Result};
 use super::project::{Mount, MountSource};
-use super::{contents, schema};
 use super::service::Context;
 use super::units;
+use super::{contents, schema};
 
 /// An absolute path in the container, without `.`, `..` and double slashes.
 pub(super) fn container_path(at: &At<'_>) -> Result<String> {

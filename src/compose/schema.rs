@@ -253,13 +253,25 @@ const CONTENT_OF_SERVICE: &[(&str, Rule)] = &[
 /// An entry of `configs` or `secrets`.
 const CONTENT: &[(&str, Rule)] = &[
     ("content", Is(Scalar)),
-    ("driver", Refused("there is no store of secrets; name a file")),
-    ("driver_opts", Refused("there is no store of secrets; name a file")),
+    (
+        "driver",
+        Refused("there is no store of secrets; name a file"),
+    ),
+    (
+        "driver_opts",
+        Refused("there is no store of secrets; name a file"),
+    ),
     ("environment", Is(Scalar)),
-    ("external", Refused("there is no store of them; name a file")),
+    (
+        "external",
+        Refused("there is no store of them; name a file"),
+    ),
     ("file", Is(Scalar)),
     ("labels", Ignored("nothing shows them")),
-    ("name", Ignored("only those that are kept somewhere have a name")),
+    (
+        "name",
+        Ignored("only those that are kept somewhere have a name"),
+    ),
     ("template_driver", Refused("write the content out")),
 ];
 

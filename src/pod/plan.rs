@@ -573,13 +573,16 @@ fn seccomp(service: &Service) -> Result<Option<oci_spec::runtime::LinuxSeccomp>,
 }
 
 fn namespaces(service: &Service, places: &Places<'_>) -> Vec<Value> {
-    let shared = |kind: &&str| {
-        *kind == "pid" && service.host_pid || *kind == "ipc" && service.host_ipc
-    };
+    let shared =
+        |kind: &&str| *kind == "pid" && service.host_pid || *kind == "ipc" && service.host_ipc;
     let kinds = ["pid", "ipc", "uts", "mount", "cgroup"];
     let own = kinds.iter().filter(|kind| !shared(kind));
     let mut list: Vec<Value> = own.map(|kind| json!({"type": kind})).collect();
-    list.extend(places.netns.map(|path| json!({"type": "network", "path": path})));
+    list.extend(
+        places
+            .netns
+            .map(|path| json!({"type": "network", "path": path})),
+    );
     list
 }
 
