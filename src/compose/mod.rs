@@ -118,19 +118,27 @@ pub fn load_text(
     name: &str,
     request: &LoadRequest,
 ) -> std::result::Result<Loaded, Error> {
-    let place = files::absolute(&request.working_dir, Path::new(name));
-    let read = |path: &Path| match path == place {
-        true => Ok(text.as_bytes().to_vec()),
-        false => files::from_disk(path),
+    let request = LoadRequest {
+        files: vec![PathBuf::from(name)],
+        ..request.clone()
     };
-    let files = vec![PathBuf::from(name)];
-    load_with(
-        &LoadRequest {
-            files,
-            ..request.clone()
-        },
-        &read,
-    )
+    load_texts(&[(name.to_owned(), text.to_owned())], &request)
+}
+
+/// As [`load`], where those of the request's files that `texts` name are texts: name, text. Paths are relative to the folder of the first.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_texts(
+    texts: &[(String, String)],
+    request: &LoadRequest,
+) -> std::result::Result<Loaded, Error> {
+    let place = |name: &str| files::absolute(&request.working_dir, Path::new(name));
+    let read = |path: &Path| match texts.iter().find(|(name, _)| place(name) == path) {
+        Some((_, text)) => Ok(text.as_bytes().to_vec()),
+        None => files::from_disk(path),
+    };
+    load_with(request, &read)
 }
 
 fn load_with(request: &LoadRequest, read: Read<'_>) -> Result<Loaded> {

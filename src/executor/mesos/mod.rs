@@ -4,3 +4,4 @@
 //! Leaves to others: pods, which are the layers' below.
 
 pub mod proto;
+pub mod task;

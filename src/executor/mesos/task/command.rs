@@ -48,7 +48,9 @@ pub fn program(
     match (command.shell(), value, inside) {
         (true, Some(value), _) => put("entrypoint", shell(value)),
         (true, None, _) => {
-            return error("shell is true, and there is no value to run; set shell to false to run what the image says");
+            return error(
+                "shell is true, and there is no value to run; set shell to false to run what the image says",
+            );
         }
         (false, Some(value), In::Image(container_info::Type::Docker)) => {
             let words = std::iter::once(value).chain(arguments.iter().map(String::as_str));
@@ -58,7 +60,9 @@ pub fn program(
             let rest = arguments.iter().skip(1).map(String::as_str);
             put("entrypoint", std::iter::once(value).chain(rest).collect());
         }
-        (false, None, In::Host) => return error("has no value, and there is no image that names a program"),
+        (false, None, In::Host) => {
+            return error("has no value, and there is no image that names a program");
+        }
         (false, None, _) if arguments.is_empty() => {}
         (false, None, In::Image(container_info::Type::Docker)) => put("command", json!(arguments)),
         (false, None, In::Image(_)) => put("x-sampan", json!({"arguments": arguments})),
@@ -75,7 +79,11 @@ pub fn of_check(task: &TaskInfo, field: &str, command: &CommandInfo) -> Result<C
     if command.user.is_some() {
         return error("user: a check runs as the task's user; remove it");
     }
-    if command.environment.as_ref().is_some_and(|e| !e.variables.is_empty()) {
+    if command
+        .environment
+        .as_ref()
+        .is_some_and(|e| !e.variables.is_empty())
+    {
         return error("environment: a check has the task's variables; set them in its line");
     }
     if !command.uris.is_empty() {
@@ -86,7 +94,9 @@ pub fn of_check(task: &TaskInfo, field: &str, command: &CommandInfo) -> Result<C
         (true, Some(line)) => Ok(Check::Shell(line.clone())),
         (false, Some(value)) => {
             let rest = command.arguments.iter().skip(1).cloned();
-            Ok(Check::Exec(std::iter::once(value.clone()).chain(rest).collect()))
+            Ok(Check::Exec(
+                std::iter::once(value.clone()).chain(rest).collect(),
+            ))
         }
     }
 }
@@ -106,7 +116,11 @@ mod tests {
         let sh = json!({"entrypoint": ["/bin/sh", "-c", "a b"]});
         let table = [
             (json!({"value": "a b"}), UCR, Ok(sh.clone())),
-            (json!({"value": "a b", "arguments": ["x"]}), In::Host, Ok(sh.clone())),
+            (
+                json!({"value": "a b", "arguments": ["x"]}),
+                In::Host,
+                Ok(sh.clone()),
+            ),
             (json!({"value": "a b"}), DOCKER, Ok(sh)),
             (
                 json!({"shell": false, "value": "/bin/a", "arguments": ["a", "b"]}),
@@ -142,7 +156,9 @@ mod tests {
             (
                 json!({}),
                 UCR,
-                Err("shell is true, and there is no value to run; set shell to false to run what the image says"),
+                Err(
+                    "shell is true, and there is no value to run; set shell to false to run what the image says",
+                ),
             ),
         ];
         for (command, inside, expected) in table {
@@ -154,8 +170,15 @@ mod tests {
             assert_eq!(found, expected, "{shown}");
         }
         let found = program(&task(json!({})), None, Some("a b"), UCR).unwrap();
-        assert_eq!(Value::Object(found), json!({"entrypoint": ["/bin/sh", "-c", "a b"]}));
-        assert!(program(&task(json!({})), None, None, UCR).unwrap().is_empty());
+        assert_eq!(
+            Value::Object(found),
+            json!({"entrypoint": ["/bin/sh", "-c", "a b"]})
+        );
+        assert!(
+            program(&task(json!({})), None, None, UCR)
+                .unwrap()
+                .is_empty()
+        );
         assert!(program(&task(json!({})), None, None, In::Host).is_err());
     }
 }

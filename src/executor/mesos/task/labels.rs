@@ -155,7 +155,10 @@ mod tests {
             ..Options::default()
         };
         let table = [
-            (&[("team", "web"), ("a.b", "c"), ("notsampan.x", "y")][..], none.clone()),
+            (
+                &[("team", "web"), ("a.b", "c"), ("notsampan.x", "y")][..],
+                none.clone(),
+            ),
             (
                 &[("org.apache.aurora.metadata.fileName", "a/b.yml, c.yml ,")],
                 Options {

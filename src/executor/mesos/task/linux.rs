@@ -53,9 +53,9 @@ fn capabilities(linux: &LinuxInfo, out: &mut Map<String, Value>) -> Result<(), S
         let Some(info) = info else { return Ok(None) };
         let names = info.capabilities.iter().map(|number| {
             match capability_info::Capability::try_from(*number) {
-                Ok(capability_info::Capability::Unknown) | Err(_) => {
-                    Err(format!("linux_info.{field}: capability {number} is not known"))
-                }
+                Ok(capability_info::Capability::Unknown) | Err(_) => Err(format!(
+                    "linux_info.{field}: capability {number} is not known"
+                )),
                 Ok(capability) => Ok(capability.name()),
             }
         });
@@ -100,7 +100,9 @@ fn seccomp(
     };
     let option = match (&seccomp.profile_name, seccomp.unconfined()) {
         (Some(_), true) => {
-            return Err("linux_info.seccomp: has a profile_name and is unconfined; use one".to_owned());
+            return Err(
+                "linux_info.seccomp: has a profile_name and is unconfined; use one".to_owned(),
+            );
         }
         (None, false) => return Ok(()),
         (None, true) => "seccomp=unconfined".to_owned(),
@@ -112,7 +114,9 @@ fn seccomp(
             match profiles {
                 Some(folder) => format!("seccomp={}", folder.join(name).display()),
                 None => {
-                    return at("the executor has no folder of profiles; give it one with --seccomp-profiles");
+                    return at(
+                        "the executor has no folder of profiles; give it one with --seccomp-profiles",
+                    );
                 }
             }
         }

@@ -142,11 +142,18 @@ fn network(info: &NetworkInfo) -> Result<Option<Named>, String> {
         };
     };
     let mut addresses = Vec::new();
-    for wanted in info.ip_addresses.iter().filter_map(|a| a.ip_address.as_ref()) {
+    for wanted in info
+        .ip_addresses
+        .iter()
+        .filter_map(|a| a.ip_address.as_ref())
+    {
         let address: IpAddr = wanted
             .parse()
             .map_err(|_| format!("ip_addresses: {wanted:?} is not an address"))?;
-        if addresses.iter().any(|a: &IpAddr| a.is_ipv4() == address.is_ipv4()) {
+        if addresses
+            .iter()
+            .any(|a: &IpAddr| a.is_ipv4() == address.is_ipv4())
+        {
             return Err("ip_addresses: one address of each family can be asked for".to_owned());
         }
         addresses.push(address);
@@ -265,7 +272,11 @@ mod tests {
         let docker = |docker: Value| json!({"type": "DOCKER", "docker": docker});
         let table = [
             (json!({"type": "MESOS"}), Networks::Unsaid, vec![]),
-            (json!({"type": "MESOS", "network_infos": [{}]}), Networks::Unsaid, vec![]),
+            (
+                json!({"type": "MESOS", "network_infos": [{}]}),
+                Networks::Unsaid,
+                vec![],
+            ),
             (
                 json!({"type": "MESOS", "network_infos": [{"name": "b"}, {"name": "a", "port_mappings": [{"host_port": 31000, "container_port": 80}]}]}),
                 Networks::Named(vec![named("b"), named("a")]),
@@ -277,9 +288,15 @@ mod tests {
                 vec![],
             ),
             (docker(json!({"image": "i"})), Networks::Host, vec![]),
-            (docker(json!({"image": "i", "network": "NONE"})), Networks::None, vec![]),
             (
-                docker(json!({"image": "i", "network": "BRIDGE", "port_mappings": [{"host_port": 0, "container_port": 53, "protocol": "UDP"}]})),
+                docker(json!({"image": "i", "network": "NONE"})),
+                Networks::None,
+                vec![],
+            ),
+            (
+                docker(
+                    json!({"image": "i", "network": "BRIDGE", "port_mappings": [{"host_port": 0, "container_port": 53, "protocol": "UDP"}]}),
+                ),
                 Networks::Bridge,
                 vec![map(0, 53, "udp")],
             ),
@@ -317,7 +334,9 @@ mod tests {
         for (given, expected) in table {
             assert_eq!(found(given), Err(format!("task t: container.{expected}")));
         }
-        let one = |name: &str| task(json!({"container": {"type": "MESOS", "network_infos": [{"name": name}]}}));
+        let one = |name: &str| {
+            task(json!({"container": {"type": "MESOS", "network_infos": [{"name": name}]}}))
+        };
         let tasks = [one("a"), task(json!({})), one("b")];
         let each: Vec<_> = tasks.iter().map(|t| networks(t).unwrap().0).collect();
         assert_eq!(together(&tasks[..2], &each[..2]).unwrap(), each[0]);

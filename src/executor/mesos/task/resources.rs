@@ -65,7 +65,10 @@ pub fn share(task: &TaskInfo) -> Result<Share, Invalid> {
 }
 
 fn add(share: &mut Share, resource: &Resource) -> Result<(), String> {
-    let role = resource.allocation_info.as_ref().and_then(|a| a.role.clone());
+    let role = resource
+        .allocation_info
+        .as_ref()
+        .and_then(|a| a.role.clone());
     share.role = share.role.take().or(role);
     match resource.name.as_str() {
         "cpus" => {
@@ -244,7 +247,8 @@ mod tests {
             );
             assert_eq!(found, expected, "{given}");
         }
-        let given = json!({"resources": [ranges(&[(31000, 31001)]), ranges(&[(80, 80), (31001, 31002)])]});
+        let given =
+            json!({"resources": [ranges(&[(31000, 31001)]), ranges(&[(80, 80), (31001, 31002)])]});
         let found: Vec<u16> = share(&task(given)).unwrap().ports.into_iter().collect();
         assert_eq!(found, [80, 31000, 31001, 31002]);
     }

@@ -55,7 +55,12 @@ pub fn volumes(
     };
     for (index, volume) in container.iter().flat_map(|c| &c.volumes).enumerate() {
         add(&mut out, volume, sandbox).map_err(|refusal| {
-            let at = |why| format!("container.volumes[{index}]: {}: {why}", volume.container_path);
+            let at = |why| {
+                format!(
+                    "container.volumes[{index}]: {}: {why}",
+                    volume.container_path
+                )
+            };
             match refusal {
                 Refusal::Mistake(why) => Invalid::of(task, at(why)),
                 Refusal::Unresolved(why) => Invalid::failed(task, at(why)),
@@ -86,7 +91,8 @@ fn add(out: &mut Volumes, volume: &Volume, sandbox: &Sandbox) -> Result<(), Refu
     let host = |text: &str| host_path(&sandbox.host, text);
     if let Some(path) = &volume.host_path {
         let (path, create) = host(path)?;
-        out.mounts.push(bind(&path, &target, read_only, None, create));
+        out.mounts
+            .push(bind(&path, &target, read_only, None, create));
         return Ok(());
     }
     let Some(source) = &volume.source else {
@@ -96,15 +102,23 @@ fn add(out: &mut Volumes, volume: &Volume, sandbox: &Sandbox) -> Result<(), Refu
     };
     match source.r#type() {
         source::Type::HostPath => {
-            let given = source.host_path.as_ref().ok_or("source.host_path: is missing")?;
+            let given = source
+                .host_path
+                .as_ref()
+                .ok_or("source.host_path: is missing")?;
             let propagation = propagation(given)?;
             let (path, create) = host(&given.path)?;
-            out.mounts.push(bind(&path, &target, read_only, propagation, create));
+            out.mounts
+                .push(bind(&path, &target, read_only, propagation, create));
         }
         source::Type::SandboxPath => {
-            let given = source.sandbox_path.as_ref().ok_or("source.sandbox_path: is missing")?;
+            let given = source
+                .sandbox_path
+                .as_ref()
+                .ok_or("source.sandbox_path: is missing")?;
             let folder = sandbox_folder(given, sandbox)?;
-            out.mounts.push(bind(&folder, &target, read_only, None, true));
+            out.mounts
+                .push(bind(&folder, &target, read_only, None, true));
         }
         source::Type::Secret => {
             let secret = source.secret.as_ref().ok_or("source.secret: is missing")?;
@@ -170,7 +184,10 @@ fn sandbox_folder(given: &source::SandboxPath, sandbox: &Sandbox) -> Result<Path
         }
     };
     below(root, &given.path).ok_or_else(|| {
-        format!("source.sandbox_path.path: {:?} is not below the sandbox", given.path)
+        format!(
+            "source.sandbox_path.path: {:?} is not below the sandbox",
+            given.path
+        )
     })
 }
 
@@ -257,15 +274,24 @@ mod tests {
                 json!({"type": "volume", "target": "/d", "read_only": false}),
             ),
             (
-                source("HOST_PATH", json!({"host_path": {"path": "/h", "mount_propagation": {"mode": "HOST_TO_CONTAINER"}}})),
+                source(
+                    "HOST_PATH",
+                    json!({"host_path": {"path": "/h", "mount_propagation": {"mode": "HOST_TO_CONTAINER"}}}),
+                ),
                 slave,
             ),
             (
-                source("SANDBOX_PATH", json!({"sandbox_path": {"type": "SELF", "path": "a"}})),
+                source(
+                    "SANDBOX_PATH",
+                    json!({"sandbox_path": {"type": "SELF", "path": "a"}}),
+                ),
                 bind("/s/tasks/t/a", "/d", false, true),
             ),
             (
-                source("SANDBOX_PATH", json!({"sandbox_path": {"type": "PARENT", "path": "a/b"}})),
+                source(
+                    "SANDBOX_PATH",
+                    json!({"sandbox_path": {"type": "PARENT", "path": "a/b"}}),
+                ),
                 bind("/s/a/b", "/d", false, true),
             ),
         ];
@@ -299,7 +325,9 @@ mod tests {
                 "/d: has several of host_path, image and source; use one",
             ),
             (
-                of(json!({"type": "DOCKER_VOLUME", "docker_volume": {"driver": "rexray", "name": "v"}})),
+                of(
+                    json!({"type": "DOCKER_VOLUME", "docker_volume": {"driver": "rexray", "name": "v"}}),
+                ),
                 TaskState::Error,
                 "/d: source: DOCKER_VOLUME (driver \"rexray\") is not supported; attach it on the machine and mount its host path",
             ),
@@ -309,11 +337,17 @@ mod tests {
                 "/d: source: CSI_VOLUME (plugin \"ebs\") is not supported; attach it on the machine and mount its host path",
             ),
             (
-                of(json!({"type": "SECRET", "secret": {"type": "REFERENCE", "reference": {"name": "/a/b"}}})),
+                of(
+                    json!({"type": "SECRET", "secret": {"type": "REFERENCE", "reference": {"name": "/a/b"}}}),
+                ),
                 TaskState::Failed,
                 "/d: secret \"/a/b\" has not been resolved; the agent needs a secret resolver for it",
             ),
-            (of(json!({})), TaskState::Error, "/d: source.type: is not known"),
+            (
+                of(json!({})),
+                TaskState::Error,
+                "/d: source.type: is not known",
+            ),
         ];
         for (given, state, expected) in table {
             let error = found(given).unwrap_err();
