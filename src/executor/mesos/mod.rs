@@ -3,5 +3,9 @@
 //! Owns the protocol. *Invariants:* the pure parts (messages, records, environment) know neither sockets nor pods.
 //! Leaves to others: pods, which are the layers' below.
 
+pub mod connection;
+pub mod environment;
+pub mod privileges;
 pub mod proto;
+pub mod recordio;
 pub mod task;
