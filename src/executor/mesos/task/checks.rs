@@ -202,9 +202,11 @@ pub fn place(
             CheckTest::Command(_) => None,
         };
         let found = named.or_else(|| {
-            let owner =
-                |name: &&String| project.services.get(*name).is_some_and(|s| has(s, tried?));
-            let owner = services.iter().find(|name| owner(name).is_some());
+            let owns = |name: &&String| {
+                let service = project.services.get(*name);
+                service.is_some_and(|s| tried.is_some_and(|port| has(s, port)))
+            };
+            let owner = services.iter().find(owns);
             // any will do for a port of the pod
             owner
                 .or_else(|| services.first().filter(|_| tried.is_some()))

@@ -27,7 +27,7 @@ struct Named {
     protocol: Option<String>,
 }
 
-/// The ports of one or several tasks.
+/// The ports of a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Offered {
     /// All of them in the order of the rule.
@@ -69,12 +69,6 @@ impl Offered {
             }
         }
         Offered { order, named }
-    }
-
-    /// Several tasks' ports, in the order of the tasks.
-    pub fn append(&mut self, more: Offered) {
-        self.order.extend(more.order);
-        self.named.extend(more.named);
     }
 
     /// Variables that are known before any service is: `PORT0`…, `PORTS`, and `PORT_NAME` of the discovery.
