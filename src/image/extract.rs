@@ -7,9 +7,6 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
-use std::path::Path;
-
-use rustix::fs::{Mode, OFlags};
 
 use super::archive::{Archive, Entry};
 use super::error::{Context, Error};
@@ -65,26 +62,22 @@ pub fn is_archive(name: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// Unpacks a tar archive, compressed with gzip, zstd or not, or a zip archive into a folder that exists.
+/// Unpacks a tar archive, compressed with gzip, zstd or not, or a zip archive into a folder. `what` is its name for messages.
 ///
 /// # Errors
 /// For what is no such archive, or holds what may not be made. What was made by then stays.
-pub fn extract(archive: &Path, folder: &Path, owner: Owner) -> Result<(), Error> {
-    let what = archive.display().to_string();
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file: OwnedFd = rustix::fs::open(archive, flags, Mode::empty()).at("open", archive)?;
-    let mut file = File::from(file);
-    let meta = file.metadata().at("read", archive)?;
+pub fn extract(mut file: File, what: &str, folder: OwnedFd, owner: Owner) -> Result<(), Error> {
+    let reading = || format!("read {what}");
+    let meta = file.metadata().doing(reading)?;
     if !meta.is_file() {
         return Err(Error::invalid(what, "is not a file"));
     }
-    let mut tree = Tree::open(folder, &what, Form::Files(owner))?;
-    if zip::is_zip(&mut file).at("read", archive)? {
-        zip::extract(&file, meta.len(), &mut tree, &what)?;
+    let mut tree = Tree::new(folder, what, Form::Files(owner));
+    if zip::is_zip(&mut file).doing(reading)? {
+        zip::extract(&file, meta.len(), &mut tree, what)?;
         return tree.leave_parent();
     }
-    file.seek(SeekFrom::Start(0)).at("read", archive)?;
-    let reading = || format!("read {what}");
+    file.seek(SeekFrom::Start(0)).doing(reading)?;
     let mut stream = stream::Layer::open(&file, meta.len()).doing(reading)?;
     let mut entries = Archive::new(&mut stream);
     while let Some(entry) = entries.next().doing(reading)? {
@@ -100,9 +93,15 @@ pub fn extract(archive: &Path, folder: &Path, owner: Owner) -> Result<(), Error>
 mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
     use std::process::Command;
 
     const OWNER: Owner = Owner { uid: 12, gid: 34 };
+
+    fn extract(archive: &Path, to: &Path) -> Result<(), Error> {
+        let (file, to) = (File::open(archive).unwrap(), File::open(to).unwrap());
+        super::extract(file, "x", to.into(), OWNER)
+    }
 
     fn root() -> bool {
         rustix::process::geteuid().is_root()
@@ -137,7 +136,7 @@ mod tests {
                 .arg("a/link")
                 .status();
             assert!(status.unwrap().success());
-            extract(&archive, &to, OWNER).unwrap();
+            extract(&archive, &to).unwrap();
             let read = |name: &str| std::fs::read_to_string(to.join(name)).unwrap();
             assert_eq!(
                 (read("a/link"), read("a/other"), read("a/.wh.x")),
@@ -176,7 +175,7 @@ mod tests {
         let outside = dir.path().join("outside");
         std::fs::create_dir(&outside).unwrap();
         std::os::unix::fs::symlink(&outside, to.join("l")).unwrap();
-        assert!(extract(&archive, &to, OWNER).is_err());
+        assert!(extract(&archive, &to).is_err());
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
     }
 

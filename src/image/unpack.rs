@@ -103,10 +103,15 @@ struct Parent {
 
 impl<'a> Tree<'a> {
     /// Of an existing, empty folder.
-    pub(super) fn open(folder: &Path, what: &'a str, form: Form) -> Result<Tree<'a>, Error> {
+    fn open(folder: &Path, what: &'a str, form: Form) -> Result<Tree<'a>, Error> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(folder, flags, Mode::empty()).at("open", folder)?;
-        Ok(Tree {
+        Ok(Tree::new(root, what, form))
+    }
+
+    /// Of a folder that is open.
+    pub(super) fn new(root: OwnedFd, what: &'a str, form: Form) -> Tree<'a> {
+        Tree {
             root,
             what,
             form,
@@ -114,7 +119,7 @@ impl<'a> Tree<'a> {
             implied: BTreeSet::new(),
             entries: 0,
             buffer: vec![0; CHUNK],
-        })
+        }
     }
 
     pub(super) fn refuse(&self, path: &[u8], why: impl std::fmt::Display) -> Error {

@@ -312,7 +312,6 @@ mod tests {
             directory.extend([20, 3]);
             directory.extend(&common);
             directory.extend([0; 6]);
-            directory.extend([0; 2]);
             directory.extend((mode << 16).to_le_bytes());
             directory.extend(at.to_le_bytes());
             directory.extend(name.as_bytes());
@@ -337,7 +336,9 @@ mod tests {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
         };
-        let done = extract(&file, &dir.path().join("to"), owner).map_err(|e| e.to_string());
+        let to = std::fs::File::open(dir.path().join("to")).unwrap();
+        let file = std::fs::File::open(&file).unwrap();
+        let done = extract(file, "x.zip", to.into(), owner).map_err(|e| e.to_string());
         (dir, done)
     }
 

@@ -174,8 +174,10 @@ fn fetch(item: &Item, options: &PullOptions) -> Result<(), String> {
         gid: meta.gid(),
     };
     let sandbox = open(&item.sandbox)?;
-    let there = match (&item.to, &item.from) {
-        (None, From::Path(path)) => path.clone(),
+    let archive = match (&item.to, &item.from) {
+        (None, From::Path(path)) => {
+            beneath(&sandbox, path.strip_prefix(&item.sandbox).unwrap_or(path))?
+        }
         (None, From::Url(_)) => return Err("has no place to go to".to_owned()),
         (Some(to), from) => {
             let parent = make(&sandbox, to.parent().unwrap_or(Path::new("")), owner)?;
@@ -185,15 +187,26 @@ fn fetch(item: &Item, options: &PullOptions) -> Result<(), String> {
                 From::Url(url) => image::download(url, &path, LIMIT, options).map_err(text)?,
                 From::Path(source) => copy(source, &path)?,
             }
-            give(&parent, name, owner, item.executable)?;
-            item.sandbox.join(to)
+            let file = beneath(&parent, Path::new(name))?;
+            give(&file, owner, item.executable)
+                .map_err(|error| format!("set owner and mode: {error}"))?;
+            file
         }
     };
     let Some(folder) = &item.extract else {
         return Ok(());
     };
     let folder = make(&sandbox, folder, owner)?;
-    image::extract(&there, &proc_path(&folder), owner).map_err(text)
+    image::extract(archive, "the archive", folder, owner).map_err(text)
+}
+
+/// A file below a folder; a link leads nowhere.
+fn beneath(folder: &OwnedFd, path: &Path) -> Result<File, String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(folder, path, flags, Mode::empty(), how)
+        .map(File::from)
+        .map_err(|error| format!("open {}: {error}", path.display()))
 }
 
 /// An error with its causes.
@@ -279,20 +292,10 @@ fn copy(source: &Path, to: &Path) -> Result<(), String> {
 }
 
 /// Owner and mode of a file that was fetched.
-fn give(
-    folder: &OwnedFd,
-    name: &std::ffi::OsStr,
-    owner: Owner,
-    executable: bool,
-) -> Result<(), String> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mode = Mode::from_raw_mode(if executable { 0o755 } else { 0o644 });
-    rustix::fs::openat(folder, name, flags, Mode::empty())
-        .and_then(|file| {
-            own(&file, owner)?;
-            rustix::fs::fchmod(&file, mode)
-        })
-        .map_err(|error| format!("set owner and mode: {error}"))
+fn give(file: &File, owner: Owner, executable: bool) -> rustix::io::Result<()> {
+    own(file, owner)?;
+    let mode = if executable { 0o755 } else { 0o644 };
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
 }
 
 #[cfg(test)]

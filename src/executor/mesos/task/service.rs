@@ -93,7 +93,7 @@ pub fn load(
         profiles: Vec::new(),
     };
     let error = |error: crate::compose::Error| match drafts.first() {
-        Some(draft) => Invalid::of(draft.task, error.message),
+        Some(draft) => Invalid::of(draft.task, without_place(&error.message)),
         None => Invalid::group("the group has no task"),
     };
     let mut loaded = load_texts(&texts, &request).map_err(error)?;
@@ -122,6 +122,18 @@ pub fn load(
         };
     }
     Ok(loaded)
+}
+
+/// A message without the place in a file that nobody has.
+fn without_place(message: &str) -> String {
+    let lines = message.lines().map(|line| {
+        let rest = line
+            .strip_prefix(FILE)
+            .and_then(|rest| rest.strip_prefix(':'));
+        rest.and_then(|rest| rest.split_once(": "))
+            .map_or(line, |(_, rest)| rest)
+    });
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 /// `$` is written twice where nothing is to be replaced.

@@ -350,7 +350,7 @@ fn what_is_no_task() {
         ),
         (
             json!({"container": docker(json!({"image": "i", "port_mappings": [{"host_port": 1, "container_port": 2}]})), "command": {"value": "x"}}),
-            "task t: the task:0: services.web.ports: on the host's network a service listens on the host's ports itself; remove them",
+            "task t: services.web.ports: on the host's network a service listens on the host's ports itself; remove them",
         ),
         (
             json!({"container": docker(json!({"image": "i", "network": "BRIDGE", "port_mappings": [{"host_port": 1, "container_port": 2}]})), "command": {"value": "x"}}),
