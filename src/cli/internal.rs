@@ -12,8 +12,13 @@ use clap::{Parser, Subcommand};
 use super::exec::{self, container_code};
 use super::{Outcome, output};
 use crate::container::{self, CreateRequest};
+<<<<<<< HEAD
 use crate::executor::mesos::launch;
 use crate::image::Progress;
+=======
+use crate::executor::mesos::task::fetch;
+use crate::image::{Progress, PullOptions};
+>>>>>>> task
 use crate::pod::control::Answer;
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
@@ -100,6 +105,12 @@ pub enum Command {
         /// Service folder
         dir: PathBuf,
     },
+    /// Fetch what the JSON on standard input says; a failure is one line on standard error
+    Fetch {
+        /// Certificate authorities (PEM) besides the host's
+        #[arg(long)]
+        ca_file: Vec<PathBuf>,
+    },
     /// Run a program in a service, for at most so long
     Exec {
         /// Pod folder
@@ -133,6 +144,7 @@ pub fn run() -> Outcome {
         }
         Command::Start { dir } => told(&dir, start(&dir)),
         Command::Delete { dir } => told(&dir, delete(&dir)),
+        Command::Fetch { ca_file } => Ok(fetch_files(ca_file)),
         Command::Exec {
             dir,
             service,
@@ -258,4 +270,33 @@ fn told(dir: &Path, result: Result<(), Error>) -> Outcome {
         output::error(&format!("{}; {unwritten}", failure.message));
     }
     Ok(code)
+}
+
+/// Longest specification of what is to be fetched (bytes).
+const FETCH_MAX: u64 = 16 << 20;
+
+fn fetch_files(ca_files: Vec<PathBuf>) -> u8 {
+    use std::io::Read;
+    let mut text = Vec::new();
+    let read = std::io::stdin()
+        .lock()
+        .take(FETCH_MAX)
+        .read_to_end(&mut text);
+    let spec = read
+        .map_err(|error| format!("read what is to be fetched: {error}"))
+        .and_then(|_| {
+            serde_json::from_slice::<fetch::FetchSpec>(&text)
+                .map_err(|error| format!("what is to be fetched: {error}"))
+        });
+    let options = PullOptions {
+        ca_files,
+        ..PullOptions::default()
+    };
+    match spec.and_then(|spec| fetch::run(&spec, &options)) {
+        Ok(()) => 0,
+        Err(why) => {
+            output::error(&why);
+            1
+        }
+    }
 }
