@@ -81,12 +81,17 @@ mod tests {
 
     #[test]
     fn a_health_check_is_the_services_over_the_images() {
-        let image = json!({"Test": ["CMD", "a"], "Interval": 5_000_000_000u64, "Retries": 7, "Timeout": 0});
+        let image =
+            json!({"Test": ["CMD", "a"], "Interval": 5_000_000_000u64, "Retries": 7, "Timeout": 0});
         // command, interval, timeout, grace period, start interval, failures
         type Row = (Vec<&'static str>, u64, u64, u64, u64, u32);
         let table: [(Value, Value, Option<Row>); 9] = [
             (json!(null), json!(null), None),
-            (json!(null), image.clone(), Some((vec!["a"], 5, 30, 0, 5, 7))),
+            (
+                json!(null),
+                image.clone(),
+                Some((vec!["a"], 5, 30, 0, 5, 7)),
+            ),
             (json!({"disable": true}), image.clone(), None),
             (json!({"test": ["NONE"]}), image.clone(), None),
             (

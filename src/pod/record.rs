@@ -316,6 +316,12 @@ impl Default for Status {
 }
 
 impl Status {
+    /// A readiness check fails.
+    pub fn unready(&self) -> bool {
+        let mut all = self.checks.values();
+        all.any(|r| r.kind == CheckKind::Readiness && r.state == CheckState::Failing)
+    }
+
     /// The checks of a kind that fail, in words; of those that are not passing yet where none fails.
     pub fn failing(&self, kind: CheckKind) -> String {
         let of = |state: CheckState| {
@@ -323,6 +329,7 @@ impl Status {
             let all = all.filter(move |(_, r)| r.kind == kind && r.state == state);
             all.map(|(name, r)| match r.failures {
                 0 => format!("{name}: {}", r.told()),
+                1 => format!("{name} failed: {}", r.told()),
                 count => format!("{name} failed {count} times: {}", r.told()),
             })
             .collect::<Vec<_>>()
@@ -379,10 +386,18 @@ impl CheckResult {
     /// The result in words.
     pub fn told(&self) -> String {
         let what = match &self.measured {
-            Measured::Command { exit_code: Some(code) } => format!("exit code {code}"),
-            Measured::Http { status_code: Some(code) } => format!("status {code}"),
-            Measured::Tcp { succeeded: Some(true) } => "connected".to_string(),
-            Measured::Tcp { succeeded: Some(false) } => "not connected".to_string(),
+            Measured::Command {
+                exit_code: Some(code),
+            } => format!("exit code {code}"),
+            Measured::Http {
+                status_code: Some(code),
+            } => format!("status {code}"),
+            Measured::Tcp {
+                succeeded: Some(true),
+            } => "connected".to_string(),
+            Measured::Tcp {
+                succeeded: Some(false),
+            } => "not connected".to_string(),
             _ => "no result".to_string(),
         };
         match self.message.trim() {

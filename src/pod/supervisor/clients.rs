@@ -14,6 +14,7 @@ use super::super::record::{Failure, Goal, Health, Phase};
 use super::super::{Error, Result};
 use super::Event;
 use super::machine::Machine;
+use crate::compose::project::CheckKind;
 
 /// A client that reads this slowly is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -212,7 +213,15 @@ fn up(machine: &Machine, healthy: bool) -> Option<Answer> {
                 1,
                 format!(
                     "service {name} is unhealthy: {}",
-                    status.health_output.trim()
+                    status.failing(CheckKind::Health)
+                ),
+            )),
+            _ if healthy && status.unready() => Some((
+                false,
+                1,
+                format!(
+                    "service {name} is not ready: {}",
+                    status.failing(CheckKind::Readiness)
                 ),
             )),
             _ => None,

@@ -7,6 +7,7 @@
 mod clients;
 mod live;
 pub mod machine;
+pub mod probe;
 mod pump;
 mod work;
 
@@ -23,13 +24,13 @@ use tokio::sync::mpsc;
 
 use self::clients::{Client, Clients};
 use self::machine::{Action, Facts, Input, Machine};
+use self::probe::Probes;
 use self::pump::Pumps;
 use super::control::{Answer, Request};
 use super::layout::PodDir;
-use super::plan;
 use super::ports::{self, Reservation};
 use super::record::{self, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status};
-use super::{Error, Result, lock, resolver};
+use super::{Error, Result, checks, lock, plan, resolver};
 use crate::container;
 
 /// What reaches the loop.
@@ -50,6 +51,7 @@ struct Context {
     changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
+    probes: Probes,
 }
 
 impl Context {
@@ -106,6 +108,7 @@ async fn supervise(dir: &Path) -> Result<()> {
         changing: tokio::sync::Mutex::new(()),
         events,
         pumps,
+        probes: Probes::default(),
     });
     if failure.is_none() {
         live::resume(&context).await;
@@ -215,7 +218,7 @@ impl Supervisor {
             let facts = Facts {
                 depends_on: service.depends_on.clone(),
                 restart: service.restart,
-                probe: plan::probe(service, &image.config),
+                checks: checks::of(service, &image.config),
                 stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
                 grace: service.stop_grace_period,
             };
@@ -236,7 +239,7 @@ impl Supervisor {
             failure,
         };
         if supervisor.failure.is_none() {
-            supervisor.machine.resume();
+            supervisor.machine.resume(jiff::Timestamp::now());
             supervisor.adopt();
             let start = supervisor.context.pod.start.clone();
             supervisor.machine.begin(&start, &fresh);
@@ -389,6 +392,17 @@ impl Supervisor {
                     self.machine.killed(&running);
                 }
                 client.send(self.send_signal(&running, signal));
+            }
+            Request::Snooze { services, seconds } => {
+                let length = Duration::from_secs(seconds);
+                let until = jiff::Timestamp::now()
+                    .checked_add(length)
+                    .unwrap_or(jiff::Timestamp::MAX);
+                self.machine
+                    .snooze(&all(services), length, &until.to_string());
+                client.send(Answer::Done {
+                    exit_codes: Vec::new(),
+                });
             }
             Request::Wait { services } => self.clients.until_idle(client, all(services)),
             Request::Attach { .. }

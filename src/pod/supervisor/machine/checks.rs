@@ -76,7 +76,9 @@ impl Checks {
 
     /// Goes on with what an earlier supervisor knew of a service that has run for `age`.
     pub fn resume(&mut self, status: &mut Status, age: Duration) -> Vec<Next> {
-        status.checks.retain(|name, _| self.0.iter().any(|run| run.check.name == *name));
+        status
+            .checks
+            .retain(|name, _| self.0.iter().any(|run| run.check.name == *name));
         let mut next = Vec::new();
         for (index, run) in self.0.iter_mut().enumerate() {
             run.early = 0;
@@ -139,7 +141,11 @@ impl Checks {
             let before = result.measured.clone();
             run.conclude(result, tested, age, at);
             if check.kind == CheckKind::Check && before != result.measured {
-                next.push(Next::Note(format!("check {}: {}", check.name, result.told())));
+                next.push(Next::Note(format!(
+                    "check {}: {}",
+                    check.name,
+                    result.told()
+                )));
             }
         }
         let pause = run.pause(result, age);
@@ -156,7 +162,10 @@ impl Checks {
         if before.0 != status.health {
             next.extend(match status.health {
                 Health::Healthy => Some("is healthy".to_string()),
-                Health::Unhealthy => Some(format!("is unhealthy: {}", status.failing(CheckKind::Health))),
+                Health::Unhealthy => Some(format!(
+                    "is unhealthy: {}",
+                    status.failing(CheckKind::Health)
+                )),
                 Health::None | Health::Starting => None,
             });
         }
@@ -207,9 +216,10 @@ impl Run {
     fn pause(&self, result: &CheckResult, age: Duration) -> Duration {
         let check = &self.check;
         let interval = match result.state {
-            CheckState::Starting if age < check.grace_period => {
-                check.start_interval.unwrap_or(check.interval).min(check.interval)
-            }
+            CheckState::Starting if age < check.grace_period => check
+                .start_interval
+                .unwrap_or(check.interval)
+                .min(check.interval),
             CheckState::Passing => check.snooze.unwrap_or(check.interval),
             _ => check.interval,
         };
@@ -237,7 +247,10 @@ impl Run {
             };
         } else if tested.passed {
             result.failures = 0;
-            result.successes = result.successes.saturating_add(1).min(check.success_threshold);
+            result.successes = result
+                .successes
+                .saturating_add(1)
+                .min(check.success_threshold);
             if result.successes >= check.success_threshold {
                 result.state = CheckState::Passing;
             }

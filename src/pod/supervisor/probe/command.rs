@@ -26,20 +26,23 @@ pub const TIMED_OUT: u8 = 124;
 const REPORT: usize = 64 << 10;
 
 /// Runs a program; `limit` zero: without limit.
-pub async fn run(
-    context: &Context,
-    service: &str,
-    test: &HealthTest,
-    limit: Duration,
-) -> Tested {
+pub async fn run(context: &Context, service: &str, test: &HealthTest, limit: Duration) -> Tested {
     let ran = execute(context, service, test, limit);
     let outcome = match limit.is_zero() {
         true => Ok(ran.await),
         false => tokio::time::timeout(limit + PATIENCE, ran).await,
     };
     let (ran, exit_code, message) = match outcome {
-        Ok(Ok(Ended { code, output, report: None })) => (true, Some(code), output),
-        Ok(Ok(Ended { output, report: Some(report), .. })) => match report.code {
+        Ok(Ok(Ended {
+            code,
+            output,
+            report: None,
+        })) => (true, Some(code), output),
+        Ok(Ok(Ended {
+            output,
+            report: Some(report),
+            ..
+        })) => match report.code {
             TIMED_OUT => (true, None, format!("{}\n{output}", late(limit))),
             // the program is not there, or no program
             126 | 127 => (true, Some(report.code.into()), report.message),
@@ -83,7 +86,9 @@ async fn execute(
     let (output, writer) = pipe().map_err(Error::io("make a pipe for", at()))?;
     let (report, reporter) = pipe().map_err(Error::io("make a pipe for", at()))?;
     let mut child = {
-        let errors = writer.try_clone().map_err(Error::io("make a pipe for", at()))?;
+        let errors = writer
+            .try_clone()
+            .map_err(Error::io("make a pipe for", at()))?;
         let mut command = Command::new(at());
         command
             .arg("internal")
@@ -109,10 +114,12 @@ async fn execute(
     report.rest();
     let report = match report.kept.as_slice() {
         [] => None,
-        text => Some(serde_json::from_slice(text).map_err(|source| Error::Record {
-            path: at().to_path_buf(),
-            source,
-        })?),
+        text => Some(
+            serde_json::from_slice(text).map_err(|source| Error::Record {
+                path: at().to_path_buf(),
+                source,
+            })?,
+        ),
     };
     Ok(Ended {
         code: status.code().unwrap_or(255),

@@ -135,7 +135,9 @@ impl Target {
             host,
             address,
             port: uri.port_u16().unwrap_or(standard(tls)),
-            path: path.filter(|path| path.starts_with('/')).unwrap_or("/".to_string()),
+            path: path
+                .filter(|path| path.starts_with('/'))
+                .unwrap_or("/".to_string()),
         })
     }
 
@@ -145,7 +147,8 @@ impl Target {
         match bare.parse::<IpAddr>() {
             Ok(address) => (address == self.address || address.is_loopback()).then_some(address),
             Err(_) => {
-                let known = host.eq_ignore_ascii_case("localhost") || host.eq_ignore_ascii_case(&self.host);
+                let known =
+                    host.eq_ignore_ascii_case("localhost") || host.eq_ignore_ascii_case(&self.host);
                 known.then_some(self.address)
             }
         }
@@ -308,8 +311,16 @@ mod tests {
             (&from, "//localhost:5/x", Some("http://localhost:5/x")),
             (&from, "http://LOCALHOST", Some("http://LOCALHOST/")),
             (&from, "http://127.9.9.9:1/", Some("http://127.9.9.9:1/")),
-            (&named, "https://shop.example/b", Some("https://shop.example/b")),
-            (&named, "https://Shop.Example:444/b", Some("https://Shop.Example:444/b")),
+            (
+                &named,
+                "https://shop.example/b",
+                Some("https://shop.example/b"),
+            ),
+            (
+                &named,
+                "https://Shop.Example:444/b",
+                Some("https://Shop.Example:444/b"),
+            ),
             (&named, "https://other.example/b", None),
             (&from, "http://10.0.0.1/", None),
             (&from, "http://[fd00::1]/", None),
@@ -330,9 +341,15 @@ mod tests {
             assert_eq!(found, wanted, "{location}");
         }
         let six = Target::first(&test(&[], &[("x", "y")], "::1"));
-        assert_eq!((six.authority().as_str(), six.host.as_str()), ("[::1]:5", "[::1]"));
+        assert_eq!(
+            (six.authority().as_str(), six.host.as_str()),
+            ("[::1]:5", "[::1]")
+        );
         let next = six.redirected("http://[::1]/").unwrap();
-        assert_eq!((next.address, next.authority()), (six.address, "[::1]".to_string()));
+        assert_eq!(
+            (next.address, next.authority()),
+            (six.address, "[::1]".to_string())
+        );
     }
 
     fn test(statuses: &[u16], headers: &[(&str, &str)], host: &str) -> HttpTest {
@@ -343,7 +360,9 @@ mod tests {
             port: 5,
             path: "/".into(),
             statuses: statuses.to_vec(),
-            headers: headers.map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            headers: headers
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
         }
     }
 

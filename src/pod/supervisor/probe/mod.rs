@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 
+pub use self::command::TIMED_OUT;
 use self::tls::Tls;
 use super::super::record::Measured;
 use super::Context;
@@ -38,7 +39,7 @@ pub struct Probes {
 }
 
 /// Runs a check once.
-pub async fn run(context: &Context, service: &str, check: &Check) -> Tested {
+pub(super) async fn run(context: &Context, service: &str, check: &Check) -> Tested {
     let within = async {
         match &check.test {
             // its own process keeps the time: it must also end what it started
