@@ -9,7 +9,9 @@ use super::{Global, Outcome};
 use crate::compose::project::CheckKind;
 use crate::pod::adopt;
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, CheckResult, Health, Phase, Pod, PublishedPort, Sandbox, Status};
+use crate::pod::record::{
+    self, Cause, CheckResult, Health, Phase, Pod, PublishedPort, Sandbox, Status,
+};
 
 /// Options of `ps`.
 #[derive(Debug, clap::Args)]
@@ -45,6 +47,8 @@ struct Row {
     snoozed: Option<String>,
     pid: Option<i32>,
     exit_code: Option<i32>,
+    signal: Option<i32>,
+    cause: Option<Cause>,
     oom_killed: bool,
     restarts: u32,
     started: String,
@@ -119,6 +123,8 @@ fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
                 .filter(|_| status.phase.active())
                 .map(|p| p.pid),
             exit_code: status.exit_code,
+            signal: status.signal,
+            cause: status.cause,
             oom_killed: status.oom_killed,
             restarts: status.restarts,
             started: status.started,
