@@ -19,6 +19,7 @@ use crate::pod::record::{self, Failure, Pod};
 use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
+use crate::sys::seal;
 
 /// Arguments from `internal` on.
 #[derive(Debug, Parser)]
@@ -112,8 +113,8 @@ pub fn run() -> Outcome {
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
         Command::Create { dir } => {
-            crate::sys::seal::ensure()?;
-            told(&dir, create(&dir))
+            let held = seal::hold()?;
+            told(&dir, create(&dir, held))
         }
         Command::Start { dir } => told(&dir, start(&dir)),
         Command::Delete { dir } => told(&dir, delete(&dir)),
@@ -123,7 +124,7 @@ pub fn run() -> Outcome {
             timeout_ms,
             command,
         } => {
-            crate::sys::seal::ensure()?;
+            seal::ensure()?;
             check(&dir, &service, timeout_ms, command)
         }
     }
@@ -217,12 +218,12 @@ fn up() -> Outcome {
 
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
 
-fn create(dir: &Path) -> Result<(), Error> {
+fn create(dir: &Path, held: seal::Held) -> Result<(), Error> {
     let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
-    container::create(&request)
+    container::create(&request, held)
         .map(|_| ())
         .map_err(from_container)
 }
