@@ -57,6 +57,10 @@ pub struct Options {
     pub log_json: bool,
     /// Plain http to registries that are not on this machine.
     pub plain_http: bool,
+    /// Variables of all tasks.
+    pub variables: BTreeMap<String, String>,
+    /// Folder of seccomp profiles that tasks may name.
+    pub seccomp_profiles: Option<PathBuf>,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -209,14 +213,16 @@ fn open(
         cni_path: options.cni_path.clone(),
         cgroup_parent: options.cgroup_parent.clone(),
         plain_http: options.plain_http,
+        variables: options.variables.clone(),
+        seccomp_profiles: options.seccomp_profiles.clone(),
+        address: environment.endpoint.host.parse().ok(),
     };
     ledger.begin(&executor)?;
     let subscribed = ledger.subscribed()?;
-    let tag = format!("{:x}-{:x}", shim.pid, shim.start_time);
     let mut machine = Machine::new(
+        &environment.framework_id,
         &environment.executor_id,
         environment.shutdown_grace,
-        &tag,
         ledger.load()?,
         fastrand::Rng::new(),
     );
