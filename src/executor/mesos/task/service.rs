@@ -165,12 +165,16 @@ fn service(
             if *fresh {
                 put(json!({"pull_policy": "always"}));
             }
+            // as there, something else is the first process: a program without handlers ends on SIGTERM
+            if *kind == container_info::Type::Mesos {
+                put(json!({"init": true}));
+            }
             (command::In::Image(*kind), draft.options.command.as_deref())
         }
         _ => {
             // what the program finds there is the host's; what it may change is its sandbox and what goes with it
             put(json!({
-                "working_dir": draft.sandbox.inside, "tmpfs": ["/tmp", "/var/tmp"],
+                "working_dir": draft.sandbox.inside, "tmpfs": ["/tmp", "/var/tmp"], "init": true,
                 "x-sampan": {"rootfs": "/"},
             }));
             (command::In::Host, draft.options.command.as_deref())
