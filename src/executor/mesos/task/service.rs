@@ -146,18 +146,22 @@ fn escaped(value: Value) -> Value {
     }
 }
 
+/// Files by path in the container.
+type Secrets = Vec<(String, Vec<u8>)>;
+
 /// The keys of a service, and the files with its secrets.
 fn service(
     draft: &Draft<'_>,
     networks: &Networks,
     around: &Surroundings,
-) -> Result<(Map<String, Value>, Vec<(String, Vec<u8>)>), Invalid> {
+) -> Result<(Map<String, Value>, Secrets), Invalid> {
     let task = draft.task;
     let container = task.container.as_ref();
     let mut out = Map::new();
-    let mut put = |more: Value| match more {
-        Value::Object(more) => extend(&mut out, more),
-        _ => {}
+    let mut put = |more: Value| {
+        if let Value::Object(more) = more {
+            extend(&mut out, more);
+        }
     };
     let (inside, line) = match &draft.source {
         Source::Image { image, kind, fresh } => {
