@@ -163,13 +163,26 @@ pub fn run(spec: &FetchSpec, options: &PullOptions) -> Result<(), String> {
     Ok(())
 }
 
-fn fetch(item: &Item, options: &PullOptions) -> Result<(), String> {
-    let meta = std::fs::metadata(&item.sandbox)
-        .map_err(|error| format!("read {}: {error}", item.sandbox.display()))?;
-    let owner = Owner {
+/// Makes a folder below `sandbox`, whose owner it has; one that is there is success. Links lead nowhere.
+///
+/// # Errors
+/// With the path.
+pub fn make_folder(sandbox: &Path, folder: &Path) -> Result<(), String> {
+    let owner = owner(sandbox)?;
+    make(&open(sandbox)?, folder, owner).map(drop)
+}
+
+fn owner(sandbox: &Path) -> Result<Owner, String> {
+    let meta = std::fs::metadata(sandbox)
+        .map_err(|error| format!("read {}: {error}", sandbox.display()))?;
+    Ok(Owner {
         uid: meta.uid(),
         gid: meta.gid(),
-    };
+    })
+}
+
+fn fetch(item: &Item, options: &PullOptions) -> Result<(), String> {
+    let owner = owner(&item.sandbox)?;
     let sandbox = open(&item.sandbox)?;
     let archive = match (&item.to, &item.from) {
         (None, From::Path(path)) => {

@@ -56,6 +56,15 @@ pub const SANDBOX: &str = "/mnt/mesos/sandbox";
 /// Grace of a kill where nothing says another one.
 pub const GRACE: Duration = Duration::from_secs(3);
 
+impl Surroundings {
+    /// The name of the pod of these tasks.
+    fn pod_name(&self, tasks: &[TaskInfo]) -> String {
+        let framework = self.framework.id.as_ref().map(|id| id.value.as_str());
+        let executor = &self.executor.executor_id.value;
+        pod_name(tasks, framework.unwrap_or_default(), executor)
+    }
+}
+
 /// What a task is translated in.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
@@ -200,17 +209,12 @@ pub fn folder(sandbox: &Path, task: &TaskInfo) -> PathBuf {
 }
 
 /// Name of the pod of a launch: words of the first task's id for people, and a digest of all ids that make it this one.
-pub fn pod_name(tasks: &[TaskInfo], around: &Surroundings) -> String {
+pub fn pod_name(tasks: &[TaskInfo], framework: &str, executor: &str) -> String {
     /// Letters of the id that are shown.
     const SHOWN: usize = 24;
     let mut hash = Sha256::new();
-    let framework = around.framework.id.as_ref().map(|id| id.value.as_str());
-    let ids = [
-        framework.unwrap_or_default(),
-        &around.executor.executor_id.value,
-    ];
     let tasks_ids = tasks.iter().map(|task| task.task_id.value.as_str());
-    for id in ids.into_iter().chain(tasks_ids) {
+    for id in [framework, executor].into_iter().chain(tasks_ids) {
         hash.update(id.as_bytes());
         hash.update([0]);
     }
@@ -295,7 +299,7 @@ fn own_variables(
 /// One task: a whole project, or one service.
 fn one(task: &TaskInfo, around: &Surroundings) -> Result<PodPlan, Invalid> {
     let draft = draft(task, false, around)?;
-    let name = pod_name(std::slice::from_ref(task), around);
+    let name = around.pod_name(std::slice::from_ref(task));
     let (networks, _) = networks::networks(task)?;
     let drafts = [draft];
     let [draft] = &drafts;
@@ -445,7 +449,7 @@ fn several(tasks: &[TaskInfo], around: &Surroundings) -> Result<PodPlan, Invalid
         .map(|task| networks::networks(task).map(|(n, _)| n));
     let each: Vec<Networks> = each.collect::<Result<_, _>>()?;
     let networks = networks::together(tasks, &each)?;
-    let loaded = service::load(&drafts, &names, &pod_name(tasks, around), &networks, around)?;
+    let loaded = service::load(&drafts, &names, &around.pod_name(tasks), &networks, around)?;
     let (mut project, mut notes) = (loaded.project, loaded.warnings);
     let policy = drafts
         .first()

@@ -386,7 +386,7 @@ fn names_of_pods() {
             .iter()
             .map(|id| task(json!({"task_id": {"value": id}})))
             .collect();
-        pod_name(&tasks, &around(Path::new("/s")))
+        pod_name(&tasks, "0000", "exec-1")
     };
     assert_eq!(name(&["a"]), name(&["a"]));
     assert_ne!(name(&["a"]), name(&["A"]));
