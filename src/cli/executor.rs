@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Global, Outcome};
+use super::{Global, Outcome, context};
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::run::Options;
 use crate::executor::mesos::{run, shim};
@@ -48,6 +48,12 @@ pub struct Mesos {
     /// Who may do what over `--listen`, by token
     #[arg(long, value_name = "FILE", requires = "listen")]
     tokens: Option<PathBuf>,
+    /// Variable of every task, KEY=VALUE; may be given several times
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = context::pair)]
+    env: Vec<(String, String)>,
+    /// Folder of the seccomp profiles that tasks may name
+    #[arg(long, value_name = "DIR")]
+    seccomp_profiles: Option<PathBuf>,
 }
 
 impl Mesos {
@@ -99,6 +105,8 @@ pub fn run_real(global: &Global, command: Command) -> Outcome {
         log_json: args.log_format == LogFormat::Json,
         plain_http: args.plain_http,
         listen: args.listen(),
+        variables: args.env.into_iter().collect(),
+        seccomp_profiles: args.seccomp_profiles,
     };
     Ok(run::run(&options)?)
 }

@@ -357,9 +357,7 @@ impl Server {
         });
         let (left, gone) = mpsc::channel(1);
         tokio::task::spawn_local(async move {
-            if type_on(&sender, keys, redraw)
-                .await
-                .is_some_and(|leave| leave)
+            if type_on(&sender, keys, redraw).await == Some(true)
             {
                 let _ = left.send(()).await;
             }
@@ -509,7 +507,9 @@ async fn converse(mut output: Incoming, mut typing: Option<Typing>) -> anyhow::R
             let code = code.and_then(|code: i32| u8::try_from(code).ok());
             return Ok(Some(code.unwrap_or(255)));
         }
-        records.push(frame.data_ref().map_or(&[][..], |bytes| bytes));
+        if let Some(bytes) = frame.data_ref() {
+            records.push(bytes);
+        }
         while let Some(piece) = records.next_record()? {
             show(&ENCODING.read("ProcessIO", piece)?)?;
         }

@@ -60,6 +60,10 @@ pub struct Options {
     pub plain_http: bool,
     /// Where its API is served beside the socket in its folder.
     pub listen: Option<Listen>,
+    /// Variables of all tasks.
+    pub variables: BTreeMap<String, String>,
+    /// Folder of seccomp profiles that tasks may name.
+    pub seccomp_profiles: Option<PathBuf>,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -156,6 +160,7 @@ async fn serve(
             log.log(&error.to_string());
         }
     });
+    tokio::task::spawn_local(sweep(context.clone()));
     let patience = Patience {
         recovery: environment.recovery.map(|recovery| recovery.timeout),
         backoff: environment
@@ -224,14 +229,16 @@ fn open(
         cni_path: options.cni_path.clone(),
         cgroup_parent: options.cgroup_parent.clone(),
         plain_http: options.plain_http,
+        variables: options.variables.clone(),
+        seccomp_profiles: options.seccomp_profiles.clone(),
+        address: environment.endpoint.host.parse().ok(),
     };
     ledger.begin(&executor)?;
     let subscribed = ledger.subscribed()?;
-    let tag = format!("{:x}-{:x}", shim.pid, shim.start_time);
     let mut machine = Machine::new(
+        &environment.framework_id,
         &environment.executor_id,
         environment.shutdown_grace,
-        &tag,
         ledger.load()?,
         fastrand::Rng::new(),
     );
@@ -250,10 +257,17 @@ fn open(
         launching: RefCell::default(),
         watching: RefCell::default(),
     };
-    if let Err(error) = ledger::sweep(&options.folders.state) {
-        context.log(&error.to_string());
-    }
     Ok((Rc::new(context), subscribed.is_some()))
+}
+
+/// What executors left that were killed as a whole, with their pods.
+async fn sweep(context: Rc<Context>) {
+    let swept = ledger::sweep(&context.folders.state);
+    for done in [swept, pods::collect_garbage(&context.executor).await] {
+        if let Err(error) = done {
+            context.tell(Input::Note(error.to_string())).await;
+        }
+    }
 }
 
 impl Context {
@@ -414,7 +428,7 @@ impl Context {
     async fn not_started(&self, number: u64, failure: NotStarted) {
         if let Some(dir) = self.pod(number)
             && dir.dir.exists()
-            && let Err(error) = pods::remove(&self.folders, &dir.name).await
+            && let Err(error) = pods::remove(&self.executor, &dir.name).await
         {
             self.tell(Input::Note(error.to_string())).await;
         }
@@ -574,7 +588,7 @@ impl Context {
                 return;
             };
             let _turn = context.permits.acquire().await;
-            let failure = pods::remove(&context.folders, &dir.name).await.err();
+            let failure = pods::remove(&context.executor, &dir.name).await.err();
             let failure = failure.map(|error| error.to_string());
             context.tell(Input::Removed(number, failure)).await;
         });

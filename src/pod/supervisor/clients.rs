@@ -23,6 +23,7 @@ use super::super::record::{Cause, Failure, Goal, Health, Phase, Status, Verdict}
 use super::super::{Error, Result};
 use super::Event;
 use super::machine::Machine;
+use crate::compose::project::CheckKind;
 use crate::sys::socket;
 
 /// A client that reads this slowly is let go.
@@ -357,7 +358,16 @@ fn up(machine: &Machine, healthy: bool) -> Option<Answer> {
                 1,
                 format!(
                     "service {name} is unhealthy: {}",
-                    status.health_output.trim()
+                    status.failing(CheckKind::Health)
+                ),
+                name,
+            )),
+            _ if healthy && status.unready() => Some((
+                false,
+                1,
+                format!(
+                    "service {name} is not ready: {}",
+                    status.failing(CheckKind::Readiness)
                 ),
                 name,
             )),

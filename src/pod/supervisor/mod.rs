@@ -8,6 +8,7 @@ mod clients;
 mod live;
 pub mod machine;
 mod owner;
+pub mod probe;
 mod pump;
 mod terminal;
 mod work;
@@ -26,16 +27,16 @@ use tokio::sync::mpsc;
 
 use self::clients::{Client, Clients};
 use self::machine::{Action, Facts, Input, Machine};
+use self::probe::Probes;
 use self::pump::Pumps;
 use super::control::{Answer, Request};
 use super::layout::PodDir;
-use super::plan;
 use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
 use super::stores::{Store, Stores};
-use super::{Error, Result, gc, lock, resolver, teardown};
+use super::{Error, Result, checks, gc, lock, plan, resolver, teardown};
 use crate::container;
 
 /// What reaches the loop.
@@ -57,6 +58,7 @@ struct Context {
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
     stores: Stores,
+    probes: Probes,
 }
 
 impl Context {
@@ -115,6 +117,7 @@ async fn supervise(dir: &Path) -> Result<()> {
         events,
         pumps,
         stores,
+        probes: Probes::default(),
     });
     if failure.is_none() {
         live::resume(&context).await;
@@ -235,7 +238,7 @@ impl Supervisor {
             let facts = Facts {
                 depends_on: service.depends_on.clone(),
                 restart: service.restart,
-                probe: plan::probe(service, &image.config),
+                checks: checks::of(service, &image.config),
                 stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
                 grace: service.stop_grace_period,
             };
@@ -257,7 +260,7 @@ impl Supervisor {
             failure,
         };
         if supervisor.failure.is_none() {
-            supervisor.machine.resume();
+            supervisor.machine.resume(jiff::Timestamp::now());
             supervisor.adopt();
             let start = supervisor.context.pod.start.clone();
             supervisor.machine.begin(&start, &fresh);
@@ -437,6 +440,17 @@ impl Supervisor {
                     self.machine.killed(&running);
                 }
                 client.send(&self.send_signal(&running, signal));
+            }
+            Request::Snooze { services, seconds } => {
+                let length = Duration::from_secs(seconds);
+                let until = jiff::Timestamp::now()
+                    .checked_add(length)
+                    .unwrap_or(jiff::Timestamp::MAX);
+                self.machine
+                    .snooze(&all(services), length, &until.to_string());
+                client.send(&Answer::Done {
+                    exit_codes: Vec::new(),
+                });
             }
             Request::Wait { services } => self.clients.until_idle(client, all(services)),
             Request::Attach { .. }
