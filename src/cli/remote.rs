@@ -357,8 +357,7 @@ impl Server {
         });
         let (left, gone) = mpsc::channel(1);
         tokio::task::spawn_local(async move {
-            if type_on(&sender, keys, redraw).await == Some(true)
-            {
+            if type_on(&sender, keys, redraw).await == Some(true) {
                 let _ = left.send(()).await;
             }
             // the input stays ours, and with it the size, until we go
