@@ -26,6 +26,8 @@ use crate::sys::watch::watch as watch_descriptor;
 
 /// How long the end of a session is known.
 pub const KEPT: Duration = Duration::from_secs(60);
+/// Pause while there is no room for input.
+const PAUSE: Duration = Duration::from_millis(5);
 /// End of the input as a terminal takes it (termios(3), VEOF).
 const EOT: &[u8] = &[4];
 
@@ -206,8 +208,10 @@ pub async fn write_all(fd: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()
     while !bytes.is_empty() {
         let mut ready = fd.writable().await?;
         let written = ready.try_io(|fd| Ok(rustix::io::write(fd.get_ref(), bytes)?));
-        if let Ok(count) = written {
-            bytes = bytes.get(count?..).unwrap_or_default();
+        match written {
+            Ok(count) => bytes = bytes.get(count?..).unwrap_or_default(),
+            // a terminal that hung up stays ready for ever, also when it has no room
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
     Ok(())

@@ -36,6 +36,8 @@ enum Moved {
     All,
     /// Until the pipe was full.
     Part,
+    /// All, and nobody has the terminal open; somebody may open it again.
+    Closed,
 }
 
 /// A terminal's master and the pipe that its output goes to.
@@ -75,8 +77,7 @@ impl Output {
                         false => Moved::All,
                     });
                 }
-                // EIO: nobody has the terminal open; somebody may open it again
-                Ok(_) | Err(Errno::IO) => return Ok(Moved::All),
+                Ok(_) | Err(Errno::IO) => return Ok(Moved::Closed),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -87,7 +88,8 @@ impl Output {
             let mut ready = self.master.readable().await?;
             match self.shift()? {
                 Moved::All => ready.clear_ready(),
-                Moved::Part => tokio::time::sleep(RETRY).await,
+                // a hang-up stays readable for ever, whoever opens the terminal again
+                Moved::Part | Moved::Closed => tokio::time::sleep(RETRY).await,
             }
         }
     }
@@ -165,7 +167,7 @@ pub async fn finish(context: &Context, service: &str) {
         let mut tries = 0;
         loop {
             match output.shift() {
-                Ok(Moved::All) => return Ok(()),
+                Ok(Moved::All | Moved::Closed) => return Ok(()),
                 Ok(Moved::Part) if tries < LAST_TRIES => {
                     tries += 1;
                     tokio::time::sleep(RETRY).await;
