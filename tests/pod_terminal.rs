@@ -173,7 +173,7 @@ fn an_input_without_a_terminal_is_written_to_left_and_ended() {
 fn run_is_interactive() {
     let host = Host::new();
     let before = host.snapshot();
-    let run = ["run", "--rm", "--network", "none"];
+    let run = ["run", "--rm"];
     let with = |more: &[&'static str]| -> Vec<&str> { [&run[..], more].concat() };
     let ended = host.sampan_with(&with(&["-i", BUSYBOX, "sh", "-c", "cat; exit 3"]), b"a\nb");
     assert_eq!((ended.code, ended.out().as_str()), (3, "a\nb"), "{ended:?}");

@@ -8,7 +8,7 @@ use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::console::Signals;
-use super::terminal::{Keys, Raw, size};
+use super::terminal::{Keys, Raw, Shown, size};
 use super::{Global, Outcome, exec, output, remote};
 use crate::pod::control::Request;
 use crate::pod::follow::{self, Follower, From, Source};
@@ -82,17 +82,18 @@ pub fn attach(dir: &PodDir, service: &str, from: From, stdin: Stdin) -> Outcome 
         false => None,
     };
     let signals = Signals::take()?;
-    let terminal = input.as_ref().is_some_and(Input::is_terminal);
-    let raw = match terminal && stdin == Stdin::Read {
-        true => Raw::enter()?,
-        false => None,
+    let keys = input.as_ref().is_some_and(Input::is_terminal) && stdin == Stdin::Read;
+    let (raw, shown) = match (facts.tty, keys) {
+        (true, true) => (Raw::enter()?, None),
+        (true, false) => (None, Shown::enter()?),
+        (false, _) => (None, None),
     };
     let mut session = Session::new(dir, service, follower, input);
     session.keys = raw.is_some().then(Keys::default);
     (session.at_end, session.told) = (stdin == Stdin::Size, stdin == Stdin::Size);
     session.redraw();
     let code = session.follow(&run, &signals);
-    drop(raw);
+    drop((raw, shown));
     if session.left {
         output::progress("", &format!("left service {service}, which runs on"));
     }

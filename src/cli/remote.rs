@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Outcome;
-use super::terminal::{Keys, Raw, size};
+use super::terminal::{Keys, Raw, Shown, size};
 use crate::executor::mesos::proto::operator::{Call, ProcessIo, call, process_io};
 use crate::executor::mesos::proto::{
     CommandInfo, ContainerId, ContainerInfo, Encoding, Environment, TtyInfo, container_info,
@@ -158,9 +158,10 @@ pub fn attach(remote: &Remote, target: &str, no_stdin: bool) -> Outcome {
             .await?;
         let kind = output.headers().get(INPUT);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or(NO_INPUT);
-        let raw = match kind == TERMINAL_INPUT && !no_stdin {
-            true => Raw::enter()?,
-            false => None,
+        let (raw, shown) = match (kind == TERMINAL_INPUT, no_stdin) {
+            (true, false) => (Raw::enter()?, None),
+            (true, true) => (None, Shown::enter()?),
+            (false, _) => (None, None),
         };
         let keys = raw.is_some();
         let input = match !no_stdin && kind != NO_INPUT {
@@ -168,7 +169,7 @@ pub fn attach(remote: &Remote, target: &str, no_stdin: bool) -> Outcome {
             false => None,
         };
         let outcome = converse(output.into_body(), input).await;
-        drop(raw);
+        drop((raw, shown));
         Ok(or_left(outcome?, "left, and it runs on"))
     })
 }

@@ -1,6 +1,6 @@
 //! Our own terminal: raw while a program has it, its size, and the keys that leave a program alone.
 
-use rustix::termios::{LocalModes, OptionalActions, Termios};
+use rustix::termios::{LocalModes, OptionalActions, OutputModes, Termios};
 
 /// Our terminal while its keys are another program's: nothing is interpreted here. Dropped, it is as it was.
 pub struct Raw(Termios);
@@ -31,6 +31,31 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // nothing better can be done about a terminal that is gone
         let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.0);
+    }
+}
+
+/// Our terminal while only what a terminal prints is shown on it: that has its carriage returns already. Keys stay ours, ctrl-c too.
+/// Dropped, it is as it was.
+pub struct Shown(Termios);
+
+impl Shown {
+    /// `None` when standard output is no terminal.
+    pub fn enter() -> anyhow::Result<Option<Shown>> {
+        let stdout = std::io::stdout();
+        let Ok(before) = rustix::termios::tcgetattr(&stdout) else {
+            return Ok(None);
+        };
+        let mut modes = before.clone();
+        modes.output_modes.remove(OutputModes::OPOST);
+        rustix::termios::tcsetattr(&stdout, OptionalActions::Drain, &modes)?;
+        Ok(Some(Shown(before)))
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        // as for Raw
+        let _ = rustix::termios::tcsetattr(std::io::stdout(), OptionalActions::Drain, &self.0);
     }
 }
 
