@@ -16,7 +16,7 @@ use crate::compose::project::{MountSource, Service};
 use crate::container::{CreateRequest, Rootfs};
 use crate::network::hosts::{self, Source};
 use crate::rootfs::resolve::clean;
-use crate::sys::file::write_atomic;
+use crate::sys::file::replace;
 
 /// Id of a service's container.
 pub fn container_id(pod: &str, service: &str) -> String {
@@ -118,7 +118,7 @@ impl<'a> Prepared<'a> {
             no_pivot: false,
             at_once: false,
         };
-        super::record::write(&self.dir.request(), &request)
+        super::record::put(&self.dir.request(), &request)
     }
 
     fn write_json(&self, name: &str, value: &Value) -> Result<()> {
@@ -129,7 +129,7 @@ impl<'a> Prepared<'a> {
     fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.dir.dir.join(name);
         // readable inside by any user
-        write_atomic(&path, content, 0o644).map_err(Error::io("write", &path))
+        replace(&path, content, 0o644).map_err(Error::io("write", &path))
     }
 
     fn write_names(&self, sandbox: &Sandbox) -> Result<()> {
