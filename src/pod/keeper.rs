@@ -3,6 +3,7 @@
 //! *Invariants:* an exit record is on disk before the process is reaped, so an exit is never lost; the keeper holds
 //! every output pipe open, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
 
+use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ pub fn run(dir: &Path) -> Result<()> {
     nix::unistd::setsid().map_err(|e| failed("setsid", e))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| failed("become subreaper", e))?;
 
+    called(c"keeper")?;
     let pod: record::Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let pod_dir = PodDir::open(dir, &pod.root);
@@ -161,8 +163,14 @@ fn fork() -> Result<Option<Pid>> {
     Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
+/// What `ps` tells the two by, who have the same command line.
+fn called(name: &CStr) -> Result<()> {
+    nix::sys::prctl::set_name(name).map_err(|e| Error::Other(format!("keeper: set name: {e}")))
+}
+
 /// The rest of the life of a supervisor, which has nothing of the keeper's.
 fn supervise(dir: PodDir, pod: record::Pod, pipes: Vec<File>) -> Result<()> {
     drop((pod, pipes));
+    called(c"supervisor")?;
     super::supervisor::run(&dir.dir)
 }
