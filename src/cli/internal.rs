@@ -89,12 +89,12 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
-    /// Make the container of a service folder, up to its gate
-    Create {
+    /// Make the container of a service folder and start its program
+    Launch {
         /// Service folder
         dir: PathBuf,
     },
-    /// Open the gate
+    /// Open the gate of a container that was made but not started
     Start {
         /// Service folder
         dir: PathBuf,
@@ -132,9 +132,9 @@ pub fn run() -> Outcome {
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
-        Command::Create { dir } => {
+        Command::Launch { dir } => {
             let held = seal::hold()?;
-            told(&dir, create(&dir, held))
+            told(&dir, launch_container(&dir, held))
         }
         Command::Start { dir } => told(&dir, start(&dir)),
         Command::Delete { dir } => told(&dir, delete(&dir)),
@@ -238,14 +238,14 @@ fn up() -> Outcome {
 
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
 
-fn create(dir: &Path, held: seal::Held) -> Result<(), Error> {
+/// Two steps, the record of the container between them: a successor of a killed supervisor goes on from there.
+fn launch_container(dir: &Path, held: seal::Held) -> Result<(), Error> {
     let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
-    container::create(&request, held)
-        .map(|_| ())
-        .map_err(from_container)
+    container::create(&request, held).map_err(from_container)?;
+    container::start(dir).map_err(from_container)
 }
 
 fn start(dir: &Path) -> Result<(), Error> {
@@ -277,7 +277,7 @@ fn told(dir: &Path, result: Result<(), Error>) -> Outcome {
         code,
         message: error.to_string(),
     };
-    if let Err(unwritten) = record::write(&dir.join("error.json"), &failure) {
+    if let Err(unwritten) = record::put(&dir.join("error.json"), &failure) {
         output::error(&format!("{}; {unwritten}", failure.message));
     }
     Ok(code)

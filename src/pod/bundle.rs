@@ -18,7 +18,7 @@ use crate::compose::project::{MountSource, Service};
 use crate::container::{CreateRequest, Rootfs};
 use crate::network::hosts::{self, Source};
 use crate::rootfs::resolve::clean;
-use crate::sys::file::write_atomic;
+use crate::sys::file::replace;
 
 /// Id of a service's container.
 pub fn container_id(pod: &str, service: &str) -> String {
@@ -124,7 +124,7 @@ impl<'a> Prepared<'a> {
             no_pivot: false,
             at_once: false,
         };
-        super::record::write(&self.dir.request(), &request)
+        super::record::put(&self.dir.request(), &request)
     }
 
     fn write_json(&self, name: &str, value: &Value) -> Result<()> {
@@ -135,7 +135,7 @@ impl<'a> Prepared<'a> {
     fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.dir.dir.join(name);
         // readable inside by any user
-        write_atomic(&path, content, 0o644).map_err(Error::io("write", &path))
+        replace(&path, content, 0o644).map_err(Error::io("write", &path))
     }
 
     /// A file that the project brought along; its name is the place where it goes.
@@ -150,7 +150,7 @@ impl<'a> Prepared<'a> {
         fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
         let path = dir.join(single_name(target));
         // nobody reads it before it has its owner: the pod's folder is ours alone
-        write_atomic(&path, content, 0o600).map_err(Error::io("write", &path))?;
+        replace(&path, content, 0o600).map_err(Error::io("write", &path))?;
         chown(&path, Some(uid), Some(gid)).map_err(Error::io("chown", &path))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))
             .map_err(Error::io("chmod", &path))?;

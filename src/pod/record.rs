@@ -14,18 +14,27 @@ use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::{CheckKind, CheckTest, Network};
 use crate::network::{Attached, Cni, Offer, PortMapping};
-use crate::sys::file::write_atomic;
+use crate::sys::file::{replace, write_atomic};
 
 /// Version of every record's form.
 pub const VERSION: u32 = 1;
 
-/// Writes a record, durably.
+/// Writes a record of what outlives the machine's end, durably.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Record {
         path: path.to_path_buf(),
         source,
     })?;
     write_atomic(path, &text, 0o600).map_err(Error::io("write", path))
+}
+
+/// Writes a record of what ends with the machine: whole or not at all, and known to every process at once.
+pub fn put<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Record {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    replace(path, &text, 0o600).map_err(Error::io("write", path))
 }
 
 /// Reads a record; `None` when there is none.

@@ -414,7 +414,7 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
     let ids = pod.images.values().map(|image| image.id.clone());
     let ids: Vec<String> = ids.filter(|id| !id.is_empty()).collect();
     Store::open(&folders.root)?.hold(&dir.name, &ids)?;
-    record::write(&dir.record(), pod)
+    record::put(&dir.record(), pod)
 }
 
 fn private_dir(path: &Path, mode: u32) -> Result<()> {

@@ -33,7 +33,7 @@ use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
-use super::{Error, Result, checks, gc, lock, plan, resolver, teardown};
+use super::{Error, Result, checks, gc, lock, plan, resolver, sandbox, teardown, volumes};
 use crate::container;
 
 /// What reaches the loop.
@@ -87,7 +87,7 @@ async fn supervise(dir: &Path) -> Result<()> {
     let dir = PodDir::open(dir, &pod.root);
     // one whose keeper was killed may still be at it
     let _only = lock::acquire(&dir.supervisor_lock())?;
-    record::write(&dir.supervisor(), &ProcessId::own()?)?;
+    record::put(&dir.supervisor(), &ProcessId::own()?)?;
     let (events, mut inbox) = mpsc::unbounded_channel();
     // what has to be there is opened before anybody is told that we are
     let pumps = open_pumps(&dir, &pod, &events)?;
@@ -171,23 +171,23 @@ async fn set_up(dir: &PodDir, pod: &Pod) -> Result<(Sandbox, Reservation)> {
         Some(ports) => ports::hold(&ports),
         None => {
             let (ports, reservation) = ports::reserve(&pod.project)?;
-            record::write(&dir.ports(), &ports)?;
+            record::put(&dir.ports(), &ports)?;
             reservation
         }
     };
     if let Some(sandbox) = record::read(&dir.sandbox())? {
         return Ok((sandbox, reservation));
     }
-    work::step(
-        &["volumes-up".as_ref(), dir.dir.as_os_str()],
-        &dir.dir.join("error.json"),
-    )
-    .await?;
-    work::step(
-        &["sandbox-up".as_ref(), dir.dir.as_os_str()],
-        &dir.dir.join("error.json"),
-    )
-    .await?;
+    let error_file = dir.dir.join("error.json");
+    if volumes::any(pod) {
+        work::step(&["volumes-up".as_ref(), dir.dir.as_os_str()], &error_file).await?;
+    }
+    if pod.project.on_host() {
+        // there is no namespace to enter, nor anything to wait for
+        sandbox::up(&dir.dir)?;
+    } else {
+        work::step(&["sandbox-up".as_ref(), dir.dir.as_os_str()], &error_file).await?;
+    }
     let sandbox = record::read(&dir.sandbox())?
         .ok_or_else(|| Error::Other(format!("no sandbox in {}", dir.dir.display())))?;
     Ok((sandbox, reservation))
@@ -311,7 +311,7 @@ impl Supervisor {
         if self.saved.get(name) == Some(status) {
             return;
         }
-        match record::write(&path, status) {
+        match record::put(&path, status) {
             Ok(()) => {
                 self.saved.insert(name.to_string(), status.clone());
                 self.clients.status(name, status);
@@ -335,7 +335,7 @@ impl Supervisor {
         }
         let path = self.context.dir.verdict();
         let done = match &verdict {
-            Some(verdict) => record::write(&path, verdict),
+            Some(verdict) => record::put(&path, verdict),
             None => remove_stale(&path),
         };
         if let Err(error) = done {
