@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::record::{Health, ImageConfig, ImageFacts};
+use super::record::{ImageConfig, ImageFacts};
 use super::users::User;
-use crate::compose::project::{HealthTest, Healthcheck, Limits, MountSource, Restart, Service};
+use crate::compose::project::{Limits, MountSource, Restart, Service};
 use crate::rootfs::options::SUBPATH;
 use crate::rootfs::resolve::clean;
 
@@ -570,71 +569,6 @@ pub fn spec(
     })))
 }
 
-/// A probe with every default applied; `None`: there is no health check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// Program with arguments.
-    pub command: Vec<String>,
-    /// Between the end of one and the start of the next.
-    pub interval: Duration,
-    /// Longest run.
-    pub timeout: Duration,
-    /// Failures do not count.
-    pub start_period: Duration,
-    /// Interval meanwhile.
-    pub start_interval: Duration,
-    /// Failures in a row.
-    pub retries: u32,
-}
-
-/// The service's health check over the image's (Docker: each value by itself).
-pub fn probe(service: &Service, image: &ImageConfig) -> Option<Probe> {
-    let own = service.healthcheck.as_ref();
-    if own.is_some_and(|h| h.disabled) {
-        return None;
-    }
-    let inherited = image.healthcheck.clone().unwrap_or_default();
-    let command = match own.and_then(|h| h.test.as_ref()) {
-        Some(HealthTest::Exec(command)) => command.clone(),
-        Some(HealthTest::Shell(text)) => shell(text),
-        None => match inherited.test.as_deref()? {
-            [kind, command @ ..] if kind == "CMD" => command.to_vec(),
-            [kind, text] if kind == "CMD-SHELL" => shell(text),
-            _ => return None,
-        },
-    };
-    if command.is_empty() {
-        return None;
-    }
-    let time = |own: Option<Duration>, image: u64, default: Duration| {
-        // as in Docker, zero is no value
-        own.filter(|time| !time.is_zero())
-            .or((image > 0).then(|| Duration::from_nanos(image)))
-            .unwrap_or(default)
-    };
-    let of = |pick: fn(&Healthcheck) -> Option<Duration>| own.and_then(pick);
-    let seconds = Duration::from_secs;
-    Some(Probe {
-        command,
-        interval: time(of(|h| h.interval), inherited.interval, seconds(30)),
-        timeout: time(of(|h| h.timeout), inherited.timeout, seconds(30)),
-        start_period: time(of(|h| h.start_period), inherited.start_period, seconds(0)),
-        start_interval: time(
-            of(|h| h.start_interval),
-            inherited.start_interval,
-            seconds(5),
-        ),
-        retries: own
-            .and_then(|h| h.retries.filter(|count| *count > 0))
-            .or((inherited.retries > 0).then_some(inherited.retries))
-            .unwrap_or(3),
-    })
-}
-
-fn shell(text: &str) -> Vec<String> {
-    vec!["/bin/sh".to_string(), "-c".to_string(), text.to_string()]
-}
-
 /// Signal that asks a service to end.
 pub fn stop_signal(service: &Service, image: &ImageConfig) -> Result<i32, String> {
     let name = service
@@ -689,14 +623,6 @@ pub fn restarts(policy: Restart, exit_code: Option<i32>, restarts: u32, stopped:
         Restart::No => false,
         Restart::Always | Restart::UnlessStopped => true,
         Restart::OnFailure { max } => exit_code != Some(0) && max.is_none_or(|max| restarts < max),
-    }
-}
-
-/// Health at the start of a run.
-pub fn initial_health(probe: Option<&Probe>) -> Health {
-    match probe {
-        Some(_) => Health::Starting,
-        None => Health::None,
     }
 }
 

@@ -133,17 +133,6 @@ fn swap_is_limited_by_default_only_where_it_is_accounted() {
 }
 
 #[test]
-fn zero_in_a_health_check_is_no_value() {
-    let service = service(
-        r#"{"image": "x", "healthcheck": {"test": "true", "interval": "0s", "timeout": "0s", "retries": 0}}"#,
-    );
-    let probe = probe(&service, &ImageConfig::default()).unwrap();
-    assert_eq!(probe.interval, Duration::from_secs(30));
-    assert_eq!(probe.timeout, Duration::from_secs(30));
-    assert_eq!(probe.retries, 3);
-}
-
-#[test]
 fn security_options_choose_the_filter() {
     for (text, filtered) in [
         (r#"{"image": "x"}"#, true),
