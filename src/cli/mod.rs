@@ -59,6 +59,9 @@ const CNI_CONF: &str = "/etc/cni/net.d";
 /// Folders of CNI plugins.
 const CNI_PATH: &str = "/opt/cni/bin:/usr/lib/cni";
 
+/// Folder of hooks.
+const HOOKS_DIR: &str = "/etc/sampan/hooks.d";
+
 /// Where the options of every command are listed: behind a command's own.
 const GLOBAL: &str = "Options of every command";
 
@@ -121,6 +124,15 @@ struct Global {
         help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_path: Vec<PathBuf>,
+    /// Folder of hooks that every pod has before its own
+    #[arg(
+        long,
+        global = true,
+        env = "SAMPAN_HOOKS_DIR", hide_env_values = true,
+        default_value = HOOKS_DIR,
+        help_heading = GLOBAL, value_name = "DIR"
+    )]
+    hooks_dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

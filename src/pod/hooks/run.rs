@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::schedule::{Ledger, View};
 use super::{any, at, document};
-use crate::compose::project::{Hook, HookPoint, OnFailure};
+use crate::compose::project::{Hook, OnFailure};
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Pod, Status};
 use crate::pod::{Error, Result, lock};
@@ -151,6 +151,7 @@ fn run_next(dir: &PodDir, pod: &Pod, ledger: &mut Ledger) -> Result<String> {
     record::event(&dir.events(), "", &text)?;
     let fails = hook.on_failure == OnFailure::Fail && hook.at.can_fail();
     ledger.ran(failure.filter(|_| fails).map(|_| text.clone()));
+    ledger.last.clone_from(&text);
     record::write(&dir.hooks(), ledger)?;
     Ok(text)
 }
@@ -203,7 +204,3 @@ fn sweep(mark: &str) -> Result<()> {
     Ok(())
 }
 
-/// How many hooks a point of the pod has.
-pub fn count(pod: &Pod, point: HookPoint) -> usize {
-    at(pod, point).count()
-}

@@ -20,6 +20,8 @@ pub struct Ledger {
     pub told: bool,
     /// A hook failed the pod.
     pub failure: Option<String>,
+    /// What the last hook that ended came to.
+    pub last: String,
 }
 
 /// How far a life has come: each stage is the end of the hooks of a point.
@@ -73,7 +75,7 @@ impl View {
         let (mut active, mut goes_on, mut failed) = (false, false, false);
         for status in statuses {
             let wanted = status.goal == Goal::Run;
-            let running = status.phase == Phase::Running;
+            let running = status.phase == Phase::Running && !status.post_start;
             let done = status.phase == Phase::Exited && status.exit_code == Some(0);
             runs |= wanted && running;
             all_up &= match status.goal {
@@ -81,7 +83,7 @@ impl View {
                 Goal::Stop => true,
                 Goal::Restart => false,
             };
-            all_ready &= !running || status.ready;
+            all_ready &= status.phase != Phase::Running || status.ready;
             active |= status.phase.active();
             goes_on |= match status.phase {
                 Phase::Starting | Phase::Running | Phase::Stopping => wanted,
@@ -91,7 +93,7 @@ impl View {
             failed |= match status.cause {
                 Some(Cause::Exited) => status.phase == Phase::Exited && !done,
                 Some(Cause::OutOfMemory | Cause::Unhealthy | Cause::NotStarted) => true,
-                Some(Cause::Stopped | Cause::Pod | Cause::Owner) | None => false,
+                Some(Cause::Stopped | Cause::Pod | Cause::Owner | Cause::Hook) | None => false,
             };
         }
         let up = runs && all_up;
@@ -114,6 +116,7 @@ impl Default for Ledger {
             chain: None,
             told: false,
             failure: None,
+            last: String::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 
-pub use self::command::TIMED_OUT;
+pub use self::command::{TIMED_OUT, hook};
 use self::tls::Tls;
 use super::super::record::Measured;
 use super::Context;
