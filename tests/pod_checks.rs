@@ -14,11 +14,23 @@ use serde_json::{Value, json};
 
 /// Scripts of a web server, by path: what each answers.
 const PAGES: &[(&str, &str)] = &[
-    ("moved", "HTTP/1.0 302 Found\\r\\nLocation: /index.html\\r\\n\\r\\n"),
-    ("away", "HTTP/1.0 302 Found\\r\\nLocation: http://elsewhere.example/\\r\\n\\r\\n"),
-    ("round", "HTTP/1.0 302 Found\\r\\nLocation: round\\r\\n\\r\\n"),
+    (
+        "moved",
+        "HTTP/1.0 302 Found\\r\\nLocation: /index.html\\r\\n\\r\\n",
+    ),
+    (
+        "away",
+        "HTTP/1.0 302 Found\\r\\nLocation: http://elsewhere.example/\\r\\n\\r\\n",
+    ),
+    (
+        "round",
+        "HTTP/1.0 302 Found\\r\\nLocation: round\\r\\n\\r\\n",
+    ),
     ("busy", "HTTP/1.0 503 Busy\\r\\n\\r\\nno database\\r\\n"),
-    ("odd", "HTTP/1.0 418 Teapot\\r\\nContent-Length: 0\\r\\n\\r\\n"),
+    (
+        "odd",
+        "HTTP/1.0 418 Teapot\\r\\nContent-Length: 0\\r\\n\\r\\n",
+    ),
 ];
 
 /// A service with such a server at `address`, and checks as lines of YAML.
@@ -33,7 +45,9 @@ fn web(address: &str, network: &str, checks: &str) -> String {
     script.push_str("printf '#!/bin/sh\\nexec sleep 1000\\n' > cgi-bin/slow; ");
     script.push_str("printf '#!/bin/sh\\nprintf \"HTTP/1.0 200 OK\\\\r\\\\n\\\\r\\\\n\"; while :; do echo x; usleep 10000; done\\n' > cgi-bin/endless; ");
     script.push_str("printf '#!/bin/sh\\n[ \"$HTTP_HOST\" = a.example ] && s=200 || s=404; printf \"HTTP/1.0 $s X\\\\r\\\\n\\\\r\\\\n$HTTP_HOST\"\\n' > cgi-bin/host; ");
-    script.push_str(&format!("chmod +x cgi-bin/*; exec httpd -f -p '{address}' -h /www"));
+    script.push_str(&format!(
+        "chmod +x cgi-bin/*; exec httpd -f -p '{address}' -h /www"
+    ));
     let script = json!(script.replace('$', "$$"));
     format!(
         "  web:\n    image: {BUSYBOX}\n    command: [sh, -c, {script}]\n    stop_grace_period: 0s\n{network}    x-sampan:\n      checks:\n{}",
@@ -42,7 +56,10 @@ fn web(address: &str, network: &str, checks: &str) -> String {
 }
 
 fn indented(checks: &str) -> String {
-    let lines = checks.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines = checks
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     lines.map(|line| format!("        {line}\n")).collect()
 }
 
@@ -80,7 +97,10 @@ fn await_results(host: &Host, wanted: &[(&str, &str, Value)]) {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(40);
     let mut found = results(host);
     while found != wanted {
-        assert!(std::time::Instant::now() < end, "{found:#?}\nwanted {wanted:#?}");
+        assert!(
+            std::time::Instant::now() < end,
+            "{found:#?}\nwanted {wanted:#?}"
+        );
         std::thread::sleep(std::time::Duration::from_millis(50));
         found = results(host);
     }
@@ -95,7 +115,10 @@ fn events(host: &Host) -> Vec<String> {
 
 fn message(host: &Host, check: &str) -> String {
     let row = host.row("web");
-    row["checks"][check]["message"].as_str().unwrap().to_string()
+    row["checks"][check]["message"]
+        .as_str()
+        .unwrap()
+        .to_string()
 }
 
 #[test]
@@ -133,7 +156,10 @@ fn every_kind_sees_what_is_there() {
         holder: {kind: check, command: 'sleep 1000 & echo left', delay: 1s}
         loud: {kind: check, command: 'seq 100000; exit 1', delay: 1s}
     ";
-    host.compose(&format!("services:\n{}", web("127.0.0.1:8080", NONE, checks)));
+    host.compose(&format!(
+        "services:\n{}",
+        web("127.0.0.1:8080", NONE, checks)
+    ));
     host.sampan(&["up", "--wait"]).ok();
     let ok = |name, value| (name, "passing", value);
     let no = |name, value| (name, "failing", value);
@@ -176,8 +202,14 @@ fn every_kind_sees_what_is_there() {
         ("round", "more than 10 redirects"),
         ("busy", "service unavailable: no database"),
         ("slow", "no answer within 300ms"),
-        ("silent", "connect to 127.0.0.1:8081: Connection refused (os error 111)"),
-        ("closed6", "connect to [::1]:8080: Connection refused (os error 111)"),
+        (
+            "silent",
+            "connect to 127.0.0.1:8081: Connection refused (os error 111)",
+        ),
+        (
+            "closed6",
+            "connect to [::1]:8080: Connection refused (os error 111)",
+        ),
         ("code", "so\nmuch"),
         ("limit", "no answer within 300ms\nbegun"),
         ("holder", "left"),
@@ -186,13 +218,24 @@ fn every_kind_sees_what_is_there() {
     }
     assert!(message(&host, "no-tls").starts_with("127.0.0.1:8080: tls: "));
     let loud = message(&host, "loud");
-    assert!(loud.len() <= 1024 && loud.ends_with("99999\n100000"), "{loud}");
+    assert!(
+        loud.len() <= 1024 && loud.ends_with("99999\n100000"),
+        "{loud}"
+    );
     // what a check that took too long had started is gone; one that ended may leave something
     let left = host.shell("web", "ps -o args | grep -c '^sleep 1000' || true");
     let slow = host.shell("web", "ps -o args | grep -c 'bin/slow' || true");
-    assert_eq!((left.as_str(), slow.as_str()), ("2", "0"), "{}", host.shell("web", "ps -o args"));
+    assert_eq!(
+        (left.as_str(), slow.as_str()),
+        ("2", "0"),
+        "{}",
+        host.shell("web", "ps -o args")
+    );
     let row = host.row("web");
-    assert_eq!((&row["health"], &row["ready"]), (&json!("healthy"), &json!(true)));
+    assert_eq!(
+        (&row["health"], &row["ready"]),
+        (&json!("healthy"), &json!(true))
+    );
     // each said once, however often it ran
     let told = events(&host);
     let of = |check: &str| {
@@ -202,13 +245,19 @@ fn every_kind_sees_what_is_there() {
     };
     for (check, text) in [
         ("code", "exit code 3: so\\nmuch"),
-        ("closed", "not connected: connect to 127.0.0.1:8081: Connection refused (os error 111)"),
+        (
+            "closed",
+            "not connected: connect to 127.0.0.1:8081: Connection refused (os error 111)",
+        ),
         ("missing", "status 404: not found"),
         ("limit", "no result: no answer within 300ms\\nbegun"),
     ] {
         let (first, more) = of(check);
         let first = first.unwrap();
-        assert!(first.starts_with(text) && more == 0, "{check}: {first} and {more} more");
+        assert!(
+            first.starts_with(text) && more == 0,
+            "{check}: {first} and {more} more"
+        );
     }
     let table = host.sampan(&["checks", "web"]).ok();
     let line = table.lines().find(|line| line.contains(" code ")).unwrap();
@@ -232,9 +281,14 @@ fn readiness_comes_and_goes() {
         let pod = host.pod().join("pod.json").exists();
         (pod && host.row("web")["status"] == "running").then_some(())
     });
-    until("it was tried", || (message(&host, "ready") == "no").then_some(()));
+    until("it was tried", || {
+        (message(&host, "ready") == "no").then_some(())
+    });
     let row = host.row("web");
-    assert_eq!((&row["ready"], &row["health"]), (&json!(false), &json!("none")));
+    assert_eq!(
+        (&row["ready"], &row["health"]),
+        (&json!(false), &json!("none"))
+    );
     assert_eq!(row["checks"]["ready"]["failures"], 0);
     assert_eq!(host.row("after")["status"], "waiting");
     assert!(host.sampan(&["ps"]).ok().contains("(not ready)"));
@@ -294,14 +348,20 @@ fn failures_count_after_grace_and_recovery_is_told() {
     host.await_row("web", "health", "unhealthy");
     let row = host.row("web");
     let started: jiff::Timestamp = row["started"].as_str().unwrap().parse().unwrap();
-    let since: jiff::Timestamp = row["checks"]["slow"]["since"].as_str().unwrap().parse().unwrap();
+    let since: jiff::Timestamp = row["checks"]["slow"]["since"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert!(since.duration_since(started).as_millis() >= 2000, "{row:#}");
     assert_eq!(row["checks"]["open"]["failures"], 0);
     assert_eq!(row["ready"], false);
     host.shell("web", "touch /slow");
     host.await_row("web", "health", "starting");
     host.shell("web", "touch /open");
-    until("open", || (results(&host)["open"].0 == "passing").then_some(()));
+    until("open", || {
+        (results(&host)["open"].0 == "passing").then_some(())
+    });
     assert_eq!(host.row("web")["health"], "starting");
     host.shell("web", "touch /own");
     host.await_row("web", "health", "healthy");
@@ -389,10 +449,16 @@ fn a_supervisor_that_is_killed_leaves_its_counts() {
          slow: {kind: check, command: sleep 1000, timeout: 0s}",
     ));
     host.sampan(&["up", "-d"]).ok();
-    let failures = || host.row("web")["checks"]["own"]["failures"].as_u64().unwrap();
+    let failures = || {
+        host.row("web")["checks"]["own"]["failures"]
+            .as_u64()
+            .unwrap()
+    };
     let mut last = 0;
     for _ in 0..3 {
-        last = until("one more failure", || Some(failures()).filter(|now| *now > last));
+        last = until("one more failure", || {
+            Some(failures()).filter(|now| *now > last)
+        });
         kill_supervisor(&host);
         assert!(failures() >= last);
     }
@@ -401,7 +467,10 @@ fn a_supervisor_that_is_killed_leaves_its_counts() {
     let count: u64 = host.shell("web", "wc -l < /count").parse().unwrap();
     let known = row["checks"]["own"]["failures"].as_u64().unwrap();
     // one may have been under way each time
-    assert!(known >= 8 && count >= known && count <= failures() + 4, "{known} of {count}");
+    assert!(
+        known >= 8 && count >= known && count <= failures() + 4,
+        "{known} of {count}"
+    );
     host.shell("web", "touch /good");
     host.await_row("web", "health", "healthy");
     // one whose question nobody waits for any more is told to end
@@ -410,8 +479,18 @@ fn a_supervisor_that_is_killed_leaves_its_counts() {
         (count == "2").then_some(())
     });
     let told = events(&host);
-    let told: Vec<&str> = told.iter().filter(|line| line.contains("health")).map(String::as_str).collect();
-    assert_eq!(told, ["web is unhealthy: own failed 8 times: exit code 1", "web is healthy"]);
+    let told: Vec<&str> = told
+        .iter()
+        .filter(|line| line.contains("health"))
+        .map(String::as_str)
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "web is unhealthy: own failed 8 times: exit code 1",
+            "web is healthy"
+        ]
+    );
     host.down(&before);
 }
 
@@ -420,7 +499,8 @@ fn addresses_of_the_pod_and_of_the_host() {
     let host = Host::new();
     let before = host.snapshot();
     // only there, not on the loopback
-    let network = "    networks: {front: {ipv4_address: 10.91.7.10, ipv6_address: 'fd00:91:7::10'}}\n";
+    let network =
+        "    networks: {front: {ipv4_address: 10.91.7.10, ipv6_address: 'fd00:91:7::10'}}\n";
     let networks = "networks:\n  front: {enable_ipv6: true, ipam: {config: [{subnet: 10.91.7.0/24}, {subnet: 'fd00:91:7::/64'}]}}\n";
     for (address, checks) in [
         (
@@ -436,7 +516,10 @@ fn addresses_of_the_pod_and_of_the_host() {
              inward: {kind: check, http: {port: 80, host: 'fd00:91:7::10', path: /cgi-bin/moved}, interval: 100ms}",
         ),
     ] {
-        host.compose(&format!("services:\n{}{networks}", web(address, network, checks)));
+        host.compose(&format!(
+            "services:\n{}{networks}",
+            web(address, network, checks)
+        ));
         host.sampan(&["up", "--wait"]).ok();
         await_results(
             &host,
@@ -450,8 +533,16 @@ fn addresses_of_the_pod_and_of_the_host() {
     }
     // the loopback of the sixth version, and of the host
     for (address, network, checks) in [
-        ("[::1]:80", NONE, "there: {http: {port: 80, protocol: IPv6, path: /cgi-bin/moved}, interval: 100ms}"),
-        ("127.0.0.1:18091", "    network_mode: host\n", "there: {http: {port: 18091}, interval: 100ms}"),
+        (
+            "[::1]:80",
+            NONE,
+            "there: {http: {port: 80, protocol: IPv6, path: /cgi-bin/moved}, interval: 100ms}",
+        ),
+        (
+            "127.0.0.1:18091",
+            "    network_mode: host\n",
+            "there: {http: {port: 18091}, interval: 100ms}",
+        ),
     ] {
         host.compose(&format!("services:\n{}", web(address, network, checks)));
         host.sampan(&["up", "--wait"]).ok();
@@ -471,9 +562,23 @@ fn a_certificate_need_not_be_trusted() {
     tool(
         "openssl",
         &[
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=other.example",
-            "-not_before", "20200101000000Z", "-not_after", "20200102000000Z",
-            "-keyout", &file("key.pem"), "-out", &file("cert.pem"),
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=other.example",
+            "-not_before",
+            "20200101000000Z",
+            "-not_after",
+            "20200102000000Z",
+            "-keyout",
+            &file("key.pem"),
+            "-out",
+            &file("cert.pem"),
         ],
     );
     host.write(
@@ -524,7 +629,9 @@ fn hundreds_of_checks_cost_little() {
     let check = |index: usize| format!("c{index}: {{tcp: {{port: 8080}}, interval: 1s}}\n");
     let checks: String = (0..120).map(check).collect();
     let one = web("127.0.0.1:8080", NONE, &checks);
-    let two = one.replace("  web:", "  more:").replace("8080' -h", "8081' -h");
+    let two = one
+        .replace("  web:", "  more:")
+        .replace("8080' -h", "8081' -h");
     host.compose(&format!("services:\n{one}{two}"));
     host.sampan(&["up", "--wait"]).ok();
     let pid = |name: &str| {
@@ -536,14 +643,32 @@ fn hundreds_of_checks_cost_little() {
     let status = fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
     };
     // one thread, and what passes leaves no trace
     assert_eq!(field("Threads:"), 1, "{status}");
-    let written = || fs::metadata(host.pod().join("services/web/status.json")).unwrap().modified().unwrap();
-    let (first, bytes) = (written(), fs::read(host.pod().join("services/web/status.json")).unwrap().len());
+    let written = || {
+        fs::metadata(host.pod().join("services/web/status.json"))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
+    let (first, bytes) = (
+        written(),
+        fs::read(host.pod().join("services/web/status.json"))
+            .unwrap()
+            .len(),
+    );
     std::thread::sleep(std::time::Duration::from_millis(1500));
     assert_eq!(written(), first, "{bytes}");
-    eprintln!("supervisor with 240 checks: {} kB, anonymous {} kB", field("VmRSS:"), field("RssAnon:"));
+    eprintln!(
+        "supervisor with 240 checks: {} kB, anonymous {} kB",
+        field("VmRSS:"),
+        field("RssAnon:")
+    );
     host.down(&before);
 }

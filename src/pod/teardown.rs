@@ -61,11 +61,7 @@ pub fn remove_patiently(
 }
 
 /// Goes on with a removal that was not finished, once. The caller holds the pod's lock.
-pub fn finish(
-    folders: &Folders,
-    dir: &PodDir,
-    progress: &mut dyn FnMut(&str, &str),
-) -> Result<()> {
+pub fn finish(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &str)) -> Result<()> {
     let only = lock::evict(&dir.remover_lock())?;
     let done = remove(folders, dir, progress);
     if done.is_err() && is_held_up(dir) {
@@ -115,11 +111,7 @@ fn is_held_up(dir: &PodDir) -> bool {
 
 /// Removes a pod whose services have been stopped, or are to be killed. Hooks that it still owes run; `progress` is told how they
 /// went. The caller holds its lock.
-pub fn remove(
-    folders: &Folders,
-    dir: &PodDir,
-    progress: &mut dyn FnMut(&str, &str),
-) -> Result<()> {
+pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &str)) -> Result<()> {
     // first: without it nothing could be removed, and its keeper is the last one that knows the pod
     let pod = adopt::load(dir)?;
     let mut failed = Vec::new();

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::compose::Project;
-use crate::compose::project::Hook;
+use crate::compose::project::{Hook, HookPoint};
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Owner, Pod, PublishedPort, Sandbox, Status, Verdict};
+use crate::pod::record::{self, Owner, Phase, Pod, PublishedPort, Sandbox, Status, Verdict};
 use crate::pod::{Error, Result};
 
 /// Version of the document's form.
@@ -24,9 +24,16 @@ pub fn before(hook: &Hook, project: &Project, owner: Option<&Owner>) -> Result<V
 
 /// Of a pod that there is, from its records.
 pub fn of(hook: &Hook, pod: &Pod, dir: &PodDir, failure: Option<&str>) -> Result<Vec<u8>> {
+    let over = hook.at == HookPoint::AfterStop;
     let mut services = Map::new();
     for name in pod.project.services.keys() {
-        let status: Status = record::read(&dir.service(name).status())?.unwrap_or_default();
+        let mut status: Status = record::read(&dir.service(name).status())?.unwrap_or_default();
+        if over && status.phase.active() {
+            // its container was killed, and no supervisor saw it
+            status.phase = Phase::Exited;
+            status.process = None;
+            status.ready = false;
+        }
         let mut status = serde_json::to_value(status).map_err(unexpected)?;
         if let Some(status) = status.as_object_mut() {
             status.remove("version");

@@ -178,7 +178,11 @@ fn sweep(mark: &str) -> Result<()> {
     let proc = Path::new("/proc");
     let entries = fs::read_dir(proc).map_err(Error::io("read", proc))?;
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let has_mark = || {
@@ -203,4 +207,3 @@ fn sweep(mark: &str) -> Result<()> {
     }
     Ok(())
 }
-

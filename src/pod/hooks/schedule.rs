@@ -246,7 +246,11 @@ mod tests {
             ..OVER
         };
         for (views, expected, stage) in [
-            (&[NONE, UP, READY][..], &[AfterStart, AfterReady][..], Stage::Ready),
+            (
+                &[NONE, UP, READY][..],
+                &[AfterStart, AfterReady][..],
+                Stage::Ready,
+            ),
             (&[READY], &[AfterStart, AfterReady], Stage::Ready),
             (&[READY, UP, READY], &[AfterStart, AfterReady], Stage::Ready),
             (
@@ -255,7 +259,11 @@ mod tests {
                 Stage::Down,
             ),
             // nobody asked: it ended by itself
-            (&[UP, OVER], &[AfterStart, BeforeKill, AfterStop], Stage::Down),
+            (
+                &[UP, OVER],
+                &[AfterStart, BeforeKill, AfterStop],
+                Stage::Down,
+            ),
             // it never came up
             (
                 &[NONE, failed(NONE), failed(OVER)],

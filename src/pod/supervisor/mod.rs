@@ -360,17 +360,20 @@ impl Supervisor {
     fn judge(&mut self) {
         let verdict = match &self.failure {
             Some(failure) => Some(no_sandbox(failure)),
-            None => self.machine.verdict().map(|verdict| match self.hooks.failure() {
-                Some(text) => Verdict {
-                    service: None,
-                    cause: Cause::Hook,
-                    exit_code: None,
-                    signal: None,
-                    message: text.to_string(),
-                    ..verdict
-                },
-                None => verdict,
-            }),
+            None => self
+                .machine
+                .verdict()
+                .map(|verdict| match self.hooks.failure() {
+                    Some(text) => Verdict {
+                        service: None,
+                        cause: Cause::Hook,
+                        exit_code: None,
+                        signal: None,
+                        message: text.to_string(),
+                        ..verdict
+                    },
+                    None => verdict,
+                }),
         };
         if verdict == self.verdict {
             return;
@@ -522,9 +525,11 @@ impl Supervisor {
     }
 
     fn at_rest(&self) -> bool {
-        self.hooks.at_rest() && self.machine
-            .statuses()
-            .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+        self.hooks.at_rest()
+            && self
+                .machine
+                .statuses()
+                .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
     }
 }
 

@@ -62,7 +62,7 @@ pub async fn run(context: &Context, service: &str, test: &HealthTest, limit: Dur
 }
 
 /// Runs a `post_start` or `pre_stop` hook; the error is how it failed.
-pub async fn hook(
+pub(in super::super) async fn hook(
     context: &Context,
     service: &str,
     hook: &LifecycleHook,

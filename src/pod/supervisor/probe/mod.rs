@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 
-pub use self::command::{TIMED_OUT, hook};
+pub use self::command::TIMED_OUT;
+pub(super) use self::command::hook;
 use self::tls::Tls;
 use super::super::record::Measured;
 use super::Context;
