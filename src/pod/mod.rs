@@ -14,6 +14,7 @@ pub mod adopt;
 pub mod bundle;
 pub mod checks;
 pub mod control;
+pub mod gc;
 pub mod hooks;
 pub mod interfaces;
 pub mod keeper;
