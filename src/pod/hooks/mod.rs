@@ -23,8 +23,21 @@ pub use launch::before_launch;
 pub use run::{pay, step};
 pub use schedule::{Chain, Ledger, Stage, View};
 
+use std::path::PathBuf;
+
 use super::record::Pod;
 use crate::compose::project::{Hook, HookPoint};
+
+/// Folder of hooks that every pod has before its own.
+pub const FOLDER: &str = "/etc/sampan/hooks.d";
+
+/// [`FOLDER`], which need not be there, or what `SAMPAN_HOOKS_DIR` names instead.
+pub fn usual_folder() -> Option<PathBuf> {
+    match std::env::var_os("SAMPAN_HOOKS_DIR") {
+        Some(named) => Some(named.into()),
+        None => Some(PathBuf::from(FOLDER)).filter(|folder| folder.exists()),
+    }
+}
 
 /// The pod's hooks at a point, in order.
 pub fn at(pod: &Pod, point: HookPoint) -> impl Iterator<Item = &Hook> {
