@@ -8,6 +8,7 @@ use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
 use crate::pod::layout::PodDir;
+use crate::pod::plan;
 use crate::pod::record::{self, Phase, Status};
 use crate::pod::users::Accounts;
 
@@ -53,6 +54,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         env: args.env,
         workdir: args.workdir,
         tty: args.tty,
+        privileged: false,
     };
     // without a limit there is a code
     execute(&dir, &service, request, None).map(|code| code.unwrap_or(255))
@@ -70,6 +72,8 @@ pub struct Request {
     pub workdir: Option<String>,
     /// With a terminal.
     pub tty: bool,
+    /// With all capabilities.
+    pub privileged: bool,
 }
 
 /// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: no exit code).
@@ -101,6 +105,12 @@ pub fn execute(
         process["capabilities"]["effective"] = held.clone();
         process["capabilities"]["permitted"] = held;
         add_env(&mut process, &format!("HOME={}", user.home));
+    }
+    if request.privileged {
+        let all = plan::all_capabilities().map_err(anyhow::Error::msg)?;
+        for set in ["bounding", "effective", "permitted"] {
+            process["capabilities"][set] = json!(all);
+        }
     }
     if request.tty {
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());

@@ -20,7 +20,7 @@ use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
 use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
-use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
+use crate::pod::{Error, hooks, keeper, lock, sandbox, supervisor, teardown, volumes};
 use crate::sys::seal;
 
 /// Arguments from `internal` on.
@@ -49,6 +49,15 @@ pub enum Command {
     /// Bring up the pod that standard input describes (`UpSpec`): lines of JSON (`Answer`) tell how it goes, the last one is
     /// `done` or `failed`. SIGTERM and SIGINT undo it
     Up,
+    /// Run the hook of a pod that is due
+    Hook {
+        /// Pod folder
+        dir: PathBuf,
+        /// At which point
+        at: String,
+        /// Which of those at that point
+        next: usize,
+    },
     /// Names for a shell to complete: services of this folder's pod, tasks of frameworks
     Names,
     /// Goes on removing the pod in a folder
@@ -113,6 +122,18 @@ pub enum Command {
         /// Milliseconds; 0 for no limit
         #[arg(long)]
         timeout_ms: u64,
+        /// `user[:group]`
+        #[arg(long)]
+        user: Option<String>,
+        /// Name of a variable of ours to pass on; may be given several times
+        #[arg(long)]
+        env: Vec<String>,
+        /// Working folder
+        #[arg(long)]
+        workdir: Option<String>,
+        /// With all capabilities
+        #[arg(long)]
+        privileged: bool,
         /// Program and arguments
         #[arg(last = true)]
         command: Vec<String>,
@@ -124,6 +145,7 @@ pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
         Command::Up => up(),
+        Command::Hook { dir, at, next } => Ok(hooks::step(&dir, &at, next).map(|()| 0)?),
         Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
@@ -142,15 +164,27 @@ pub fn run() -> Outcome {
             dir,
             service,
             timeout_ms,
+            user,
+            env,
+            workdir,
+            privileged,
             command,
         } => {
             seal::ensure()?;
-            check(&dir, &service, timeout_ms, command)
+            let request = exec::Request {
+                command,
+                user,
+                env,
+                workdir,
+                tty: false,
+                privileged,
+            };
+            inside(&dir, &service, timeout_ms, request)
         }
     }
 }
 
-fn check(dir: &Path, service: &str, timeout_ms: u64, command: Vec<String>) -> Outcome {
+fn inside(dir: &Path, service: &str, timeout_ms: u64, request: exec::Request) -> Outcome {
     let mut report = File::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     // whoever asked is gone with its question: the program is told to end
@@ -162,13 +196,6 @@ fn check(dir: &Path, service: &str, timeout_ms: u64, command: Vec<String>) -> Ou
     let ran = || {
         let pod: Pod = record::read(&dir.join("pod.json"))?
             .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
-        let request = exec::Request {
-            command,
-            user: None,
-            env: Vec::new(),
-            workdir: None,
-            tty: false,
-        };
         let limit = (timeout_ms > 0).then_some(timeout_ms);
         exec::execute(&PodDir::open(dir, &pod.root), service, request, limit)
     };

@@ -123,6 +123,15 @@ struct Global {
         help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_path: Vec<PathBuf>,
+    /// Folder of hooks that every pod has before its own
+    #[arg(
+        long,
+        global = true,
+        env = "SAMPAN_HOOKS_DIR", hide_env_values = true,
+        default_value = crate::pod::hooks::FOLDER,
+        help_heading = GLOBAL, value_name = "DIR"
+    )]
+    hooks_dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

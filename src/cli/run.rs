@@ -150,6 +150,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         force_recreate: false,
         wait: false,
         owner: None,
+        hooks_dir: global.hooks_dir(),
     };
     up(request, &output::Bars::new(), &mut |_, _| {}).map_err(|error| match error {
         pod::Error::Start {

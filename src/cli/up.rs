@@ -111,6 +111,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         force_recreate: args.force_recreate,
         wait: args.wait,
         owner: None,
+        hooks_dir: global.hooks_dir(),
     };
     up(request, &output::Bars::new(), &mut output::progress)?;
     if args.detach || args.wait {

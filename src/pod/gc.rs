@@ -153,7 +153,7 @@ fn one(
     };
     let done = match outcome {
         Outcome::Ending if !dry => mark(dir),
-        Outcome::Removed if !dry => teardown::finish(folders, dir),
+        Outcome::Removed if !dry => teardown::finish(folders, dir, &mut |_, _| {}),
         Outcome::Removed => {
             outcome = Outcome::Found;
             Ok(())

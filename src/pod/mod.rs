@@ -15,6 +15,7 @@ pub mod bundle;
 pub mod checks;
 pub mod control;
 pub mod gc;
+pub mod hooks;
 pub mod interfaces;
 pub mod keeper;
 pub mod layout;

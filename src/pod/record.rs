@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,14 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
             path: path.to_path_buf(),
             source,
         })
+}
+
+/// Adds a line to `events.log`.
+pub fn event(path: &Path, service: &str, text: &str) -> Result<()> {
+    let line = format!("{} {service} {}\n", now(), text.replace('\n', "\\n"));
+    let file = fs::OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .map_err(Error::io("write to", path))
 }
 
 /// `pod.json`: everything the supervisor needs, decided by `up`.
@@ -134,6 +142,8 @@ pub enum Cause {
     Pod,
     /// The pod's owner ended.
     Owner,
+    /// A hook of the pod failed.
+    Hook,
 }
 
 /// `verdict.json`: how the pod ended. There while none of its services runs or is going to.
@@ -141,7 +151,7 @@ pub enum Cause {
 pub struct Verdict {
     /// [`VERSION`].
     pub version: u32,
-    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made.
+    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made, or a hook of the pod failed.
     pub service: Option<String>,
     /// Why that one ended.
     pub cause: Cause,
@@ -365,6 +375,9 @@ pub struct Status {
     pub cause: Option<Cause>,
     /// The kernel's out-of-memory killer ended a process of it.
     pub oom_killed: bool,
+    /// It runs, and its `post_start` hooks have not ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub post_start: bool,
     /// What the health checks say together.
     pub health: Health,
     /// It runs and its readiness checks pass; where it has none, it is not unhealthy nor still to become healthy.
@@ -397,6 +410,7 @@ impl Default for Status {
             signal: None,
             cause: None,
             oom_killed: false,
+            post_start: false,
             health: Health::None,
             ready: false,
             checks: BTreeMap::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -16,7 +16,7 @@ use super::adopt::network_caches;
 use super::control::{self, Request};
 use super::layout::{self, Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Owner, Pod, Policy};
-use super::{Error, Result, adopt, teardown, volumes};
+use super::{Error, Result, adopt, hooks, teardown, volumes};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::{PullPolicy, Service};
@@ -56,15 +56,19 @@ pub struct UpSpec {
     /// Whose the pod is.
     #[serde(default)]
     pub owner: Option<Owner>,
+    /// Folder of hooks, which come before the project's own.
+    #[serde(default)]
+    pub hooks_dir: Option<PathBuf>,
 }
 
 /// Brings a pod up. On failure, or when SIGINT or SIGTERM comes, a pod that was made by this call is removed again, without a trace.
 /// From the moment that something is made these signals stay blocked: the caller waits for them by descriptor.
 pub fn up(
-    request: UpSpec,
+    mut request: UpSpec,
     images: &dyn Progress,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
+    let told = before_launch(&mut request, progress)?;
     let folders = &request.folders;
     let dir = folders.pod(&request.project.name);
     let pod = plan(&request, images)?;
@@ -73,7 +77,7 @@ pub fn up(
     let ask = match adopt::load(&dir)? {
         // what a killed `down` left
         Some(_) if dir.removing().exists() => {
-            teardown::finish(folders, &dir)?;
+            teardown::finish(folders, &dir, progress)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -88,7 +92,7 @@ pub fn up(
             return match adopt::ask_unless(&dir, &start, Some(&signals), progress) {
                 Err(error) if dir.record().exists() && !dir.sandbox().exists() => {
                     let _lock = adopt::lock(folders, &dir.name)?;
-                    Err(undo(folders, &dir, error))
+                    Err(undo(folders, &dir, error, progress))
                 }
                 answer => answer.map(|_| ()),
             };
@@ -102,7 +106,7 @@ pub fn up(
         }
         None => {
             // what a killed `up` left
-            teardown::remove(folders, &dir)?;
+            teardown::remove(folders, &dir, progress)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -110,9 +114,14 @@ pub fn up(
     };
     collect_garbage(&request, progress);
     // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
-    let made = make(folders, &dir, &pod).and_then(|()| Ok(pod.cgroup.create()?));
+    let made = make(folders, &dir, &pod)
+        .and_then(|()| {
+            let mut told = told.iter();
+            told.try_for_each(|text| record::event(&dir.events(), "", text))
+        })
+        .and_then(|()| Ok(pod.cgroup.create()?));
     if let Err(error) = made {
-        return Err(undo(folders, &dir, error));
+        return Err(undo(folders, &dir, error, progress));
     }
     drop(lock);
     let error = match adopt::ask_unless(&dir, &ask, Some(&signals), progress) {
@@ -136,7 +145,7 @@ pub fn up(
         // what does not stop is killed by the removal
         let _ = control::ask(&dir.socket(), &stop, &mut *progress);
     }
-    Err(undo(folders, &dir, error))
+    Err(undo(folders, &dir, error, progress))
 }
 
 /// What attachments left that are gone, on the networks that this pod is going to be on: a pool that leaked is whole
@@ -167,12 +176,43 @@ fn collect_garbage(request: &UpSpec, progress: &mut dyn FnMut(&str, &str)) {
     }
 }
 
-/// SIGINT and SIGTERM by descriptor.
-fn interrupts() -> Result<SignalFd> {
-    let failed = |errno: nix::Error| Error::Other(format!("wait for signals: {errno}"));
+/// Lets hooks change the project. Gives what is to be told of them.
+fn before_launch(
+    request: &mut UpSpec,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    let signals = interrupts()?;
+    let changed = hooks::before_launch(
+        request.project.clone(),
+        request.hooks_dir.as_deref(),
+        request.owner.as_ref(),
+        &signals,
+        &mut |text| {
+            progress("", &text);
+            told.push(text);
+        },
+    );
+    // nothing is made yet: from here on they end us
+    both_signals()
+        .thread_unblock()
+        .map_err(|errno| Error::Other(format!("wait for signals: {errno}")))?;
+    request.project = changed?;
+    Ok(told)
+}
+
+/// SIGINT and SIGTERM.
+fn both_signals() -> SigSet {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
+    mask
+}
+
+/// SIGINT and SIGTERM by descriptor.
+fn interrupts() -> Result<SignalFd> {
+    let failed = |errno: nix::Error| Error::Other(format!("wait for signals: {errno}"));
+    let mask = both_signals();
     mask.thread_block().map_err(failed)?;
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
 }
@@ -225,8 +265,13 @@ fn was_started(dir: &PodDir, pod: &Pod) -> bool {
             .any(|name| dir.service(name).status().exists())
 }
 
-fn undo(folders: &Folders, dir: &PodDir, error: Error) -> Error {
-    match teardown::remove(folders, dir) {
+fn undo(
+    folders: &Folders,
+    dir: &PodDir,
+    error: Error,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Error {
+    match teardown::remove(folders, dir, progress) {
         Ok(()) => error,
         Err(left) => Error::Several(vec![error, left]),
     }

@@ -48,6 +48,7 @@ fn spec(host: &Host, text: &str) -> UpSpec {
         force_recreate: false,
         wait: false,
         owner: None,
+        hooks_dir: None,
     }
 }
 

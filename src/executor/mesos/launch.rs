@@ -19,7 +19,7 @@ use crate::image::{Progress, PullOptions};
 use crate::network::Cni;
 use crate::pod::record::Owner;
 use crate::pod::up::{UpSpec, up};
-use crate::pod::{Error, Result};
+use crate::pod::{Error, Result, hooks};
 
 /// The step of `sampan internal`.
 pub const STEP: &str = "mesos-launch";
@@ -143,6 +143,7 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         force_recreate: false,
         wait: false,
         owner: Some(owner),
+        hooks_dir: hooks::usual_folder(),
     };
     Ok(up(spec, &Silent, &mut |_, _| {})?)
 }

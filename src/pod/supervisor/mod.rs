@@ -5,6 +5,7 @@
 //! where the last one was killed.
 
 mod clients;
+mod hooks;
 mod live;
 pub mod machine;
 mod owner;
@@ -14,8 +15,7 @@ mod work;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,10 +24,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::clients::{Client, Clients};
+use self::hooks::Hooks;
 use self::machine::{Action, Facts, Input, Machine};
 use self::probe::Probes;
 use self::pump::Pumps;
 use super::control::{Answer, Request};
+use super::hooks::View;
 use super::layout::PodDir;
 use super::ports::{self, Reservation};
 use super::record::{
@@ -41,6 +43,8 @@ enum Event {
     Service(String, Input),
     Note(String, String),
     Client(Request, Client),
+    /// The process of a hook ended.
+    Hook(Result<()>),
 }
 
 /// What tasks need; shared. Of the record nothing changes; what the kernel has of networks and ports does.
@@ -217,6 +221,7 @@ struct Supervisor {
     /// As on disk.
     verdict: Option<Verdict>,
     clients: Clients,
+    hooks: Hooks,
     /// Set-up failed: nothing can be started.
     failure: Option<Failure>,
 }
@@ -235,6 +240,8 @@ impl Supervisor {
                 checks: checks::of(service, &image.config),
                 stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
                 grace: service.stop_grace_period,
+                post_start: !service.post_start.is_empty(),
+                pre_stop: !service.pre_stop.is_empty(),
             };
             let path = context.dir.service(name).status();
             let status = record::read::<Status>(&path)?;
@@ -248,6 +255,7 @@ impl Supervisor {
         let mut supervisor = Supervisor {
             machine: Machine::new(services, context.pod.policy),
             verdict: record::read(&context.dir.verdict())?,
+            hooks: Hooks::load(&context)?,
             context,
             saved,
             clients: Clients::default(),
@@ -283,12 +291,36 @@ impl Supervisor {
             Event::Service(name, input) => self.machine.input(&name, input),
             Event::Note(name, text) => self.note(&name, &text),
             Event::Client(request, client) => self.request(request, client),
+            Event::Hook(done) => match self.hooks.ended(&self.context, done) {
+                // it is in the events already
+                Ok(text) => text.iter().for_each(|text| self.clients.progress("", text)),
+                Err(error) => self.note("", &error.to_string()),
+            },
         }
     }
 
     /// Carries out what the machine decided, saves what changed, then answers who waits.
     fn settle(&mut self) {
-        for (name, action) in self.machine.take_actions() {
+        // what a hook's end sets free is done at once
+        while self.step() {}
+        let hooks = (self.hooks.busy(), self.hooks.failure());
+        self.clients
+            .answer(&self.machine, self.failure.as_ref(), hooks);
+    }
+
+    /// Gives whether there may be more to do.
+    fn step(&mut self) -> bool {
+        if self.hooks.failure().is_some() {
+            self.stop_for(Cause::Hook);
+        }
+        self.machine.hold(self.hooks.holds());
+        let actions = self.machine.take_actions();
+        if actions.iter().any(|(_, action)| *action == Action::Start)
+            && let Err(error) = self.hooks.begin(&self.context)
+        {
+            self.note("", &error.to_string());
+        }
+        for (name, action) in actions {
             if let Action::Note(text) = &action {
                 self.note(&name, text);
             }
@@ -300,7 +332,16 @@ impl Supervisor {
             self.save(&name);
         }
         self.judge();
-        self.clients.answer(&self.machine, self.failure.as_ref());
+        let view = View {
+            broken: self.failure.is_some(),
+            ..View::of(self.machine.statuses().map(|(_, status)| status))
+        };
+        self.hooks
+            .advance(&self.context, view)
+            .unwrap_or_else(|error| {
+                self.note("", &error.to_string());
+                false
+            })
     }
 
     fn save(&mut self, name: &str) {
@@ -328,7 +369,20 @@ impl Supervisor {
     fn judge(&mut self) {
         let verdict = match &self.failure {
             Some(failure) => Some(no_sandbox(failure)),
-            None => self.machine.verdict(),
+            None => self
+                .machine
+                .verdict()
+                .map(|verdict| match self.hooks.failure() {
+                    Some(text) => Verdict {
+                        service: None,
+                        cause: Cause::Hook,
+                        exit_code: None,
+                        signal: None,
+                        message: text.to_string(),
+                        ..verdict
+                    },
+                    None => verdict,
+                }),
         };
         if verdict == self.verdict {
             return;
@@ -351,17 +405,8 @@ impl Supervisor {
     /// One line in the pod's events and to every client that waits.
     fn note(&self, service: &str, text: &str) {
         self.clients.progress(service, text);
-        let line = format!(
-            "{} {service} {}\n",
-            record::now(),
-            text.replace('\n', "\\n")
-        );
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.context.dir.events());
         // an event that cannot be written is still told to the clients
-        let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
+        let _ = record::event(&self.context.dir.events(), service, text);
     }
 
     fn request(&mut self, request: Request, client: Client) {
@@ -477,8 +522,15 @@ impl Supervisor {
     }
 
     fn stop_all(&mut self) {
-        let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
-        self.machine.stop(&all, None, Cause::Stopped);
+        self.stop_for(Cause::Stopped);
+    }
+
+    /// Wants every service stopped that is not to stop already.
+    fn stop_for(&mut self, why: Cause) {
+        let wanted = |status: &Status| status.goal != Goal::Stop;
+        let all = self.machine.statuses().filter(|(_, s)| wanted(s));
+        let all: Vec<String> = all.map(|(name, _)| name.to_string()).collect();
+        self.machine.stop(&all, None, why);
     }
 
     /// One step on the way: asked to end, killed, removed.
@@ -508,9 +560,11 @@ impl Supervisor {
     }
 
     fn at_rest(&self) -> bool {
-        self.machine
-            .statuses()
-            .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+        self.hooks.at_rest()
+            && self
+                .machine
+                .statuses()
+                .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
     }
 }
 

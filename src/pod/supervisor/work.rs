@@ -71,6 +71,9 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
         Action::Start => {
             tokio::task::spawn_local(start(context, service));
         }
+        Action::PostStart | Action::PreStop => {
+            tokio::task::spawn_local(hooks(context, service, generation, action));
+        }
         Action::Signal(signal) => told(container::kill(&dir, signal, false)),
         Action::Kill => told(container::kill(&dir, libc::SIGKILL, true)),
         Action::Check(which, it) => {
@@ -84,6 +87,39 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
         }
         Action::Note(_) => {}
     }
+}
+
+/// Runs a service's own hooks: of `post_start` up to the first that fails, of `pre_stop` all.
+async fn hooks(context: Rc<Context>, service: String, generation: u64, action: Action) {
+    let Some(facts) = context.pod.project.services.get(&service) else {
+        return;
+    };
+    let before = action == Action::PreStop;
+    let (key, hooks) = match before {
+        true => ("pre_stop", &facts.pre_stop),
+        false => ("post_start", &facts.post_start),
+    };
+    let mut failed = Vec::new();
+    for (index, hook) in hooks.iter().enumerate() {
+        if let Err(why) = probe::hook(&context, &service, hook).await {
+            failed.push(format!("{key}[{index}] failed: {why}"));
+            if !before {
+                break;
+            }
+        }
+    }
+    let failure = (!failed.is_empty()).then(|| failed.join("; "));
+    let input = match before {
+        true => Input::PreStopped {
+            failure,
+            generation,
+        },
+        false => Input::PostStarted {
+            failure,
+            generation,
+        },
+    };
+    context.send(&service, input);
 }
 
 async fn start(context: Rc<Context>, service: String) {

@@ -206,7 +206,7 @@ pub fn killed(why: &Why) -> Change {
 fn is_failure(status: &Status) -> bool {
     match status.cause {
         Some(Cause::Exited | Cause::OutOfMemory) => status.exit_code != Some(0),
-        Some(Cause::Unhealthy | Cause::NotStarted) => true,
+        Some(Cause::Unhealthy | Cause::NotStarted | Cause::Hook) => true,
         Some(Cause::Stopped | Cause::Pod | Cause::Owner) => false,
         None => status.phase == Phase::Failed,
     }
@@ -245,6 +245,9 @@ fn failure(task: &Task, name: &str, service: &Service) -> Change {
                 status.failing(CheckKind::Health)
             ))
         },
+        Some(Cause::Hook) => Change::to(TaskState::Failed).because(&format!(
+            "service {name} was stopped, for a hook of the pod failed"
+        )),
         Some(Cause::NotStarted) | None => {
             let why = status.error.as_deref().unwrap_or("for a reason unknown");
             Change::to(TaskState::Failed)

@@ -333,6 +333,10 @@ fn ends() {
             "t TASK_KILLED healthy=false: service t is unhealthy: mesos-health failed 3 times: not connected: refused",
         ),
         (
+            with(Cause::Hook, &|_| {}),
+            "t TASK_FAILED: service t was stopped, for a hook of the pod failed",
+        ),
+        (
             with(Cause::Stopped, &|s| s.goal = Goal::Stop),
             "t TASK_KILLED: it was stopped by a command on the agent's machine",
         ),
