@@ -41,8 +41,8 @@ struct Row {
 /// Lists results from the pod's records, so that it works without a supervisor too; a pause is the supervisor's.
 pub fn run(global: &Global, args: Args) -> Outcome {
     if let Some(seconds) = args.snooze {
-        let request = |services| Request::Snooze { services, seconds };
-        return ask(global, args.services, request).map(|_| 0);
+        let snooze = |services| Request::Snooze { services, seconds };
+        return ask(global, args.services, snooze).map(|_| 0);
     }
     let (dir, services) = global.target(args.services)?;
     let Some(pod) = adopt::load(&dir)? else {

@@ -71,6 +71,9 @@ const READ_ONLY: [&str; 5] = [
 
 /// The program to run: entrypoint and command.
 pub fn arguments(service: &Service, image: &ImageConfig) -> Result<Vec<String>, String> {
+    if let Some(arguments) = &service.arguments {
+        return with_arguments(service, image, arguments);
+    }
     let entrypoint = match &service.entrypoint {
         Some(own) => own.clone(),
         None => image.entrypoint.clone().unwrap_or_default(),
@@ -88,6 +91,27 @@ pub fn arguments(service: &Service, image: &ImageConfig) -> Result<Vec<String>, 
         ));
     }
     Ok(arguments)
+}
+
+/// Mesos' rule for arguments without a program: the entrypoint gets them, or else the first word of the command.
+fn with_arguments(
+    service: &Service,
+    image: &ImageConfig,
+    arguments: &[String],
+) -> Result<Vec<String>, String> {
+    let filled = |words: &Option<Vec<String>>| words.clone().filter(|w| !w.is_empty());
+    let mut program = match (filled(&image.entrypoint), filled(&image.cmd)) {
+        (Some(entrypoint), _) => entrypoint,
+        (None, Some(command)) => command.into_iter().take(1).collect(),
+        (None, None) => {
+            return Err(format!(
+                "x-sampan.arguments: image {} names no program that they could be given to",
+                service.image
+            ));
+        }
+    };
+    program.extend(arguments.iter().cloned());
+    Ok(program)
 }
 
 /// The environment, sorted by name: a path, the image's, the service's, and what is derived.
@@ -168,6 +192,20 @@ pub fn capabilities(service: &Service) -> Result<Vec<String>, String> {
     }
     set.sort_unstable();
     Ok(set)
+}
+
+/// `x-sampan.ambient`; capabilities(7): what is ambient is inheritable and permitted, too.
+fn ambient(service: &Service, bounding: &[String]) -> Result<Vec<String>, String> {
+    let names = service.ambient.iter().map(|name| capability(name));
+    let mut names = names.collect::<Result<Vec<_>, _>>()?;
+    names.sort_unstable();
+    names.dedup();
+    match names.iter().find(|name| !bounding.contains(name)) {
+        Some(name) => Err(format!(
+            "x-sampan.ambient: {name} is not among the service's capabilities; add it to cap_add"
+        )),
+        None => Ok(names),
+    }
 }
 
 fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
@@ -374,6 +412,11 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
             &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         ),
     ];
+    if service.host_ipc {
+        let shm = mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]);
+        list.retain(|m| m["destination"] != "/dev/shm");
+        list.push(shm);
+    }
     // what the service mounts itself, or anything above it, takes the place of ours
     let own: Vec<_> = service
         .volumes
@@ -385,7 +428,12 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
         !own.iter().any(|above| at.starts_with(above))
     });
     let ours = list.len();
-    for name in ["hosts", "resolv.conf", "hostname"] {
+    // a folder of the host shows the host's own, as it may have none to put ours in place of
+    let names: &[&str] = match service.rootfs {
+        Some(_) => &[],
+        None => &["hosts", "resolv.conf", "hostname"],
+    };
+    for name in names {
         let source = format!("{}/{name}", places.service_dir);
         list.push(mount(
             &format!("/etc/{name}"),
@@ -425,7 +473,7 @@ fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value 
                 vec![bind.to_string(), propagation.to_string()],
             )
         }
-        MountSource::Volume { .. } | MountSource::Anonymous => (
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::File { .. } => (
             "bind",
             source,
             vec!["rbind".to_string(), "rprivate".to_string()],
@@ -470,16 +518,18 @@ pub fn process(
     hostname: &str,
 ) -> Result<Value, String> {
     let bounding = capabilities(service)?;
-    // no ambient set: a user other than root keeps only what the file gives (CVE-2022-24769)
+    let ambient = ambient(service, &bounding)?;
+    // no ambient set of our own: a user other than root keeps only what the file gives (CVE-2022-24769)
     let held = if user.uid == 0 {
         bounding.clone()
     } else {
-        Vec::new()
+        ambient.clone()
     };
     let cwd = service
         .working_dir
         .clone()
         .or_else(|| image.config.working_dir.clone().filter(|d| !d.is_empty()))
+        .or_else(|| service.default_working_dir.clone())
         .unwrap_or_else(|| "/".to_string());
     Ok(without_nulls(json!({
         "terminal": service.tty,
@@ -487,7 +537,7 @@ pub fn process(
         "args": arguments(service, &image.config)?,
         "env": environment(service, &image.config, user, hostname),
         "cwd": cwd,
-        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": []},
+        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": ambient, "ambient": ambient},
         "rlimits": rlimits(service),
         "noNewPrivileges": no_new_privileges(service),
         "oomScoreAdj": service.oom_score_adj,
@@ -521,6 +571,20 @@ fn seccomp(service: &Service) -> Result<Option<oci_spec::runtime::LinuxSeccomp>,
     }
 }
 
+fn namespaces(service: &Service, places: &Places<'_>) -> Vec<Value> {
+    let shared =
+        |kind: &&str| *kind == "pid" && service.host_pid || *kind == "ipc" && service.host_ipc;
+    let kinds = ["pid", "ipc", "uts", "mount", "cgroup"];
+    let own = kinds.iter().filter(|kind| !shared(kind));
+    let mut list: Vec<Value> = own.map(|kind| json!({"type": kind})).collect();
+    list.extend(
+        places
+            .netns
+            .map(|path| json!({"type": "network", "path": path})),
+    );
+    list
+}
+
 /// The whole `config.json`.
 pub fn spec(
     service: &Service,
@@ -534,17 +598,12 @@ pub fn spec(
     limits["devices"] = Value::Array(rules);
     let process = process(service, image, user, hostname)?;
     let mut linux = json!({
-        "namespaces": [
-            {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
-        ],
+        "namespaces": namespaces(service, places),
         "resources": limits,
         "devices": devices,
         "sysctl": service.sysctls,
         "rootfsPropagation": "rprivate",
     });
-    if let (Some(path), Some(list)) = (places.netns, linux["namespaces"].as_array_mut()) {
-        list.push(json!({"type": "network", "path": path}));
-    }
     if !service.privileged {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
@@ -560,7 +619,7 @@ pub fn spec(
     Ok(without_nulls(json!({
         "ociVersion": "1.2.1",
         "process": process,
-        "root": {"path": "rootfs", "readonly": service.read_only},
+        "root": {"path": "rootfs", "readonly": service.read_only || service.rootfs.is_some()},
         "hostname": hostname,
         "domainname": service.domainname,
         "mounts": mounts(service, places)?,
