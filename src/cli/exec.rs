@@ -54,7 +54,8 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         workdir: args.workdir,
         tty: args.tty,
     };
-    execute(&dir, &args.service, request, None)
+    // without a limit there is a code
+    execute(&dir, &args.service, request, None).map(|code| code.unwrap_or(255))
 }
 
 /// What to run in a service.
@@ -71,8 +72,13 @@ pub struct Request {
     pub tty: bool,
 }
 
-/// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: exit code 124).
-pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option<u64>) -> Outcome {
+/// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: no exit code).
+pub fn execute(
+    dir: &PodDir,
+    service: &str,
+    request: Request,
+    timeout_ms: Option<u64>,
+) -> anyhow::Result<Option<u8>> {
     let pod = adopt::load(dir)?.with_context(|| format!("no pod {} here", dir.name))?;
     let prepared = Prepared::new(&pod, dir, service)?;
     must_run(dir, service)?;
@@ -118,7 +124,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
     if !matches!(status.phase, Phase::Running | Phase::Stopping) {
         let message =
             format!("exec in {service}: it does not run; `sampan start {service}` starts it");
-        return Err(crate::pod::Error::Start { code: 125, message }.into());
+        return Err(refusal(service, 125, message));
     }
     let signals = console::Signals::take()?;
     let running = match container::exec(&dir.service(service).dir, &process) {
@@ -130,10 +136,10 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
                 container::Error::Other(text) => text,
                 error => format!("exec in {service}: {error}"),
             };
-            return Err(crate::pod::Error::Start { code, message }.into());
+            return Err(refusal(service, code, message));
         }
     };
-    console::wait(running, signals, timeout_ms)
+    console::wait_until(running, signals, timeout_ms)
 }
 
 /// Says what is the case instead of what is not there.
@@ -151,7 +157,17 @@ fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
         _ => "is not running".to_string(),
     };
     let message = format!("service {service} {is}; `sampan start {service}` starts it");
-    Err(crate::pod::Error::Start { code: 125, message }.into())
+    Err(refusal(service, 125, message))
+}
+
+fn refusal(service: &str, code: u8, message: String) -> anyhow::Error {
+    let service = Some(service.to_string());
+    crate::pod::Error::Start {
+        code,
+        message,
+        service,
+    }
+    .into()
 }
 
 /// Later entries win: an earlier one of the same name goes.

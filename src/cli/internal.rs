@@ -1,15 +1,25 @@
 //! `sampan internal …`: the steps of a pod that run as processes of their own. A failure goes to `error.json` in the folder.
 //! They are no part of the command line that people see: not in the help, completions or man pages.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
 use super::exec::{self, container_code};
 use super::{Outcome, output};
 use crate::container::{self, CreateRequest};
+use crate::executor::mesos::launch;
+use crate::image::Progress;
+use crate::pod::control::Answer;
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
+use crate::pod::supervisor::probe::TIMED_OUT;
+use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
 use crate::sys::seal;
 
@@ -36,6 +46,9 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
+    /// Bring up the pod that standard input describes (`UpSpec`): lines of JSON (`Answer`) tell how it goes, the last one is
+    /// `done` or `failed`. SIGTERM and SIGINT undo it
+    Up,
     /// Goes on removing the pod in a folder
     Remover {
         /// Pod folder
@@ -45,6 +58,19 @@ pub enum Command {
     Supervisor {
         /// Pod folder
         dir: PathBuf,
+    },
+    /// The real executor below the process that a Mesos agent started
+    MesosExecutor {
+        /// The command line of that process
+        #[arg(last = true)]
+        words: Vec<OsString>,
+    },
+    /// Make the pod of a launch
+    MesosLaunch {
+        /// Folder of the executor
+        dir: PathBuf,
+        /// Number of the launch
+        number: u64,
     },
     /// Fill new volumes
     VolumesUp {
@@ -76,13 +102,13 @@ pub enum Command {
         /// Service folder
         dir: PathBuf,
     },
-    /// Run a program in a service, for at most so long
+    /// Run a program in a service, for at most so long. Standard input is a pipe to write to: why the exit code is not the program's
     Exec {
         /// Pod folder
         dir: PathBuf,
         /// Service
         service: String,
-        /// Milliseconds
+        /// Milliseconds; 0 for no limit
         #[arg(long)]
         timeout_ms: u64,
         /// Program and arguments
@@ -95,8 +121,11 @@ pub enum Command {
 pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
+        Command::Up => up(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
+        Command::MesosExecutor { words } => super::executor(words),
+        Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
@@ -113,23 +142,95 @@ pub fn run() -> Outcome {
             command,
         } => {
             seal::ensure()?;
-            let pod: Pod = record::read(&dir.join("pod.json"))?
-                .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
-            let request = exec::Request {
-                command,
-                user: None,
-                env: Vec::new(),
-                workdir: None,
-                tty: false,
-            };
-            exec::execute(
-                &PodDir::open(&dir, &pod.root),
-                &service,
-                request,
-                Some(timeout_ms),
-            )
+            check(&dir, &service, timeout_ms, command)
         }
     }
+}
+
+fn check(dir: &Path, service: &str, timeout_ms: u64, command: Vec<String>) -> Outcome {
+    let mut report = File::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    // whoever asked is gone with its question: the program is told to end
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    let mut tell = |code: u8, message: String| -> Outcome {
+        report.write_all(&serde_json::to_vec(&Failure { code, message })?)?;
+        Ok(code)
+    };
+    let ran = || {
+        let pod: Pod = record::read(&dir.join("pod.json"))?
+            .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
+        let request = exec::Request {
+            command,
+            user: None,
+            env: Vec::new(),
+            workdir: None,
+            tty: false,
+        };
+        let limit = (timeout_ms > 0).then_some(timeout_ms);
+        exec::execute(&PodDir::open(dir, &pod.root), service, request, limit)
+    };
+    match ran() {
+        Ok(Some(code)) => Ok(code),
+        Ok(None) => tell(TIMED_OUT, String::new()),
+        Err(error) => {
+            let code = error.downcast_ref::<Error>().map_or(125, Error::exit_code);
+            tell(code, format!("{error:#}"))
+        }
+    }
+}
+
+/// Most bytes of an [`UpSpec`].
+const SPEC_LIMIT: u64 = 16 << 20;
+
+/// A line for whoever started us; one who went away is no reason to stop half-way.
+fn say(answer: &Answer) {
+    let mut out = std::io::stdout().lock();
+    let _ = serde_json::to_writer(&mut out, answer);
+    let _ = out.write_all(b"\n").and_then(|()| out.flush());
+}
+
+fn say_progress(service: &str, text: &str) {
+    say(&Answer::Progress {
+        service: service.to_string(),
+        text: text.to_string(),
+    });
+}
+
+/// Pulls as lines, one a second.
+struct Pulls(Mutex<Option<Instant>>);
+
+impl Progress for Pulls {
+    fn advance(&self, what: &str, done: u64, total: u64) {
+        let Ok(mut last) = self.0.lock() else { return };
+        if last.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        *last = Some(Instant::now());
+        say_progress("", &format!("pull {what}: {done} of {total} bytes"));
+    }
+}
+
+fn up() -> Outcome {
+    let input = std::io::stdin().lock().take(SPEC_LIMIT);
+    let brought = serde_json::from_reader(input)
+        .map_err(|error| Error::Other(format!("standard input: not an UpSpec: {error}")))
+        .and_then(|spec: UpSpec| up::up(spec, &Pulls(Mutex::new(None)), &mut say_progress));
+    let error = match brought {
+        Ok(()) => {
+            say(&Answer::Done {
+                exit_codes: Vec::new(),
+            });
+            return Ok(0);
+        }
+        Err(error) => error,
+    };
+    let code = error.exit_code();
+    say(&Answer::Failed {
+        code,
+        message: error.to_string(),
+        service: error.service().map(str::to_string),
+    });
+    Ok(code)
 }
 
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
@@ -158,6 +259,7 @@ fn from_container(error: container::Error) -> Error {
     Error::Start {
         code: container_code(&error),
         message: error.to_string(),
+        service: None,
     }
 }
 

@@ -38,7 +38,10 @@ pub struct Wait {
     services: Vec<String>,
 }
 
-fn ask(global: &Global, request: &Request) -> anyhow::Result<Vec<(String, Option<i32>)>> {
+pub(super) fn ask(
+    global: &Global,
+    request: &Request,
+) -> anyhow::Result<Vec<(String, Option<i32>)>> {
     let dir = global.pod()?;
     Ok(adopt::ask(&dir, request, &mut output::progress)?)
 }

@@ -1,12 +1,15 @@
 //! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
+mod checks;
 mod cni;
 mod config;
 pub(crate) mod console;
 mod context;
 mod down;
 mod exec;
+mod executor;
 mod explain;
+mod gc;
 mod image;
 mod internal;
 mod lifecycle;
@@ -132,6 +135,8 @@ enum Command {
     Down(down::Args),
     /// List the services of pods
     Ps(ps::Args),
+    /// List the checks of services and their results, or pause them
+    Checks(checks::Args),
     /// Show limits and use of a pod's cgroups
     Stats(stats::Args),
     /// Show what services printed
@@ -155,6 +160,8 @@ enum Command {
     /// Images in the store
     #[command(subcommand)]
     Image(image::Command),
+    /// Remove pods that nobody will: of owners that ended, killed as a whole, made or removed by half
+    Gc(gc::Args),
     /// Networks that pods can use
     #[command(subcommand)]
     Network(network::Command),
@@ -167,6 +174,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,
     },
+    /// Run the tasks of a cluster framework
+    #[command(subcommand)]
+    Executor(executor::Command),
     /// Show what the creation of a container from an OCI bundle does, step by step, as JSON
     Explain(explain::Args),
     /// Try on this machine what containers did to their runtimes in the past
@@ -198,9 +208,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The command line behind `internal mesos-executor --`, which is that of `executor mesos`.
+fn executor(words: Vec<std::ffi::OsString>) -> Outcome {
+    let cli = Cli::try_parse_from(std::iter::once("sampan".into()).chain(words))?;
+    match cli.command {
+        Command::Executor(command) => executor::run_real(&cli.global, command),
+        _ => Err(anyhow::anyhow!("not the command line of an executor")),
+    }
+}
+
 fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
-        Command::Up(_) | Command::Run(_) if !rustix::process::geteuid().is_root() => {
+        Command::Up(_) | Command::Run(_) | Command::Executor(_)
+            if !rustix::process::geteuid().is_root() =>
+        {
             Err(anyhow::anyhow!(
                 "pods need root, whose networks and images they use; `sampan oci` runs single containers for an ordinary user"
             ))
@@ -208,6 +229,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),
         Command::Ps(args) => ps::run(&cli.global, args),
+        Command::Checks(args) => checks::run(&cli.global, args),
         Command::Stats(args) => stats::run(&cli.global, args),
         Command::Logs(args) => logs::run(&cli.global, args),
         Command::Exec(args) => exec::run(&cli.global, args),
@@ -218,8 +240,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
+        Command::Executor(command) => executor::run(command),
         Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
+        Command::Gc(args) => gc::run(&cli.global, args),
         Command::Network(command) => network::run(&cli.global, command),
         Command::Cni(args) => cni::run(&cli.global, &args),
         // without options before it, it does not come here

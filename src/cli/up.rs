@@ -9,7 +9,7 @@ use crate::image::PullOptions;
 use crate::pod::adopt;
 use crate::pod::control::Request;
 use crate::pod::record::Policy;
-use crate::pod::up::{UpRequest, up};
+use crate::pod::up::{UpSpec, up};
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
@@ -96,11 +96,11 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     } else {
         Policy::Compose
     };
-    let request = UpRequest {
-        folders: &folders,
+    let request = UpSpec {
+        folders: folders.clone(),
         project,
         services: args.services,
-        cgroup_parent: global.cgroup_parent.as_deref(),
+        cgroup_parent: global.cgroup_parent.clone(),
         cni: global.cni()?,
         policy,
         pull: args.pull.map(PullPolicy::from),
@@ -110,6 +110,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
         force_recreate: args.force_recreate,
         wait: args.wait,
+        owner: None,
     };
     up(request, &output::Bars::new(), &mut output::progress)?;
     if args.detach || args.wait {

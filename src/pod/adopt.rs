@@ -83,6 +83,22 @@ pub fn removing(dir: &PodDir) -> Result<Option<String>> {
 
 /// Holds everybody else off a pod until dropped.
 pub fn lock(folders: &Folders, name: &str) -> Result<File> {
+    let (file, path) = open_lock(folders, name)?;
+    file.lock().map_err(Error::io("lock", &path))?;
+    Ok(file)
+}
+
+/// As [`lock`]; `None`: somebody else is at work on it.
+pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<File>> {
+    let (file, path) = open_lock(folders, name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+    }
+}
+
+fn open_lock(folders: &Folders, name: &str) -> Result<(File, PathBuf)> {
     let dir = folders.pods();
     fs::DirBuilder::new()
         .recursive(true)
@@ -97,8 +113,7 @@ pub fn lock(folders: &Folders, name: &str) -> Result<File> {
         .mode(0o600)
         .open(&path)
         .map_err(Error::io("open", &path))?;
-    file.lock().map_err(Error::io("lock", &path))?;
-    Ok(file)
+    Ok((file, path))
 }
 
 /// The process of a record file still runs.
@@ -201,6 +216,15 @@ pub fn spawn_keeper(dir: &PodDir) -> Result<()> {
 
 /// Starts a process of ours, a step of `sampan internal`, that outlives the calling one.
 pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
+    let mut command = command(dir, step)?;
+    command
+        .spawn()
+        .map_err(Error::io("run", Path::new(command.get_program())))?;
+    Ok(())
+}
+
+/// A step of `sampan internal` on a pod, with `keeper.log` for what it prints.
+pub fn command(dir: &PodDir, step: &str) -> Result<Command> {
     let path = dir.dir.join("keeper.log");
     let log = OpenOptions::new()
         .append(true)
@@ -209,17 +233,15 @@ pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
         .open(&path)
         .map_err(Error::io("open", &path))?;
     let err = log.try_clone().map_err(Error::io("open", &path))?;
-    let program = Path::new("/proc/self/exe");
-    Command::new(program)
+    let mut command = Command::new("/proc/self/exe");
+    command
         .args(["internal", step])
         .arg(&dir.dir)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log)
-        .stderr(err)
-        .spawn()
-        .map_err(Error::io("run", program))?;
-    Ok(())
+        .stderr(err);
+    Ok(command)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
-use super::record::PublishedPort;
+use super::record::{PublishedPort, Status, Verdict};
 use super::{Error, Result};
 use crate::compose::project::Network;
 
@@ -65,6 +65,13 @@ pub enum Request {
         /// Names.
         services: Vec<String>,
     },
+    /// Pause the checking of services that run; their next run is checked again.
+    Snooze {
+        /// Names.
+        services: Vec<String>,
+        /// From now on; 0 ends the pause.
+        seconds: u64,
+    },
     /// Attach a network; its attachment has the name of the interface. What is so already is success.
     Attach {
         /// The network.
@@ -85,6 +92,9 @@ pub enum Request {
         /// The port.
         port: PublishedPort,
     },
+    /// Tell every service's status, then each change of one, and the verdict whenever the pod has come to rest; `Done` when the
+    /// pod is being removed. A client that does not keep up is cut off with `Failed`.
+    Watch,
     /// End the supervisor and with it the keeper. Containers are not touched.
     Quit,
 }
@@ -97,12 +107,14 @@ impl Request {
             | Request::Stop { services, .. }
             | Request::Restart { services, .. }
             | Request::Kill { services, .. }
+            | Request::Snooze { services, .. }
             | Request::Wait { services } => services,
             Request::Up { .. }
             | Request::Attach { .. }
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. }
+            | Request::Watch
             | Request::Quit => &[],
         }
     }
@@ -119,6 +131,18 @@ pub enum Answer {
         /// What.
         text: String,
     },
+    /// For `watch`: a service's status, which is on disk by now.
+    Status {
+        /// Its name.
+        service: String,
+        /// Where it is in its life.
+        status: Box<Status>,
+    },
+    /// For `watch`: how the pod ended. Services that are started again take it back.
+    Verdict {
+        /// As `verdict.json` has it.
+        verdict: Verdict,
+    },
     /// The request was carried out.
     Done {
         /// For `wait`: exit codes by service in the order asked for.
@@ -131,7 +155,21 @@ pub enum Answer {
         code: u8,
         /// Complete text.
         message: String,
+        /// The service that failed, where it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
     },
+}
+
+impl Answer {
+    /// A refusal.
+    pub fn failed(message: impl Into<String>) -> Answer {
+        Answer::Failed {
+            code: 1,
+            message: message.into(),
+            service: None,
+        }
+    }
 }
 
 /// Asks a supervisor; `progress` sees every line but the last. `Ok(None)`: the connection ended without an answer.
@@ -188,7 +226,23 @@ pub fn ask_unless(
         match answer {
             Answer::Progress { service, text } => progress(&service, &text),
             Answer::Done { exit_codes } => return Ok(Some(exit_codes)),
-            Answer::Failed { code, message } => return Err(Error::Start { code, message }),
+            Answer::Failed {
+                code,
+                message,
+                service,
+            } => {
+                return Err(Error::Start {
+                    code,
+                    message,
+                    service,
+                });
+            }
+            Answer::Status { .. } | Answer::Verdict { .. } => {
+                return Err(Error::Other(format!(
+                    "{}: an answer that was not asked for: {line}",
+                    socket.display()
+                )));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
-use crate::compose::project::Network;
+use crate::compose::project::{CheckKind, CheckTest, Network};
 use crate::network::{Attached, Cni, Offer, PortMapping};
 use crate::sys::file::write_atomic;
 
@@ -66,6 +66,31 @@ pub struct Pod {
     pub policy: Policy,
     /// What each service becomes before the first start: empty for `up`'s own choice of all.
     pub start: Vec<String>,
+    /// Inode of the pid namespace that its processes are in, all but containers' own.
+    #[serde(default)]
+    pub pid_namespace: u64,
+    /// Whose it is: it goes with its owner. `None`: the machine's, until `down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+}
+
+/// The process that a pod belongs to, and what it is called there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// When it ends, however, the pod is stopped and removed.
+    pub process: ProcessId,
+    /// What it is: `mesos`.
+    pub kind: String,
+    /// `FrameworkID`.
+    pub framework: String,
+    /// `ExecutorID`.
+    pub executor: String,
+    /// `AgentID`.
+    pub agent: String,
+    /// Services by the id of the task that they are of: names of the pod for every command.
+    pub tasks: BTreeMap<String, Vec<String>>,
+    /// The owner's folder, absolute.
+    pub sandbox: PathBuf,
 }
 
 /// Failure policy of a pod.
@@ -77,6 +102,55 @@ pub enum Policy {
     Compose,
     /// The pod stops when any container ends (`--abort-on-container-exit`).
     AbortOnExit,
+    /// The pod stops when a service fails: cannot be started, ends with another code than 0 and is not restarted, or is
+    /// unhealthy. One that ended with 0 is done.
+    FailPod,
+}
+
+/// Why a service ended, or is being stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// By itself: its exit code or signal tells how; neither, when nobody saw it.
+    Exited,
+    /// The kernel's out-of-memory killer.
+    OutOfMemory,
+    /// The pod's policy does not suffer an unhealthy service.
+    Unhealthy,
+    /// It could not be started.
+    NotStarted,
+    /// It was asked for.
+    Stopped,
+    /// Another service ended the pod.
+    Pod,
+    /// The pod's owner ended.
+    Owner,
+}
+
+/// `verdict.json`: how the pod ended. There while none of its services runs or is going to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made.
+    pub service: Option<String>,
+    /// Why that one ended.
+    pub cause: Cause,
+    /// Its exit code, 128 + signal number when a signal ended it; `None`: it had none, or nobody saw it.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// For people: one line, with the service's name.
+    pub message: String,
+    /// When the last service ended (RFC 3339); empty when none ran.
+    pub finished: String,
+}
+
+impl Verdict {
+    /// Every service did what it was there for.
+    pub fn is_success(&self) -> bool {
+        self.cause == Cause::Exited && self.exit_code == Some(0)
+    }
 }
 
 /// The parts of an image that a service inherits.
@@ -165,6 +239,9 @@ impl ProcessId {
 pub struct Exit {
     /// Exit code; 128 + signal number when a signal ended it.
     pub code: i32,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i32>,
     /// Unix time in nanoseconds.
     pub time: i64,
 }
@@ -271,14 +348,25 @@ pub struct Status {
     pub process: Option<ProcessId>,
     /// Exit code of the last run; `None` while it runs, or when nobody could see it.
     pub exit_code: Option<i32>,
+    /// The signal that ended the last run.
+    #[serde(default)]
+    pub signal: Option<i32>,
+    /// Why it is over, or is being stopped; none of one that restarts by itself.
+    #[serde(default)]
+    pub cause: Option<Cause>,
     /// The kernel's out-of-memory killer ended a process of it.
     pub oom_killed: bool,
-    /// What the health check says.
+    /// What the health checks say together.
     pub health: Health,
-    /// Consecutive failed probes.
-    pub failing_streak: u32,
-    /// Output of the last probe (bounded).
-    pub health_output: String,
+    /// It runs and its readiness checks pass; where it has none, it is not unhealthy nor still to become healthy.
+    #[serde(default)]
+    pub ready: bool,
+    /// Results of its checks in this run, or the last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checks: BTreeMap<String, CheckResult>,
+    /// Checking is paused until then (RFC 3339), as somebody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snoozed: Option<String>,
     /// Starts after the first.
     pub restarts: u32,
     /// RFC 3339; empty before.
@@ -297,14 +385,153 @@ impl Default for Status {
             phase: Phase::Waiting,
             process: None,
             exit_code: None,
+            signal: None,
+            cause: None,
             oom_killed: false,
             health: Health::None,
-            failing_streak: 0,
-            health_output: String::new(),
+            ready: false,
+            checks: BTreeMap::new(),
+            snoozed: None,
             restarts: 0,
             started: String::new(),
             finished: String::new(),
             error: None,
+        }
+    }
+}
+
+impl Status {
+    /// A readiness check fails.
+    pub fn unready(&self) -> bool {
+        let mut all = self.checks.values();
+        all.any(|r| r.kind == CheckKind::Readiness && r.state == CheckState::Failing)
+    }
+
+    /// The checks of a kind that fail, in words; of those that are not passing yet where none fails.
+    pub fn failing(&self, kind: CheckKind) -> String {
+        let of = |state: CheckState| {
+            let all = self.checks.iter();
+            let all = all.filter(move |(_, r)| r.kind == kind && r.state == state);
+            all.map(|(name, r)| match r.failures {
+                0 => format!("{name}: {}", r.told()),
+                1 => format!("{name} failed: {}", r.told()),
+                count => format!("{name} failed {count} times: {}", r.told()),
+            })
+            .collect::<Vec<_>>()
+        };
+        let mut texts = of(CheckState::Failing);
+        if texts.is_empty() {
+            texts = of(CheckState::Starting);
+        }
+        texts.join("; ")
+    }
+}
+
+/// What a check of a service came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// What it decides.
+    pub kind: CheckKind,
+    /// What its results come to.
+    pub state: CheckState,
+    /// What the last one that says something measured.
+    pub measured: Measured,
+    /// What that one printed, or why it failed (bounded); the words of one after which nothing changed are not kept.
+    pub message: String,
+    /// Since when `state` and `measured` are so (RFC 3339); empty before the first.
+    pub since: String,
+    /// Failures in a row that count; always 0 for [`CheckKind::Check`].
+    pub failures: u32,
+    /// Successes in a row, at most as many as are needed; always 0 for [`CheckKind::Check`].
+    pub successes: u32,
+}
+
+impl CheckResult {
+    /// Before the first.
+    pub fn new(kind: CheckKind, measured: Measured) -> CheckResult {
+        CheckResult {
+            kind,
+            state: CheckState::Starting,
+            measured,
+            message: String::new(),
+            since: String::new(),
+            failures: 0,
+            successes: 0,
+        }
+    }
+
+    /// The last result that counts, for those who want each one and no thresholds: `false` after every failure that counts.
+    pub fn healthy(&self) -> Option<bool> {
+        match (self.state, self.failures) {
+            (CheckState::Starting, 0) => None,
+            (state, failures) => Some(failures == 0 && state == CheckState::Passing),
+        }
+    }
+
+    /// The result in words.
+    pub fn told(&self) -> String {
+        let what = match &self.measured {
+            Measured::Command {
+                exit_code: Some(code),
+            } => format!("exit code {code}"),
+            Measured::Http {
+                status_code: Some(code),
+            } => format!("status {code}"),
+            Measured::Tcp {
+                succeeded: Some(true),
+            } => "connected".to_string(),
+            Measured::Tcp {
+                succeeded: Some(false),
+            } => "not connected".to_string(),
+            _ => "no result".to_string(),
+        };
+        match self.message.trim() {
+            "" => what,
+            message => format!("{what}: {message}"),
+        }
+    }
+}
+
+/// What the results of a check come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckState {
+    /// Nothing yet that counts.
+    Starting,
+    /// So many passed in a row as `success_threshold` says.
+    Passing,
+    /// So many failed in a row as `consecutive_failures` says.
+    Failing,
+}
+
+/// What a check measured; without a value: nothing yet, no answer in time, or it could not be tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Measured {
+    /// Of a program.
+    Command {
+        /// 128 + signal number when a signal ended it.
+        exit_code: Option<i32>,
+    },
+    /// Of a request.
+    Http {
+        /// Status of the answer.
+        status_code: Option<u16>,
+    },
+    /// Of a connection.
+    Tcp {
+        /// It was made.
+        succeeded: Option<bool>,
+    },
+}
+
+impl Measured {
+    /// Before there is anything.
+    pub fn nothing(test: &CheckTest) -> Measured {
+        match test {
+            CheckTest::Command(_) => Measured::Command { exit_code: None },
+            CheckTest::Http(_) => Measured::Http { status_code: None },
+            CheckTest::Tcp(_) => Measured::Tcp { succeeded: None },
         }
     }
 }
@@ -341,18 +568,18 @@ pub enum Phase {
     Failed,
 }
 
-/// What the health check says.
+/// What the health checks say together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// There is no health check.
+    /// There is none.
     #[default]
     None,
     /// Not known yet.
     Starting,
-    /// The last probe passed.
+    /// All pass.
     Healthy,
-    /// So many failed as `retries` says.
+    /// One fails.
     Unhealthy,
 }
 
@@ -363,6 +590,14 @@ pub struct Failure {
     pub code: u8,
     /// Complete text.
     pub message: String,
+}
+
+/// Inode of our pid namespace.
+pub fn pid_namespace() -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let path = Path::new("/proc/self/ns/pid");
+    let meta = fs::metadata(path).map_err(Error::io("look at", path))?;
+    Ok(meta.ino())
 }
 
 /// The time now as the records have it.

@@ -116,6 +116,8 @@ pub enum Step {
     OpenNull,
     /// Mount what [`Step::OpenRoot`] opened over its own folder.
     MountRoot,
+    /// Make the root read-only with all that is mounted below it.
+    SealRoot,
     /// Mount an overlay as root over a folder.
     MountOverlay {
         /// The folder.
@@ -227,6 +229,8 @@ impl Work {
             }
             Step::OpenNull => self.null = Some(devices::null()?),
             Step::MountRoot => self.mount_root()?,
+            Step::SealRoot => mount::set_attributes(self.root()?, true, read_only())
+                .context(|| "make the root read-only".to_owned())?,
             Step::MountOverlay { path, layers } => {
                 self.root = Some(layers.mount(path, &self.layers)?);
                 self.layers.clear();

@@ -6,10 +6,12 @@
 mod pod_support;
 
 mod features;
+mod frameworks;
 mod images;
 mod leftovers;
 mod lifecycle;
 mod order;
 mod output;
+mod owned;
 mod programs;
 mod wrong;

@@ -7,6 +7,8 @@
 mod clients;
 mod live;
 pub mod machine;
+mod owner;
+pub mod probe;
 mod pump;
 mod work;
 
@@ -23,13 +25,15 @@ use tokio::sync::mpsc;
 
 use self::clients::{Client, Clients};
 use self::machine::{Action, Facts, Input, Machine};
+use self::probe::Probes;
 use self::pump::Pumps;
 use super::control::{Answer, Request};
 use super::layout::PodDir;
-use super::plan;
 use super::ports::{self, Reservation};
-use super::record::{self, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status};
-use super::{Error, Result, lock, resolver};
+use super::record::{
+    self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
+};
+use super::{Error, Result, checks, gc, lock, plan, resolver, teardown};
 use crate::container;
 
 /// What reaches the loop.
@@ -50,6 +54,7 @@ struct Context {
     changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
+    probes: Probes,
 }
 
 impl Context {
@@ -106,6 +111,7 @@ async fn supervise(dir: &Path) -> Result<()> {
         changing: tokio::sync::Mutex::new(()),
         events,
         pumps,
+        probes: Probes::default(),
     });
     if failure.is_none() {
         live::resume(&context).await;
@@ -121,18 +127,24 @@ async fn supervise(dir: &Path) -> Result<()> {
     let mut terminate =
         signal(SignalKind::terminate()).map_err(Error::io("watch", dir_of(&supervisor)))?;
     let mut quitting = false;
+    let owner = supervisor.context.pod.owner.clone();
+    let mut orphaned = std::pin::pin!(owner::ended(owner));
+    let mut end = owner::End::default();
     supervisor.settle();
     loop {
         tokio::select! {
             event = inbox.recv() => match event {
                 Some(Event::Client(Request::Quit, client)) => {
-                    client.send(Answer::Done { exit_codes: Vec::new() });
+                    client.send(&Answer::Done { exit_codes: Vec::new() });
                     client.finish().await;
+                    supervisor.clients.farewell().await;
                     return Ok(());
                 }
                 Some(event) => supervisor.handle(event),
                 None => return Ok(()),
             },
+            () = &mut orphaned, if !end.begun() => supervisor.end_with_owner(&mut end),
+            () = end.next() => supervisor.end_with_owner(&mut end),
             // the machine goes down: in order, then leave
             _ = terminate.recv() => {
                 supervisor.stop_all();
@@ -140,6 +152,9 @@ async fn supervise(dir: &Path) -> Result<()> {
             }
         }
         supervisor.settle();
+        if end.begun() && supervisor.at_rest() && !end.over() {
+            supervisor.remove(&mut end);
+        }
         if quitting && supervisor.at_rest() {
             return Ok(());
         }
@@ -199,6 +214,8 @@ struct Supervisor {
     machine: Machine,
     /// What is on disk.
     saved: BTreeMap<String, Status>,
+    /// As on disk.
+    verdict: Option<Verdict>,
     clients: Clients,
     /// Set-up failed: nothing can be started.
     failure: Option<Failure>,
@@ -215,7 +232,7 @@ impl Supervisor {
             let facts = Facts {
                 depends_on: service.depends_on.clone(),
                 restart: service.restart,
-                probe: plan::probe(service, &image.config),
+                checks: checks::of(service, &image.config),
                 stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
                 grace: service.stop_grace_period,
             };
@@ -230,13 +247,14 @@ impl Supervisor {
         }
         let mut supervisor = Supervisor {
             machine: Machine::new(services, context.pod.policy),
+            verdict: record::read(&context.dir.verdict())?,
             context,
             saved,
             clients: Clients::default(),
             failure,
         };
         if supervisor.failure.is_none() {
-            supervisor.machine.resume();
+            supervisor.machine.resume(jiff::Timestamp::now());
             supervisor.adopt();
             let start = supervisor.context.pod.start.clone();
             supervisor.machine.begin(&start, &fresh);
@@ -281,6 +299,7 @@ impl Supervisor {
         for name in names {
             self.save(&name);
         }
+        self.judge();
         self.clients.answer(&self.machine, self.failure.as_ref());
     }
 
@@ -295,6 +314,7 @@ impl Supervisor {
         match record::write(&path, status) {
             Ok(()) => {
                 self.saved.insert(name.to_string(), status.clone());
+                self.clients.status(name, status);
             }
             // told, and tried again at the next event
             Err(error) => {
@@ -302,6 +322,30 @@ impl Supervisor {
                 self.note(name, &text);
             }
         }
+    }
+
+    /// Writes the verdict of a pod that has come to rest, then tells it; takes back that of one which goes on.
+    fn judge(&mut self) {
+        let verdict = match &self.failure {
+            Some(failure) => Some(no_sandbox(failure)),
+            None => self.machine.verdict(),
+        };
+        if verdict == self.verdict {
+            return;
+        }
+        let path = self.context.dir.verdict();
+        let done = match &verdict {
+            Some(verdict) => record::write(&path, verdict),
+            None => remove_stale(&path),
+        };
+        if let Err(error) = done {
+            return self.note("", &error.to_string());
+        }
+        if let Some(verdict) = &verdict {
+            self.note("", &verdict.message);
+            self.clients.verdict(verdict);
+        }
+        self.verdict = verdict;
     }
 
     /// One line in the pod's events and to every client that waits.
@@ -334,13 +378,10 @@ impl Supervisor {
             .iter()
             .find(|s| self.machine.status(s).is_none())
         {
-            client.send(Answer::Failed {
-                code: 1,
-                message: format!(
-                    "pod {} has no service {unknown}",
-                    self.context.pod.project.name
-                ),
-            });
+            let pod = &self.context.pod.project.name;
+            client.send(&Answer::failed(format!(
+                "pod {pod} has no service {unknown}"
+            )));
             return;
         }
         if let Some(failure) = &self.failure
@@ -350,11 +391,16 @@ impl Supervisor {
                     | Request::Stop { .. }
                     | Request::Kill { .. }
                     | Request::Wait { .. }
+                    | Request::Watch
             )
         {
             // there is nothing to do it in
             let Failure { code, message } = failure.clone();
-            client.send(Answer::Failed { code, message });
+            client.send(&Answer::Failed {
+                code,
+                message,
+                service: None,
+            });
             return;
         }
         match request {
@@ -368,7 +414,8 @@ impl Supervisor {
                     self.clients.refuse_up("stopped by another command");
                 }
                 let services = all(services);
-                self.machine.stop(&services, seconds(timeout));
+                self.machine
+                    .stop(&services, seconds(timeout), Cause::Stopped);
                 self.clients.until_stopped(client, services);
             }
             Request::Restart { services, timeout } => {
@@ -377,10 +424,8 @@ impl Supervisor {
             }
             Request::Kill { services, signal } => {
                 if let Some(name) = services.iter().find(|s| !self.runs(s)) {
-                    client.send(Answer::Failed {
-                        code: 1,
-                        message: format!("service {name} is not running"),
-                    });
+                    let text = format!("service {name} is not running");
+                    client.send(&Answer::failed(text));
                     return;
                 }
                 let running: Vec<String> =
@@ -388,13 +433,27 @@ impl Supervisor {
                 if signal == libc::SIGKILL {
                     self.machine.killed(&running);
                 }
-                client.send(self.send_signal(&running, signal));
+                client.send(&self.send_signal(&running, signal));
+            }
+            Request::Snooze { services, seconds } => {
+                let length = Duration::from_secs(seconds);
+                let until = jiff::Timestamp::now()
+                    .checked_add(length)
+                    .unwrap_or(jiff::Timestamp::MAX);
+                self.machine
+                    .snooze(&all(services), length, &until.to_string());
+                client.send(&Answer::Done {
+                    exit_codes: Vec::new(),
+                });
             }
             Request::Wait { services } => self.clients.until_idle(client, all(services)),
             Request::Attach { .. }
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. } => live::perform(&self.context, request, client),
+            Request::Watch => self
+                .clients
+                .watch(client, &self.saved, self.verdict.as_ref()),
             Request::Quit => {}
         }
     }
@@ -403,10 +462,7 @@ impl Supervisor {
         for name in services {
             let dir = self.context.dir.service(name).dir;
             if let Err(error) = container::kill(&dir, signal, false) {
-                return Answer::Failed {
-                    code: 1,
-                    message: format!("kill {name}: {error}"),
-                };
+                return Answer::failed(format!("kill {name}: {error}"));
             }
         }
         Answer::Done {
@@ -422,13 +478,52 @@ impl Supervisor {
 
     fn stop_all(&mut self) {
         let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
-        self.machine.stop(&all, None);
+        self.machine.stop(&all, None, Cause::Stopped);
+    }
+
+    /// One step on the way: asked to end, killed, removed.
+    fn end_with_owner(&mut self, end: &mut owner::End) {
+        let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
+        match end.step() {
+            owner::Step::Stop => {
+                self.note("", "the pod's owner ended: it is stopped and removed");
+                if let Err(error) = gc::mark(&self.context.dir) {
+                    self.note("", &error.to_string());
+                }
+                self.clients.refuse_up("the pod's owner ended");
+                self.machine.stop(&all, None, Cause::Owner);
+            }
+            owner::Step::Kill => self.machine.stop(&all, Some(Duration::ZERO), Cause::Owner),
+            owner::Step::Remove => self.remove(end),
+        }
+    }
+
+    /// Has the pod removed, and this process with it.
+    fn remove(&mut self, end: &mut owner::End) {
+        end.done();
+        if let Err(error) = teardown::hand_over(&self.context.dir) {
+            // `sampan gc` goes on from here
+            self.note("", &error.to_string());
+        }
     }
 
     fn at_rest(&self) -> bool {
         self.machine
             .statuses()
             .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+    }
+}
+
+/// The verdict on a pod that has nothing to run in.
+fn no_sandbox(failure: &Failure) -> Verdict {
+    Verdict {
+        version: record::VERSION,
+        service: None,
+        cause: Cause::NotStarted,
+        exit_code: None,
+        signal: None,
+        message: failure.message.clone(),
+        finished: String::new(),
     }
 }
 

@@ -1,0 +1,198 @@
+//! `sampan internal mesos-launch`: from the tasks of a launch to a pod, in a short process of its own.
+//!
+//! What tasks bring (files, compose text, images) is read here and not in the executor, whose memory stays small and whose life does not
+//! depend on it. *Invariants:* it dies with the executor, whose successor begins anew; a failure leaves no pod.
+//!
+//! Leaves to others: what a task is as a pod ([`super::task`]), how a pod comes up ([`crate::pod::up`]).
+
+use std::io::Write;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::ledger::{Executor, Ledger, Planned};
+use super::proto::task_status::Reason;
+use super::proto::{ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskInfo, TaskState};
+use super::task::{self, Invalid, Surroundings, TaskPlan, fetch};
+use crate::image::{Progress, PullOptions};
+use crate::network::Cni;
+use crate::pod::record::Owner;
+use crate::pod::up::{UpSpec, up};
+use crate::pod::{Error, Result};
+
+/// The step of `sampan internal`.
+pub const STEP: &str = "mesos-launch";
+/// Most that it writes (bytes).
+pub const OUTPUT: u64 = 1 << 20;
+
+/// A line on standard output, for the executor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line {
+    /// What the tasks become.
+    Planned {
+        /// Each task.
+        tasks: Vec<Planned>,
+    },
+    /// There is no pod, and why.
+    Failed {
+        /// The task that is the reason; `None`: all of them.
+        task: Option<String>,
+        /// TASK_FAILED or TASK_ERROR.
+        state: i32,
+        /// Why.
+        reason: Option<i32>,
+        /// For people.
+        message: String,
+    },
+}
+
+impl From<Invalid> for Line {
+    fn from(invalid: Invalid) -> Line {
+        Line::Failed {
+            // that of no task is that of all
+            task: Some(invalid.task).filter(|task| !task.is_empty()),
+            state: invalid.state.into(),
+            reason: invalid.reason.map(Into::into),
+            message: invalid.message,
+        }
+    }
+}
+
+impl From<Error> for Line {
+    fn from(error: Error) -> Line {
+        Line::Failed {
+            task: None,
+            state: TaskState::Failed.into(),
+            reason: Some(Reason::ContainerLaunchFailed.into()),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Makes the pod of launch `number` of the executor with the folder `dir`; the exit code.
+pub fn run(dir: &Path, number: u64) -> u8 {
+    match make(&Ledger::open(dir), number) {
+        Ok(()) => 0,
+        Err(line) => {
+            say(&line);
+            1
+        }
+    }
+}
+
+fn say(line: &Line) {
+    let mut out = std::io::stdout().lock();
+    // an executor that is gone has taken us with it
+    let _ = serde_json::to_writer(&mut out, line);
+    let _ = out.write_all(b"\n").and_then(|()| out.flush());
+}
+
+/// Pulls are not told: only states are.
+struct Silent;
+
+impl Progress for Silent {
+    fn advance(&self, _: &str, _: u64, _: u64) {}
+}
+
+fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|error| Error::Other(format!("follow the executor: {error}")))?;
+    let executor = ledger.executor()?;
+    let launch = ledger.launch(number)?;
+    let tasks = ledger.tasks(number)?;
+    let around = surroundings(ledger, &executor)?;
+    let options = PullOptions {
+        plain_http: executor.plain_http,
+        ..PullOptions::default()
+    };
+    folders(&tasks, &around)?;
+    let files = fetch::spec(&tasks, launch.group, &around)?;
+    fetch::run(&files, &options).map_err(Error::Other)?;
+    let plan = task::plan(&tasks, launch.group, &around)?;
+    for note in &plan.notes {
+        eprintln!("sampan executor: {note}");
+    }
+    say(&Line::Planned {
+        tasks: plan.tasks.iter().map(Planned::from).collect(),
+    });
+    let of = |plan: TaskPlan| (plan.id, plan.services);
+    let owner = Owner {
+        process: executor.process,
+        kind: "mesos".to_string(),
+        framework: executor.framework.clone(),
+        executor: executor.executor.clone(),
+        agent: executor.agent.clone(),
+        tasks: plan.tasks.into_iter().map(of).collect(),
+        sandbox: executor.sandbox.clone(),
+    };
+    let spec = UpSpec {
+        folders: executor.folders(),
+        project: plan.project,
+        services: Vec::new(),
+        cgroup_parent: executor.cgroup_parent.clone(),
+        cni: Cni {
+            conf_dirs: executor.cni_conf.clone(),
+            plugin_dirs: executor.cni_path.clone(),
+            state: executor.state.clone(),
+        },
+        policy: plan.policy,
+        pull: None,
+        pull_options: options,
+        force_recreate: false,
+        wait: false,
+        owner: Some(owner),
+    };
+    Ok(up(spec, &Silent, &mut |_, _| {})?)
+}
+
+impl From<&TaskPlan> for Planned {
+    fn from(plan: &TaskPlan) -> Planned {
+        Planned {
+            id: plan.id.clone(),
+            services: plan.services.clone(),
+            grace: plan.grace,
+            ready: plan.ready,
+            max_completion: plan.max_completion,
+        }
+    }
+}
+
+fn surroundings(ledger: &Ledger, executor: &Executor) -> Result<Surroundings> {
+    let subscribed = ledger.subscribed()?;
+    let subscribed =
+        subscribed.ok_or_else(|| Error::Other("there was no SUBSCRIBED event".into()))?;
+    // what names the pod is what the ledger says: the agent may leave it out
+    Ok(Surroundings {
+        framework: FrameworkInfo {
+            id: Some(FrameworkId {
+                value: executor.framework.clone(),
+            }),
+            ..subscribed.framework_info
+        },
+        executor: ExecutorInfo {
+            executor_id: ExecutorId {
+                value: executor.executor.clone(),
+            },
+            ..subscribed.executor_info
+        },
+        agent: subscribed.agent_info,
+        sandbox: executor.sandbox.clone(),
+        variables: executor.variables.clone(),
+        address: executor.address,
+        seccomp_profiles: executor.seccomp_profiles.clone(),
+    })
+}
+
+/// `tasks/ID` in the sandbox, whose owner they have. An id that is no name is refused by the plan, and makes no folder elsewhere.
+fn folders(tasks: &[TaskInfo], around: &Surroundings) -> Result<()> {
+    let sandbox = &around.sandbox;
+    for task in tasks {
+        let folder = task::folder(sandbox, task);
+        if let Ok(below) = folder.strip_prefix(sandbox) {
+            fetch::make_folder(sandbox, below).map_err(Error::Other)?;
+        }
+    }
+    Ok(())
+}
