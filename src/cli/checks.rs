@@ -41,15 +41,14 @@ struct Row {
 /// Lists results from the pod's records, so that it works without a supervisor too; a pause is the supervisor's.
 pub fn run(global: &Global, args: Args) -> Outcome {
     if let Some(seconds) = args.snooze {
-        let services = args.services;
-        return ask(global, &Request::Snooze { services, seconds }).map(|_| 0);
+        let snooze = |services| Request::Snooze { services, seconds };
+        return ask(global, args.services, snooze).map(|_| 0);
     }
-    let dir = global.pod()?;
+    let (dir, services) = global.target(args.services)?;
     let Some(pod) = adopt::load(&dir)? else {
         anyhow::bail!("no pod {} here", dir.name);
     };
-    if let Some(unknown) = args
-        .services
+    if let Some(unknown) = services
         .iter()
         .find(|name| !pod.project.services.contains_key(*name))
     {
@@ -57,7 +56,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
     let mut rows = Vec::new();
     for name in pod.project.services.keys() {
-        if !args.services.is_empty() && !args.services.contains(name) {
+        if !services.is_empty() && !services.contains(name) {
             continue;
         }
         let status: Status = record::read(&dir.service(name).status())?.unwrap_or_default();

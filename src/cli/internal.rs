@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 
 use super::exec::{self, container_code};
-use super::{Outcome, output};
+use super::{Outcome, output, shell};
 use crate::container::{self, CreateRequest};
 use crate::executor::mesos::launch;
 use crate::image::Progress;
@@ -49,6 +49,8 @@ pub enum Command {
     /// Bring up the pod that standard input describes (`UpSpec`): lines of JSON (`Answer`) tell how it goes, the last one is
     /// `done` or `failed`. SIGTERM and SIGINT undo it
     Up,
+    /// Names for a shell to complete: services of this folder's pod, tasks of frameworks
+    Names,
     /// Goes on removing the pod in a folder
     Remover {
         /// Pod folder
@@ -122,6 +124,7 @@ pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
         Command::Up => up(),
+        Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::MesosExecutor { words } => super::executor(words),

@@ -116,7 +116,8 @@ pub enum Step {
     OpenNull,
     /// Mount what [`Step::OpenRoot`] opened over its own folder.
     MountRoot,
-    /// Make the root read-only with all that is mounted below it.
+    /// Take the host's `/proc`, `/sys` and `/dev` out of the root, which gets its own, and make it read-only with all else that is
+    /// mounted below it.
     SealRoot,
     /// Mount an overlay as root over a folder.
     MountOverlay {
@@ -229,8 +230,7 @@ impl Work {
             }
             Step::OpenNull => self.null = Some(devices::null()?),
             Step::MountRoot => self.mount_root()?,
-            Step::SealRoot => mount::set_attributes(self.root()?, true, read_only())
-                .context(|| "make the root read-only".to_owned())?,
+            Step::SealRoot => pivot::seal(self.root()?)?,
             Step::MountOverlay { path, layers } => {
                 self.root = Some(layers.mount(path, &self.layers)?);
                 self.layers.clear();

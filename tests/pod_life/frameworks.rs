@@ -102,7 +102,7 @@ fn namespaces_of_the_host() {
         link.to_string_lossy().into_owned()
     };
     let expected = format!("{}\n{}\n", own("pid"), own("ipc"));
-    let service = "    image: localhost/busybox\n    network_mode: none\n    command: [sh, -c, 'readlink /proc/self/ns/pid /proc/self/ns/ipc']\n";
+    let service = "    image: localhost/busybox\n    network_mode: none\n    command: [sh, -c, 'for n in pid ipc; do readlink /proc/self/ns/$$n; done']\n";
     let shared = output(
         &host,
         &format!("services:\n  a:\n{service}    pid: host\n    ipc: host\n"),

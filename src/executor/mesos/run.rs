@@ -145,6 +145,7 @@ async fn serve(
     let (inputs, mut inbox) = mpsc::channel(INBOX);
     let (calls, outbox) = mpsc::unbounded_channel();
     let (context, ever) = open(options, environment, shim, inputs.clone(), calls)?;
+    tokio::task::spawn_local(sweep(context.clone()));
     let patience = Patience {
         recovery: environment.recovery.map(|recovery| recovery.timeout),
         backoff: environment
@@ -241,10 +242,17 @@ fn open(
         launching: RefCell::default(),
         watching: RefCell::default(),
     };
-    if let Err(error) = ledger::sweep(&options.folders.state) {
-        context.log(&error.to_string());
-    }
     Ok((Rc::new(context), subscribed.is_some()))
+}
+
+/// What executors left that were killed as a whole, with their pods.
+async fn sweep(context: Rc<Context>) {
+    let swept = ledger::sweep(&context.folders.state);
+    for done in [swept, pods::collect_garbage(&context.executor).await] {
+        if let Err(error) = done {
+            context.tell(Input::Note(error.to_string())).await;
+        }
+    }
 }
 
 impl Context {
@@ -405,7 +413,7 @@ impl Context {
     async fn not_started(&self, number: u64, failure: NotStarted) {
         if let Some(dir) = self.pod(number)
             && dir.dir.exists()
-            && let Err(error) = pods::remove(&self.folders, &dir.name).await
+            && let Err(error) = pods::remove(&self.executor, &dir.name).await
         {
             self.tell(Input::Note(error.to_string())).await;
         }
@@ -565,7 +573,7 @@ impl Context {
                 return;
             };
             let _turn = context.permits.acquire().await;
-            let failure = pods::remove(&context.folders, &dir.name).await.err();
+            let failure = pods::remove(&context.executor, &dir.name).await.err();
             let failure = failure.map(|error| error.to_string());
             context.tell(Input::Removed(number, failure)).await;
         });

@@ -330,7 +330,7 @@ fn ends() {
         ),
         (
             with(Cause::Unhealthy, &|s| s.checks = checks(Some(false))),
-            "t TASK_KILLED healthy=false: service t is unhealthy: mesos-health failed 3 times: refused",
+            "t TASK_KILLED healthy=false: service t is unhealthy: mesos-health failed 3 times: not connected: refused",
         ),
         (
             with(Cause::Stopped, &|s| s.goal = Goal::Stop),
@@ -658,7 +658,7 @@ fn health_is_told_when_it_changes() {
     };
     assert!(life.service(1, "a", health(None)).is_empty());
     let worse = "a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=false: \
-                 service a: mesos-health failed 3 times: refused";
+                 service a: mesos-health failed 3 times: not connected: refused";
     let better = "a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=true";
     for (healthy, expected) in [
         (true, &["a TASK_RUNNING healthy=true"][..]),

@@ -1,7 +1,7 @@
 //! What has to be in a task's folder before its pod is made: its `uris`, and compose files in archives that the label `fileName` names.
 //!
 //! The agent fetches what the executor's own command names; what a task's names is the executor's to fetch. [`spec`] tells what that is, and
-//! [`run`] does it, as a process of its own: it may take long, and is cancelled by killing it.
+//! [`run`] does it, in a process that does nothing else meanwhile: it may take long, and is cancelled by killing it.
 //!
 //! *Invariants:* a file is there as a whole or not at all. Nothing is written outside the task's folder, links in it included. Files
 //! belong to whom the sandbox belongs, and are nobody's programs unless the task says so.
@@ -12,27 +12,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use serde::{Deserialize, Serialize};
-
 use super::source::{ARCHIVES, unpacked};
 use super::volumes::below;
 use super::{Invalid, Surroundings, folder, labels};
 use crate::executor::mesos::proto::{TaskInfo, command_info};
 use crate::image::{self, Owner, PullOptions};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// Longest file that is fetched (bytes).
 const LIMIT: u64 = 64 << 30;
 
 /// What is to be fetched for one launch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchSpec {
     /// One after the other.
     pub items: Vec<Item>,
 }
 
 /// One file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Task id, for messages.
     pub task: String,
@@ -51,8 +49,7 @@ pub struct Item {
 }
 
 /// Where a file is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
     /// By http or https.
     Url(String),

@@ -515,7 +515,14 @@ fn finish(
 ) -> Result<(), Invalid> {
     assigned.apply(project, names);
     let checks = draft.checks.clone();
-    checks::place(draft.task, checks, &draft.options, names, project)?;
+    let own = [service::name(draft.task, &BTreeSet::new())];
+    // those that an override brought along are not what they are about
+    let about = match draft.source {
+        Source::Compose { .. } => names,
+        _ if names.len() == 1 => names,
+        _ => &own,
+    };
+    checks::place(draft.task, checks, &draft.options, about, project)?;
     let on_host = project.on_host();
     let made = made(draft, around);
     let mut ports = draft.offered.variables();

@@ -146,18 +146,22 @@ fn escaped(value: Value) -> Value {
     }
 }
 
+/// Files by path in the container.
+type Secrets = Vec<(String, Vec<u8>)>;
+
 /// The keys of a service, and the files with its secrets.
 fn service(
     draft: &Draft<'_>,
     networks: &Networks,
     around: &Surroundings,
-) -> Result<(Map<String, Value>, Vec<(String, Vec<u8>)>), Invalid> {
+) -> Result<(Map<String, Value>, Secrets), Invalid> {
     let task = draft.task;
     let container = task.container.as_ref();
     let mut out = Map::new();
-    let mut put = |more: Value| match more {
-        Value::Object(more) => extend(&mut out, more),
-        _ => {}
+    let mut put = |more: Value| {
+        if let Value::Object(more) = more {
+            extend(&mut out, more);
+        }
     };
     let (inside, line) = match &draft.source {
         Source::Image { image, kind, fresh } => {
@@ -165,12 +169,16 @@ fn service(
             if *fresh {
                 put(json!({"pull_policy": "always"}));
             }
+            // as there, something else is the first process: a program without handlers ends on SIGTERM
+            if *kind == container_info::Type::Mesos {
+                put(json!({"init": true}));
+            }
             (command::In::Image(*kind), draft.options.command.as_deref())
         }
         _ => {
             // what the program finds there is the host's; what it may change is its sandbox and what goes with it
             put(json!({
-                "working_dir": draft.sandbox.inside, "tmpfs": ["/tmp", "/var/tmp"],
+                "working_dir": draft.sandbox.inside, "tmpfs": ["/tmp", "/var/tmp"], "init": true,
                 "x-sampan": {"rootfs": "/"},
             }));
             (command::In::Host, draft.options.command.as_deref())

@@ -213,7 +213,9 @@ pub fn below(folder: &Path, text: &str) -> Option<PathBuf> {
 /// A path in the container; a relative one is below the sandbox.
 fn inside(sandbox: &str, text: &str) -> Option<String> {
     match text.starts_with('/') {
-        true => Some(text.to_owned()).filter(|t| t.trim_matches('/') != "" && !t.contains('\0')),
+        true => {
+            Some(text.to_owned()).filter(|t| !t.trim_matches('/').is_empty() && !t.contains('\0'))
+        }
         false => below(Path::new(sandbox), text).map(|path| path.to_string_lossy().into_owned()),
     }
 }
