@@ -506,6 +506,12 @@ impl Agent {
         });
     }
 
+    /// Waits until the executor is subscribed now.
+    #[track_caller]
+    pub fn wait_stream(&self) {
+        self.wait("stream", |state| state.stream.as_ref().map(|_| ()));
+    }
+
     /// Waits for a MESSAGE of the executor: its bytes in base64.
     #[track_caller]
     pub fn wait_message(&self) -> String {
