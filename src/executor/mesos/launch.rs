@@ -5,6 +5,7 @@
 //!
 //! Leaves to others: what a task is as a pod ([`super::task`]), how a pod comes up ([`crate::pod::up`]).
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -118,13 +119,14 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         tasks: plan.tasks.iter().map(Planned::from).collect(),
     });
     let of = |plan: TaskPlan| (plan.id, plan.services);
+    let tasks_of: BTreeMap<String, Vec<String>> = plan.tasks.into_iter().map(of).collect();
     let owner = Owner {
         process: executor.process,
         kind: "mesos".to_string(),
         framework: executor.framework.clone(),
         executor: executor.executor.clone(),
         agent: executor.agent.clone(),
-        tasks: plan.tasks.into_iter().map(of).collect(),
+        tasks: tasks_of.clone(),
         sandbox: executor.sandbox.clone(),
     };
     let spec = UpSpec {
@@ -145,7 +147,23 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         owner: Some(owner),
         hooks_dir: hooks::usual_folder(),
     };
-    Ok(up(spec, &Silent, &mut |_, _| {})?)
+    up(spec, &Silent, &mut |_, _| {}).map_err(|error| of_task(error, &tasks_of))
+}
+
+/// A failure is that of the task whose service it is.
+fn of_task(error: Error, tasks: &BTreeMap<String, Vec<String>>) -> Line {
+    let service = match &error {
+        Error::Start { service, .. } => service.clone(),
+        _ => None,
+    };
+    let mut line = Line::from(error);
+    if let (Line::Failed { task, .. }, Some(service)) = (&mut line, service) {
+        let own = tasks
+            .iter()
+            .find(|(_, services)| services.contains(&service));
+        *task = own.map(|(id, _)| id.clone());
+    }
+    line
 }
 
 impl From<&TaskPlan> for Planned {
@@ -196,4 +214,36 @@ fn folders(tasks: &[TaskInfo], around: &Surroundings) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_that_of_the_task_whose_service_it_is() {
+        let start = |service: Option<&str>| Error::Start {
+            code: 125,
+            message: "no image".into(),
+            service: service.map(str::to_owned),
+        };
+        let tasks = [("a", vec!["web", "db"]), ("b", vec!["job"])];
+        let tasks = tasks.map(|(id, services)| {
+            let services = services.into_iter().map(str::to_owned).collect();
+            (id.to_owned(), services)
+        });
+        let tasks = BTreeMap::from(tasks);
+        for (error, expected) in [
+            (start(Some("db")), Some("a")),
+            (start(Some("job")), Some("b")),
+            (start(Some("other")), None),
+            (start(None), None),
+            (Error::Other("no network".into()), None),
+        ] {
+            let Line::Failed { task, .. } = of_task(error, &tasks) else {
+                panic!("a failure");
+            };
+            assert_eq!(task.as_deref(), expected);
+        }
+    }
 }
