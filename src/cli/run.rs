@@ -149,6 +149,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
         force_recreate: false,
         wait: false,
+        detach: false,
         owner: None,
     };
     up(request, &output::Bars::new(), &mut |_, _| {}).map_err(|error| match error {
