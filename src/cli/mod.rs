@@ -249,7 +249,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
-        Command::Executor(command) => executor::run(command),
+        Command::Executor(command) => executor::run(&cli.global, command),
         Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Gc(args) => gc::run(&cli.global, args),

@@ -149,6 +149,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
         force_recreate: false,
         wait: false,
+        detach: false,
         owner: None,
         hooks_dir: global.hooks_dir(),
     };

@@ -110,6 +110,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
         force_recreate: args.force_recreate,
         wait: args.wait,
+        detach: false,
         owner: None,
         hooks_dir: global.hooks_dir(),
     };

@@ -140,6 +140,24 @@ pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<Lock>> {
     }
 }
 
+/// Removes the lock files of pods that are gone; those that somebody holds stay.
+pub fn sweep_locks(folders: &Folders) -> Result<()> {
+    let dir = folders.pods();
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::io("read", &dir))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", &dir))?.file_name();
+        if let Some(pod) = name.to_string_lossy().strip_suffix(".lock")
+            && !folders.pod(pod).dir.exists()
+        {
+            drop(try_lock(folders, pod)?);
+        }
+    }
+    Ok(())
+}
+
 fn open_lock(folders: &Folders, name: &str) -> Result<(File, PathBuf)> {
     let dir = folders.pods();
     fs::DirBuilder::new()

@@ -127,6 +127,9 @@ pub fn collect(folders: &Folders, dry: bool) -> Result<Vec<Found>> {
         });
         all.extend(found);
     }
+    if !dry {
+        adopt::sweep_locks(folders)?;
+    }
     Ok(all)
 }
 

@@ -53,6 +53,9 @@ pub struct UpSpec {
     /// Wait for health checks too.
     #[serde(default)]
     pub wait: bool,
+    /// Come back as soon as the pod has a supervisor, of which the caller asks what becomes of it ([`Request::Watch`]).
+    #[serde(default)]
+    pub detach: bool,
     /// Whose the pod is.
     #[serde(default)]
     pub owner: Option<Owner>,
@@ -124,10 +127,11 @@ pub fn up(
         return Err(undo(folders, &dir, error, progress));
     }
     drop(lock);
-    let error = match adopt::ask_unless(&dir, &ask, Some(&signals), progress) {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
+    let brought = match request.detach {
+        true => adopt::ensure(&dir),
+        false => adopt::ask_unless(&dir, &ask, Some(&signals), progress).map(|_| ()),
     };
+    let Err(error) = brought else { return Ok(()) };
     let _lock = adopt::lock(folders, &dir.name)?;
     // another command may have removed it, and made another one of the same name: that is not ours to undo
     if !is_ours(&dir, &pod) {

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{Executor, Ledger, Planned};
+use super::privileges;
 use super::proto::task_status::Reason;
 use super::proto::{ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskInfo, TaskState};
 use super::task::{self, Invalid, Surroundings, TaskPlan, fetch};
@@ -100,6 +101,11 @@ impl Progress for Silent {
 fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|error| Error::Other(format!("follow the executor: {error}")))?;
+    let missing = privileges::missing()
+        .map_err(|error| Error::Other(format!("look at the executor's privileges: {error}")))?;
+    if let Some(missing) = missing {
+        return Err(Error::Other(missing.to_string()).into());
+    }
     let executor = ledger.executor()?;
     let launch = ledger.launch(number)?;
     let tasks = ledger.tasks(number)?;
@@ -144,6 +150,8 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         pull_options: options,
         force_recreate: false,
         wait: false,
+        // a kill must find services that run, and give them their grace
+        detach: true,
         owner: Some(owner),
         hooks_dir: hooks::usual_folder(),
     };

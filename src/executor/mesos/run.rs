@@ -184,6 +184,11 @@ async fn serve(
     }
 }
 
+/// A service of the pod runs, or ran.
+fn is_started(answer: &Answer) -> bool {
+    matches!(answer, Answer::Status { status, .. } if !status.started.is_empty())
+}
+
 fn now() -> Now {
     let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Now {
@@ -499,15 +504,23 @@ impl Context {
 
     /// Tells the machine what becomes of a pod, until it is gone.
     async fn watch(&self, number: u64, dir: &PodDir) {
-        let networks = pods::networks(dir).unwrap_or_else(|error| {
-            self.log(&error.to_string());
-            Vec::new()
-        });
-        self.tell(Input::Started(number, networks)).await;
+        self.tell(Input::Started(number)).await;
+        let mut connected = false;
         let mut watch = Watch::new(dir.clone());
         loop {
             match watch.next().await {
-                Ok(Some(answer)) => self.hear(number, dir, answer).await,
+                Ok(Some(answer)) => {
+                    // they are made before the first service starts
+                    if !connected && is_started(&answer) {
+                        let found = pods::networks(dir).unwrap_or_else(|error| {
+                            self.log(&error.to_string());
+                            Vec::new()
+                        });
+                        connected = true;
+                        self.tell(Input::Networks(number, found)).await;
+                    }
+                    self.hear(number, dir, answer).await;
+                }
                 Ok(None) => {
                     let text = format!(
                         "pod {} was removed by a command on the agent's machine",
