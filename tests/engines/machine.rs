@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use sampan::cgroup::Cgroup;
 
 use crate::pod_support::{Ended, layout, remove_cgroups, run, tool};
+use crate::typed;
 
 /// Longer than any command here may take (seconds).
 const LIMIT: &str = "60";
@@ -89,6 +90,48 @@ impl Machine {
         machine
     }
 
+    /// A machine as a reader of the documentation has it: `sampan` installed, folders of the system that can be written to and are
+    /// nobody else's, busybox in the store and as the OCI layout `busybox`.
+    pub fn installed() -> Machine {
+        let machine = Machine::new();
+        let program = env!("CARGO_BIN_EXE_sampan");
+        let layout = layout("busybox");
+        machine.shell(&format!(
+            r#"
+            for name in etc var; do
+                mkdir -p over/$name/upper over/$name/work
+                mount -t overlay -o lowerdir=/$name,upperdir=over/$name/upper,workdir=over/$name/work overlay /$name
+            done
+            # overlays cannot be made upon an overlay
+            for name in sampan containers containerd; do
+                mkdir -p /var/lib/$name lib/$name
+                mount --bind lib/$name /var/lib/$name
+            done
+            mount -t tmpfs tmpfs /usr/local/bin
+            ln -s {program} /usr/local/bin/sampan
+            ln -s sampan /usr/local/bin/sampan-oci
+            cp -r {} busybox
+            sampan image import busybox localhost/busybox >import.log 2>&1
+            "#,
+            layout.display()
+        ));
+        machine
+    }
+
+    /// Types a section of `docs/engines.md` after `prepare`, and shows the first thing that did not come as it says. `last` is done
+    /// when a step fails.
+    #[track_caller]
+    pub fn types(&self, heading: &str, prepare: &str, last: &str) {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/engines.md");
+        let steps = typed::steps(&fs::read_to_string(document).unwrap(), heading);
+        assert!(steps.len() > 1, "{heading}: {steps:?}");
+        let script = format!("{prepare}\n{}", typed::script(&steps, last));
+        let ended = self.run(&["bash", "-c", &script]);
+        let output = ended.out();
+        assert_eq!(typed::difference(&steps, &output), None, "{}", ended.stderr);
+        assert_eq!(ended.code, 0, "{ended:#?}");
+    }
+
     /// The machine's folder, the same inside and outside.
     pub fn path(&self) -> &Path {
         self.folder.path()
@@ -132,7 +175,7 @@ impl Machine {
             .args(["timeout", "--signal=KILL", LIMIT])
             .args(words)
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.path().join("home"))
             .env("TMPDIR", self.path().join("tmp"));
         command

@@ -347,6 +347,7 @@ impl Supervisor {
             && !matches!(
                 request,
                 Request::Up { .. }
+                    | Request::Ping
                     | Request::Stop { .. }
                     | Request::Kill { .. }
                     | Request::Wait { .. }
@@ -395,6 +396,9 @@ impl Supervisor {
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. } => live::perform(&self.context, request, client),
+            Request::Ping => client.send(Answer::Done {
+                exit_codes: Vec::new(),
+            }),
             Request::Quit => {}
         }
     }
