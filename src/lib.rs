@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! cli · oci                 arguments, output, exit codes: nothing else prints
+//! executor                  a cluster framework's tasks as pods
 //! selftest                  containers that attack the program, and what has to come of it
 //! pod                       a compose project as one pod: keeper, supervisor, control socket
 //! compose · network · image · container
@@ -16,6 +17,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod compose;
 pub mod container;
+pub mod executor;
 pub mod image;
 pub mod init;
 pub mod network;

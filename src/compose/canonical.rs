@@ -62,6 +62,9 @@ fn service(node: &mut Node, path: &str) -> Result<()> {
             &mut health_test,
         )?;
     }
+    if let Some(slot) = child(node, "x-sampan") {
+        edit(slot, &format!("{path}.x-sampan"), "checks", &mut checks)?;
+    }
     Ok(())
 }
 
@@ -169,6 +172,40 @@ fn health_test(at: &At<'_>) -> Result<Value> {
             Node::str(&at.node.pos, at.string()?),
         ])),
     }
+}
+
+/// Checks by name → a list of checks that say their names.
+fn checks(at: &At<'_>) -> Result<Value> {
+    let checks: Vec<(Option<&str>, At<'_>)> = match &at.node.value {
+        Value::Map(_) => at
+            .entries()?
+            .into_iter()
+            .map(|(name, at)| (Some(name), at))
+            .collect(),
+        _ => at.items()?.into_iter().map(|at| (None, at)).collect(),
+    };
+    let mut out = Vec::new();
+    for (name, check) in checks {
+        let mut node = check.node.clone();
+        let path = check.path.clone();
+        if let Some(name) = name
+            && node.tag != Tag::Reset
+            && let Value::Map(entries) = &mut node.value
+        {
+            if entries.iter().any(|entry| entry.key == "name") {
+                return Err(check.error("has its name before it; remove the key name"));
+            }
+            entries.insert(
+                0,
+                Entry::new(check.key_pos, "name", Node::str(check.key_pos, name)),
+            );
+        }
+        if let Some(http) = child(&mut node, "http") {
+            edit(http, &format!("{path}.http"), "headers", &mut key_values)?;
+        }
+        out.push(node);
+    }
+    Ok(Value::Seq(out))
 }
 
 /// Names → a mapping with a value made for each.

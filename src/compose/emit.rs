@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use super::network::ENDPOINT_SYSCTLS;
 use super::project::{
-    Blkio, Condition, HealthTest, Limits, Mount, MountSource, Network, NetworkExtra, Project,
-    PullPolicy, Restart, Service, ServiceNetwork,
+    Blkio, Check, CheckTest, Condition, HealthTest, Limits, Mount, MountSource, Network,
+    NetworkExtra, Project, PullPolicy, Restart, Service, ServiceNetwork,
 };
 use super::units::{self, Plain};
 
@@ -195,6 +195,11 @@ fn service(s: &Service) -> Dict {
     out.bare("oom_score_adj", s.oom_score_adj);
     limits(&s.limits, &mut out);
     out.texts("profiles", &s.profiles);
+    if !s.checks.is_empty() {
+        let mut extra = Dict::default();
+        extra.list("checks", s.checks.iter().map(|c| Out::Dict(check(c))));
+        out.put("x-sampan", Out::Dict(extra));
+    }
     out
 }
 
@@ -206,6 +211,7 @@ fn dependencies(s: &Service, out: &mut Dict) {
             match dependency.condition {
                 Condition::ServiceStarted => "service_started",
                 Condition::ServiceHealthy => "service_healthy",
+                Condition::ServiceReady => "service_ready",
                 Condition::ServiceCompletedSuccessfully => "service_completed_successfully",
             },
         );
@@ -245,6 +251,47 @@ fn healthcheck(s: &Service, out: &mut Dict) {
     }
     entry.bare("retries", check.retries);
     out.put("healthcheck", Out::Dict(entry));
+}
+
+fn check(c: &Check) -> Dict {
+    let mut out = Dict::default();
+    out.text("name", &c.name);
+    out.text("kind", c.kind.word());
+    match &c.test {
+        CheckTest::Command(HealthTest::Exec(words)) => out.texts("command", words),
+        CheckTest::Command(HealthTest::Shell(text)) => out.text("command", text),
+        CheckTest::Http(test) => {
+            let mut http = Dict::default();
+            http.text("scheme", if test.tls { "https" } else { "http" });
+            http.text("host", &test.host.to_string());
+            http.bare("port", Some(test.port));
+            http.text("path", &test.path);
+            let statuses = test.statuses.iter();
+            http.list("statuses", statuses.map(|s| Out::Bare(s.to_string())));
+            http.texts_by_key("headers", &test.headers);
+            out.put("http", Out::Dict(http));
+        }
+        CheckTest::Tcp(test) => {
+            let mut tcp = Dict::default();
+            tcp.text("host", &test.host.to_string());
+            tcp.bare("port", Some(test.port));
+            out.put("tcp", Out::Dict(tcp));
+        }
+    }
+    let times = [
+        ("delay", c.delay),
+        ("interval", Some(c.interval)),
+        ("start_interval", c.start_interval),
+        ("timeout", Some(c.timeout)),
+        ("grace_period", Some(c.grace_period)),
+        ("snooze", c.snooze),
+    ];
+    for (key, value) in times {
+        out.maybe_text(key, value.map(units::duration_text).as_deref());
+    }
+    out.bare("consecutive_failures", Some(c.consecutive_failures));
+    out.bare("success_threshold", Some(c.success_threshold));
+    out
 }
 
 fn ports(s: &Service, out: &mut Dict) {

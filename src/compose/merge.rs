@@ -50,6 +50,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.security_opt", Rule::Unique(&[""])),
     ("services.*.networks.*.aliases", Rule::Unique(&[""])),
     ("services.*.blkio_config.*", Rule::Unique(&["path"])),
+    ("services.*.x-sampan.checks", Rule::Unique(&["name"])),
     ("networks.*.ipam.config", Rule::Unique(&["subnet"])),
 ];
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::check::{Check, CheckKind, CheckTest, HEALTHCHECK, HttpTest, TcpTest, loopback};
+
 /// Where a value stands in the user's files, for messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -113,6 +115,9 @@ pub struct Service {
     pub depends_on: BTreeMap<String, Dependency>,
     /// `None`: the image's own counts; `Some(Healthcheck::disabled)`: none.
     pub healthcheck: Option<Healthcheck>,
+    /// `x-sampan.checks`: further ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
     /// Published ports, ranges expanded.
     pub ports: Vec<Port>,
     /// Exposed ports (`80`, `80/udp`).
@@ -201,6 +206,8 @@ pub enum Condition {
     ServiceStarted,
     /// Its health check passed.
     ServiceHealthy,
+    /// It is ready: its readiness checks pass. Ours, compose has no such word.
+    ServiceReady,
     /// It ended with 0.
     ServiceCompletedSuccessfully,
 }

@@ -192,6 +192,44 @@ const SERVICE: &[(&str, Rule)] = &[
     ("volumes", Is(List(&Either(&[Scalar, Map(MOUNT)])))),
     ("volumes_from", Refused("name the volumes below volumes")),
     ("working_dir", Is(Scalar)),
+    ("x-sampan", Is(Map(SERVICE_EXTRA))),
+];
+
+const SERVICE_EXTRA: &[(&str, Rule)] = &[(
+    "checks",
+    Is(Either(&[List(&Map(CHECK)), Named(&Map(CHECK), true)])),
+)];
+
+const CHECK: &[(&str, Rule)] = &[
+    ("name", Is(Scalar)),
+    ("kind", Is(Scalar)),
+    ("command", Is(ONE_OR_LIST)),
+    ("http", Is(Map(CHECK_HTTP))),
+    ("tcp", Is(Map(CHECK_TCP))),
+    ("delay", Is(Scalar)),
+    ("interval", Is(Scalar)),
+    ("start_interval", Is(Scalar)),
+    ("timeout", Is(Scalar)),
+    ("grace_period", Is(Scalar)),
+    ("consecutive_failures", Is(Scalar)),
+    ("success_threshold", Is(Scalar)),
+    ("snooze", Is(Scalar)),
+];
+
+const CHECK_HTTP: &[(&str, Rule)] = &[
+    ("port", Is(Scalar)),
+    ("path", Is(Scalar)),
+    ("scheme", Is(Scalar)),
+    ("protocol", Is(Scalar)),
+    ("host", Is(Scalar)),
+    ("statuses", Is(LIST)),
+    ("headers", Is(LIST_OR_DICT)),
+];
+
+const CHECK_TCP: &[(&str, Rule)] = &[
+    ("port", Is(Scalar)),
+    ("protocol", Is(Scalar)),
+    ("host", Is(Scalar)),
 ];
 
 const BLKIO: &[(&str, Rule)] = &[

@@ -12,7 +12,7 @@ use super::node::{At, Result};
 use super::project::{
     Condition, Dependency, HealthTest, Healthcheck, PullPolicy, Restart, Service,
 };
-use super::{dotenv, limits, mount, network, port, schema};
+use super::{check, dotenv, limits, mount, network, port, schema};
 
 /// Most ports of a project, ranges expanded.
 const MAX_PORTS: usize = 65_536;
@@ -96,6 +96,7 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
             .get("healthcheck")
             .map(|at| healthcheck(&at))
             .transpose()?,
+        checks: check::of_service(at)?,
         ports,
         expose,
         networks: network::of_service(at)?,
@@ -341,10 +342,10 @@ fn dependencies(at: &At<'_>) -> Result<BTreeMap<String, Dependency>> {
             Some(c) => match c.raw()? {
                 "service_started" => Condition::ServiceStarted,
                 "service_healthy" => Condition::ServiceHealthy,
+                "service_ready" => Condition::ServiceReady,
                 "service_completed_successfully" => Condition::ServiceCompletedSuccessfully,
                 other => {
-                    let known =
-                        "service_started, service_healthy or service_completed_successfully";
+                    let known = "service_started, service_healthy, service_ready or service_completed_successfully";
                     return Err(c.error(format_args!("{other:?} is not a condition; use {known}")));
                 }
             },

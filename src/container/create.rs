@@ -9,7 +9,7 @@ use oci_spec::runtime::Spec;
 
 use super::plan::{self, Host, Plan, Step};
 use super::spawn::{Child, Join, Place, spawn};
-use super::{CreateRequest, Error, State, chain, config, idmap, life, net_devices};
+use super::{CreateRequest, Error, State, chain, config, host_mounts, idmap, life, net_devices};
 use crate::cgroup::{self, Cgroup, Entry};
 use crate::init::hooks::{Hooks, Point};
 use crate::init::{self, gate};
@@ -158,6 +158,7 @@ impl<'a> Creation<'a> {
                 };
                 Ok(())
             }
+            Step::NoteMounts(root) => host_mounts::note(&request.dir, root),
             Step::Begin => self.child()?.begin(&self.entry),
             Step::KeepSpec => life::keep_spec(&request.dir, &self.config.text),
             Step::Limits(resources) => request

@@ -187,6 +187,9 @@ fn plan(
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }
+    if super::plan::shares_mounts(linux) {
+        steps.push(Step::Root(state.rootfs.clone()));
+    }
     steps.extend(process::terminal(wanted, false)?);
     steps.extend(kernel::labels(wanted, own));
     steps.extend(process::finish(wanted, around, Way::Told)?);

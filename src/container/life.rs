@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::create::Config;
-use super::{Error, State, Status, chain};
+use super::{Error, State, Status, chain, host_mounts};
 use crate::cgroup::Cgroup;
 use crate::init::gate::{self, Outcome};
 use crate::init::hooks::Point;
@@ -355,7 +355,7 @@ fn kill_first(state: &State) -> Result<(), Error> {
     }
 }
 
-/// Removes members, cgroup, gate and state, in this order, going on after errors.
+/// Removes members, cgroup, gate, mounts and state, in this order, going on after errors.
 pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
     let gone = |path: PathBuf| match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -365,13 +365,14 @@ pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
     };
     let members = cgroup.destroy().map_err(|error| chain(&error));
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
+    let mounts = host_mounts::remove(dir);
     // the record goes last: as long as something is left there is a container to delete
-    let record = if members.is_ok() && gate.is_ok() {
+    let record = if members.is_ok() && gate.is_ok() && mounts.is_ok() {
         gone(spec_path(dir)).and_then(|()| gone(state_path(dir)))
     } else {
         Ok(())
     };
-    let errors: Vec<String> = [members, gate, record]
+    let errors: Vec<String> = [members, gate, mounts, record]
         .into_iter()
         .filter_map(Result::err)
         .collect();

@@ -18,6 +18,7 @@
 mod config;
 mod create;
 mod exec;
+mod host_mounts;
 mod idmap;
 mod life;
 mod listener;

@@ -2,8 +2,9 @@
 //! as [`Host`]. The order of a container's set-up is here and nowhere else; [`super::create`] and [`crate::init`] take the steps.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
+use oci_spec::runtime::{Linux, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
 use serde::{Serialize, Serializer};
 
 use super::CreateRequest;
@@ -79,6 +80,9 @@ pub enum Step {
     /// Make the cgroup, or what of it the child can be cloned into, and later the rest of it; it must have no members, and must not be
     /// frozen.
     Cgroup(Cgroup),
+    /// Note what is mounted on the root's folder: what is mounted there later, in the caller's own mount namespace, is the container's
+    /// and unmounted with it.
+    NoteMounts(PathBuf),
     /// Let the child enter what it was not cloned into and begin to set itself up, which it does while the next steps are taken.
     Begin,
     /// Set the limits of the cgroup, before anything of the container runs in it.
@@ -164,6 +168,10 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     };
     if !request.at_once {
         parent.push(Step::Gate);
+    }
+    if !namespaces.own(libc::CLONE_NEWNS) {
+        let root = spec.root().as_ref().ok_or("root: is missing")?;
+        parent.push(Step::NoteMounts(request.bundle.join(root.path())));
     }
     parent.push(Step::Clone {
         new,
@@ -353,6 +361,11 @@ pub fn has_own_pids(spec: &Spec) -> bool {
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| namespaces::namespaces(linux).ok());
     namespaces.is_some_and(|all| all.new & libc::CLONE_NEWPID as u64 != 0)
+}
+
+/// Whether a container has no mount namespace of its own.
+pub fn shares_mounts(linux: &Linux) -> bool {
+    namespaces::namespaces(linux).is_ok_and(|all| !all.own(libc::CLONE_NEWNS))
 }
 
 fn namespace_names<S: Serializer>(bits: &u64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -151,6 +151,9 @@ impl Child<'_> {
                     .step(&format!("set sysctl {}", path.display()))
             }
             PlanStep::BecomeRoot => process::become_root(),
+            PlanStep::Root(path) => rustix::process::chdir(path)
+                .and_then(|()| rustix::process::chroot("."))
+                .step(&format!("change the root to {}", path.display())),
             PlanStep::CgroupNamespace => {
                 nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step("make a cgroup namespace")
             }

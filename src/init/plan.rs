@@ -52,6 +52,8 @@ pub enum Step {
     },
     /// Become user and group 0 of the user namespace.
     BecomeRoot,
+    /// Change the root to this folder: that of a container without a mount namespace.
+    Root(PathBuf),
     /// Make a cgroup namespace, now that the process is in its cgroup.
     CgroupNamespace,
     /// On the file system.

@@ -1,6 +1,6 @@
 //! The container's file system: root, mounts, devices, masks, pivot.
 //!
-//! It runs in the container's own mount namespace, takes [`Step`]s one after another and decides nothing that they do not say.
+//! It runs in the container's mount namespace, mostly its own, takes [`Step`]s one after another and decides nothing that they do not say.
 //!
 //! *Invariants:*
 //! * Every path inside the root is resolved beneath the descriptor of the root (openat2 `RESOLVE_IN_ROOT`); no name is joined and
@@ -72,6 +72,8 @@ pub(crate) fn refuse<T>(context: String, why: &str) -> Result<T, Error> {
 pub enum Step {
     /// Cut what propagates between the host's mounts and ours; what was opened before stays tied to them.
     Isolate,
+    /// In the caller's own mount namespace, which nothing may be changed in: what is opened from now on is cut off one by one.
+    CutOff,
     /// Open the folder that is the root, with the mounts below.
     OpenRoot {
         /// The folder.
@@ -146,6 +148,8 @@ pub enum Step {
     Pivot,
     /// The same without pivot_root(2), which a root file system in RAM does not allow: the host's tree stays below ours.
     MoveRoot,
+    /// Make the root the root of the process alone: its mount namespace is the caller's.
+    ChangeRoot,
     /// `rootfsPropagation`, of the finished root.
     RootPropagation {
         /// `MS_*`.
@@ -173,6 +177,8 @@ pub struct Work {
     late: Vec<(OwnedFd, PathBuf)>,
     /// Mounts of proc and sysfs by place: masks inside them do not depend on what has that name in the root by now.
     kernel: Vec<(PathBuf, OwnedFd)>,
+    /// Trees of the host are made private as they are opened.
+    cut_off: bool,
     /// Folder of the last device: most are in the same one.
     devices: Option<(PathBuf, OwnedFd)>,
 }
@@ -182,6 +188,7 @@ impl Work {
     pub fn take(&mut self, step: &Step) -> Result<(), Error> {
         match step {
             Step::Isolate => isolate()?,
+            Step::CutOff => self.cut_off = true,
             Step::OpenRoot { path, follow_host } => self.open_root(path, *follow_host)?,
             Step::OpenLayers(layers) => self.layers = layers.open()?,
             Step::OpenSource {
@@ -201,6 +208,7 @@ impl Work {
                         .context(what)?,
                     Some(beneath) => clone_beneath(path, beneath, *recursive)?,
                 };
+                self.cut(&tree).context(what)?;
                 self.sources.insert(*source, tree);
             }
             Step::OpenInside {
@@ -255,6 +263,7 @@ impl Work {
             Step::Mask(path) => self.mask(path)?,
             Step::Pivot => pivot::pivot(self.root()?)?,
             Step::MoveRoot => pivot::move_root(self.root()?)?,
+            Step::ChangeRoot => pivot::change_root(self.root()?)?,
             Step::RootPropagation { kind, recursive } => {
                 pivot::propagation(self.root()?, *kind, *recursive)?;
             }
@@ -309,11 +318,20 @@ impl Work {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(CWD, path, flags, Mode::empty()).context(what)?;
         let tree = mount::clone_tree_at(&folder, true).context(what)?;
+        self.cut(&tree).context(what)?;
         if follow_host {
             mount::set_attributes(&tree, true, propagating(libc::MS_SLAVE)).context(what)?;
         }
         (self.root, self.folder) = (Some(tree), Some(folder));
         Ok(())
+    }
+
+    /// Unmounting a tree that shares with the host's would unmount what is below there too (mount_namespaces(7)).
+    fn cut(&self, tree: &OwnedFd) -> io::Result<()> {
+        match self.cut_off {
+            true => mount::set_attributes(tree, true, propagating(libc::MS_PRIVATE)),
+            false => Ok(()),
+        }
     }
 
     /// The root is attached where its folder was opened, whatever the path leads to by now; its descriptor stays good for that.

@@ -37,8 +37,7 @@ pub fn move_root(root: &OwnedFd) -> Result<(), Error> {
     }
     rustix::process::fchdir(root).context(|| "enter the root".to_owned())?;
     rustix::mount::mount_move(".", "/").context(|| "move the root to /".to_owned())?;
-    rustix::process::chroot(".").context(|| "change the root".to_owned())?;
-    rustix::process::chdir("/").context(|| "enter /".to_owned())
+    change_root(root)
 }
 
 /// The mount point of a line of mountinfo (proc_pid_mountinfo(5)) that is a procfs or sysfs.
@@ -70,6 +69,13 @@ fn hide(point: &Path) -> Result<(), Error> {
         }
         Err(error) => Err(error).context(|| format!("unmount {}", point.display())),
     }
+}
+
+/// Makes `root` the root of the process.
+pub fn change_root(root: &OwnedFd) -> Result<(), Error> {
+    rustix::process::fchdir(root).context(|| "enter the root".to_owned())?;
+    rustix::process::chroot(".").context(|| "change the root".to_owned())?;
+    rustix::process::chdir("/").context(|| "enter /".to_owned())
 }
 
 /// `rootfsPropagation`.

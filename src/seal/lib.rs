@@ -1,4 +1,4 @@
-//! The program as seen through a read-only overlay, executed in place of itself: the fast half of the answer to CVE-2019-5736. The
+//! The program as seen through a read-only mount, executed in place of itself: the fast half of the answer to CVE-2019-5736. The
 //! other half, and why, is in Sampan's `sys::seal`.
 //!
 //! It is a crate of its own because it also runs at the program's entry point, before the C library has relocated the program,
@@ -12,19 +12,12 @@
 #![allow(unsafe_code)]
 
 use core::ffi::CStr;
-use core::mem::MaybeUninit;
 use core::ptr;
 
 use libc::{c_char, c_long};
 
 /// In the environment of the second run of the program only.
 pub const MARK: &CStr = c"_SAMPAN_SEALED=1";
-
-/// Longest path of the program that is handled, in bytes.
-const PATH_MAX: usize = 4096;
-const FSCONFIG_SET_STRING: usize = 1;
-const FSCONFIG_CMD_CREATE: usize = 6;
-const CLOEXEC: usize = 1;
 
 /// The program's entry point: the stack is as execve(2) left it, and goes on to the C library's as it was.
 ///
@@ -96,7 +89,7 @@ unsafe extern "C" fn sampan_early(stack: *mut usize) {
         let next = end.add(1).read_volatile();
         end.write_volatile(MARK.as_ptr());
         end.add(1).write_volatile(ptr::null());
-        execute_overlay(argv, environment);
+        execute_read_only(argv, environment);
         end.write_volatile(ptr::null());
         end.add(1).write_volatile(next);
     }
@@ -166,167 +159,49 @@ unsafe fn starts<const N: usize>(text: *const c_char, prefix: &[u8; N]) -> bool 
     true
 }
 
-/// Executes the calling program as seen through a detached overlay of two read-only layers: no byte is copied. Two, because one alone
-/// needs an upper; the second is a folder that is always there (procfs cannot be a layer). Comes back when anything fails.
+/// Executes the calling program as seen through a read-only mount of its file alone, which is in no mount namespace: no byte is copied,
+/// no file system is made. Comes back when anything fails.
 ///
 /// # Safety
 /// `argv` and `environment` end with a null pointer and hold C strings.
 #[inline(always)]
-pub unsafe fn execute_overlay(argv: *const *const c_char, environment: *const *const c_char) {
-    let mut opened = Opened {
-        context: -1,
-        tree: -1,
-        copy: -1,
+pub unsafe fn execute_read_only(argv: *const *const c_char, environment: *const *const c_char) {
+    let exe = c"/proc/self/exe".as_ptr() as usize;
+    let empty = c"".as_ptr() as usize;
+    let here = libc::AT_FDCWD as usize;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
     };
-    // SAFETY: the caller's promise.
-    unsafe { opened.execute(argv, environment) };
-    for fd in [opened.context, opened.tree, opened.copy] {
-        if fd >= 0 {
-            // SAFETY: opened here and used by nobody else.
-            unsafe { call(libc::SYS_close, fd as usize, 0, 0, 0, 0) };
-        }
-    }
-}
-
-struct Opened {
-    context: isize,
-    tree: isize,
-    copy: isize,
-}
-
-impl Opened {
-    #[inline(always)]
-    unsafe fn execute(
-        &mut self,
-        argv: *const *const c_char,
-        environment: *const *const c_char,
-    ) -> Option<()> {
-        let here = libc::AT_FDCWD as usize;
-        let exe = c"/proc/self/exe".as_ptr() as usize;
-        let mut path = MaybeUninit::<[u8; PATH_MAX]>::uninit();
-        let mut layers = MaybeUninit::<[u8; PATH_MAX + 8]>::uninit();
-        let (path, layers) = (
-            path.as_mut_ptr().cast::<u8>(),
-            layers.as_mut_ptr().cast::<u8>(),
+    // SAFETY: each call gets what its manual page asks for; the structure outlives the calls, and the descriptor is nobody else's.
+    unsafe {
+        let flags = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize;
+        let tree = call(libc::SYS_open_tree, here, exe, flags, 0, 0);
+        let Ok(tree) = usize::try_from(tree) else {
+            return;
+        };
+        let set = call(
+            libc::SYS_mount_setattr,
+            tree,
+            empty,
+            libc::AT_EMPTY_PATH as usize,
+            ptr::from_ref(&attributes) as usize,
+            size_of::<libc::mount_attr>(),
         );
-        // SAFETY: each call gets what its manual page asks for; buffers are as long as said and outlive the calls.
-        unsafe {
-            let length = call(
-                libc::SYS_readlinkat,
-                here,
-                exe,
-                path as usize,
-                PATH_MAX - 1,
-                0,
-            );
-            let name = split(path, usize::try_from(length).ok()?, layers)?;
-            let filesystem = c"overlay".as_ptr() as usize;
-            self.context = call(libc::SYS_fsopen, filesystem, CLOEXEC, 0, 0, 0);
-            let context = usize::try_from(self.context).ok()?;
-            let key = c"lowerdir".as_ptr() as usize;
-            let set = call(
-                libc::SYS_fsconfig,
-                context,
-                FSCONFIG_SET_STRING,
-                key,
-                layers as usize,
-                0,
-            );
-            zero(set)?;
-            zero(call(
-                libc::SYS_fsconfig,
-                context,
-                FSCONFIG_CMD_CREATE,
-                0,
-                0,
-                0,
-            ))?;
-            let attributes = (libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV) as usize;
-            self.tree = call(libc::SYS_fsmount, context, CLOEXEC, attributes, 0, 0);
-            let tree = usize::try_from(self.tree).ok()?;
-            let flags = (libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) as usize;
-            self.copy = call(libc::SYS_openat, tree, name, flags, 0, 0);
-            let copy = usize::try_from(self.copy).ok()?;
-            let empty = c"".as_ptr() as usize;
-            // the path may lead to another file by now
-            let seen = stat(copy, empty, libc::AT_EMPTY_PATH as usize)?;
-            if seen != stat(here, exe, 0)? {
-                return None;
-            }
+        if set == 0 {
             call(
                 libc::SYS_execveat,
-                copy,
+                tree,
                 empty,
                 argv as usize,
                 environment as usize,
                 libc::AT_EMPTY_PATH as usize,
             );
         }
-        None
+        call(libc::SYS_close, tree, 0, 0, 0, 0);
     }
-}
-
-/// Writes `FOLDER:/sys` to `layers` and ends the path there; the address of the name behind it comes back. A folder that is the root
-/// or has a letter with a meaning to overlay is not for us.
-#[inline(always)]
-unsafe fn split(path: *mut u8, length: usize, layers: *mut u8) -> Option<usize> {
-    let mut slash = 0;
-    let mut index = 0;
-    // SAFETY: `length` bytes of `path` are written and one more is there; `layers` is eight bytes longer.
-    unsafe {
-        while index < length {
-            let byte = path.add(index).read_volatile();
-            match byte {
-                b'/' => slash = index,
-                b':' | b'\\' => return None,
-                _ => {}
-            }
-            layers.add(index).write_volatile(byte);
-            index += 1;
-        }
-        path.add(length).write_volatile(0);
-        if slash == 0 {
-            return None;
-        }
-        let end = layers.add(slash);
-        end.write_volatile(b':');
-        end.add(1).write_volatile(b'/');
-        end.add(2).write_volatile(b's');
-        end.add(3).write_volatile(b'y');
-        end.add(4).write_volatile(b's');
-        end.add(5).write_volatile(0);
-        Some(path.add(slash + 1) as usize)
-    }
-}
-
-/// What tells a file apart that was replaced: inode, size, time of the last change.
-#[inline(always)]
-unsafe fn stat(at: usize, path: usize, flags: usize) -> Option<(u64, i64, i64, i64)> {
-    let mut stat = MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: the structure is the kernel's on these machines and filled when the call succeeds.
-    unsafe {
-        let done = call(
-            libc::SYS_newfstatat,
-            at,
-            path,
-            stat.as_mut_ptr() as usize,
-            flags,
-            0,
-        );
-        zero(done)?;
-        let stat = stat.as_ptr();
-        Some((
-            (*stat).st_ino,
-            (*stat).st_size,
-            (*stat).st_mtime,
-            (*stat).st_mtime_nsec,
-        ))
-    }
-}
-
-#[inline(always)]
-fn zero(done: isize) -> Option<()> {
-    if done == 0 { Some(()) } else { None }
 }
 
 /// A system call with up to five arguments; negative is an error.

@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use nix::mount::MsFlags;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
-use crate::sys::dirt;
+use crate::sys::{dirt, mount};
 
 /// `argv[0]`, or its last part, that asks for the probe; what to do follows.
 pub const NAME: &str = "sampan-probe";
@@ -278,6 +279,7 @@ fn take_program() -> io::Result<Value> {
 /// Writes to the file behind a descriptor, whatever it was opened for, as soon as nobody executes it any more.
 fn overwrite(descriptor: &str) -> Value {
     let path = PathBuf::from("/proc/self/fd").join(descriptor);
+    let freed = make_writable(&path);
     let before = fs::read_link(&path)
         .map_or_else(|error| name_of(&error), |path| path.display().to_string());
     let begin = Instant::now();
@@ -285,16 +287,49 @@ fn overwrite(descriptor: &str) -> Value {
         match OpenOptions::new().append(true).open(&path) {
             Ok(mut file) => {
                 let written = file.write_all(MARK);
-                return json!({"file": before, "overwrite": written.map_or_else(|error| name_of(&error), |()| "done".to_owned())});
+                return json!({"file": before, "mount": freed, "overwrite": written.map_or_else(|error| name_of(&error), |()| "done".to_owned())});
             }
             Err(error)
                 if error.raw_os_error() == Some(libc::ETXTBSY) && begin.elapsed() < PATIENCE =>
             {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            Err(error) => return json!({"file": before, "overwrite": name_of(&error)}),
+            Err(error) => {
+                return json!({"file": before, "mount": freed, "overwrite": name_of(&error)});
+            }
         }
     }
+}
+
+/// What CAP_SYS_ADMIN has to make the mount of a file writable: each way with its answer.
+fn make_writable(path: &Path) -> Value {
+    let none: Option<&str> = None;
+    let bind = |more| nix::mount::mount(Some(path), path, none, MsFlags::MS_BIND | more, none);
+    let open = || rustix::fs::open(path, OFlags::PATH, Mode::empty());
+    let writable = mount::Attributes {
+        clear: libc::MOUNT_ATTR_RDONLY,
+        ..mount::Attributes::default()
+    };
+    let tries = [
+        ("remount", bind(MsFlags::MS_REMOUNT).map_err(Into::into)),
+        (
+            "mount_setattr",
+            open()
+                .map_err(Into::into)
+                .and_then(|file| mount::set_attributes(&file, false, writable)),
+        ),
+        (
+            "open_tree",
+            mount::clone_tree(path, false)
+                .and_then(|tree| mount::set_attributes(&tree, false, writable)),
+        ),
+        ("bind", bind(MsFlags::empty()).map_err(Into::into)),
+    ];
+    let said = tries.map(|(way, done): (_, io::Result<()>)| {
+        let answer = done.map_or_else(|error| name_of(&error), |()| "ok".to_owned());
+        (way.to_owned(), json!(answer))
+    });
+    Value::Object(said.into_iter().collect())
 }
 
 /// Looks into every other process of the container that is not the probe, as fast as it can, until [`STOP`] appears (CVE-2016-9962):

@@ -1,9 +1,13 @@
 //! Runs this program from a copy that no container can write: the answer to CVE-2019-5736, where a container overwrote its runtime
-//! through `/proc/PID/exe`. The copy is a view of the program through a read-only overlay, which `sampan-seal` makes (already at the
-//! entry point, when the words ask for it), or a memfd.
+//! through `/proc/PID/exe`. The copy is a view of the program through a read-only mount of its file, which `sampan-seal` makes (already
+//! at the entry point, when the words ask for it), or a memfd.
 //!
-//! *Invariants:* after [`ensure`] the running program is either on a read-only overlay without an upper layer (nothing can make that
-//! writable, remounting included) or in a sealed memfd. `/proc/self/exe` still starts the program; its link text is no path.
+//! That mount is in no mount namespace: it was never attached, and the kernel dissolved it when execve(2) closed its descriptor. So
+//! nobody can remount it, change its attributes, clone it or mount over it, with whatever capabilities: mount(2), mount_setattr(2) and
+//! open_tree(2) want a mount of the caller's namespace, or one that is still held by a descriptor of open_tree(2).
+//!
+//! *Invariants:* after [`ensure`] the running program is either on such a mount or in a sealed memfd. `/proc/self/exe` still starts the
+//! program; its link text is no path.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, OsString};
@@ -11,13 +15,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
 /// Set for the second run of the program only.
 const NAME: &str = "_SAMPAN_SEALED";
-/// `OVERLAYFS_SUPER_MAGIC` of `linux/magic.h`.
-const OVERLAY_MAGIC: u64 = 0x794c_7630;
+/// The program.
+const EXE: &str = "/proc/self/exe";
 
 /// Makes sure that the calling process runs from a protected copy: executes it with the same arguments and environment if it does not.
 /// To be called first thing in `main`, while there is one thread, by commands that create or enter containers.
@@ -28,7 +33,7 @@ pub fn ensure() -> io::Result<()> {
         if is_sealed()? {
             return Ok(());
         }
-    } else if has_seals(&File::open("/proc/self/exe")?) {
+    } else if has_seals(&File::open(EXE)?) {
         return Ok(());
     }
     let arguments = strings(std::env::args_os())?;
@@ -44,9 +49,9 @@ pub fn ensure() -> io::Result<()> {
     {
         let (arguments, environment) = (pointers(&arguments), pointers(&environment));
         // SAFETY: both lists end with a null pointer and hold C strings that outlive the call.
-        unsafe { sampan_seal::execute_overlay(arguments.as_ptr(), environment.as_ptr()) };
+        unsafe { sampan_seal::execute_read_only(arguments.as_ptr(), environment.as_ptr()) };
     }
-    // no privilege, no overlay, or stacked too deep
+    // no privilege, or a mount of another namespace
     let copy = memfd_copy()?;
     Err(super::process::execute_file(
         &copy,
@@ -62,13 +67,13 @@ fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
 
 /// Whether the program's own file cannot be written.
 fn is_sealed() -> io::Result<bool> {
-    let exe = File::open("/proc/self/exe")?;
-    if has_seals(&exe) {
+    let exe = Path::new(EXE);
+    let read_only = rustix::fs::statfs(exe)?.f_flags as u64 & libc::ST_RDONLY != 0;
+    // the mount's root: an ordinary read-only mount could be made writable
+    if read_only && std::fs::read_link(exe)? == Path::new("/") {
         return Ok(true);
     }
-    // read-only: the program may lie on a writable overlay to begin with
-    let below = rustix::fs::fstatfs(&exe)?;
-    Ok(below.f_type as u64 == OVERLAY_MAGIC && below.f_flags as u64 & libc::ST_RDONLY != 0)
+    Ok(has_seals(&File::open(exe)?))
 }
 
 fn has_seals(file: &File) -> bool {
@@ -82,7 +87,7 @@ fn memfd_copy() -> io::Result<OwnedFd> {
     let memfd = rustix::fs::memfd_create("sampan", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("sampan", flags))?;
     let mut copy = File::from(memfd);
-    io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
+    io::copy(&mut File::open(EXE)?, &mut copy)?;
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&copy, seals)?;
     Ok(copy.into())

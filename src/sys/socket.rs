@@ -98,10 +98,14 @@ pub fn receive_all(socket: &impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut message = vec![0; length.max(MESSAGE_USUAL)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
+    let received = loop {
         let mut bytes = [IoSliceMut::new(&mut message)];
-        rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)
-    })?;
+        match rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            // it may also have closed since we looked
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            other => break other?,
+        }
+    };
     if received
         .flags
         .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)

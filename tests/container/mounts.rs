@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("mounts::readonly_dev_and_tmpfs", readonly_dev_and_tmpfs),
     ("mounts::propagation", propagation),
     ("mounts::propagation_of_the_root", propagation_of_the_root),
+    ("mounts::in_the_callers_namespace", in_the_callers_namespace),
     ("mounts::id_maps", id_maps),
     (
         "mounts::id_maps_in_a_user_namespace",
@@ -513,6 +514,55 @@ fn propagation() {
         .filter(|line| line.contains(&*host.to_string_lossy()))
         .count();
     assert_eq!(on_host, 3, "{text}");
+}
+
+/// config-linux.md "Namespaces": a type that is not listed is the runtime's own. The mounts are there for all then, and go with the
+/// container; nothing of the host's goes with them.
+fn in_the_callers_namespace() {
+    own_mounts();
+    let mut case = Case::new(&["sleep"]);
+    let other = tempfile::tempdir().unwrap();
+    let host = other.path().join("host");
+    tmpfs(&host);
+    change(&host, MsFlags::MS_SHARED);
+    tmpfs(&host.join("sub"));
+    fs::write(host.join("sub/file"), "").unwrap();
+    change(Path::new("/"), MsFlags::MS_SHARED);
+    let namespaces = case.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "mount");
+    add(&mut case, bind("/bound", &host, "rbind,ro"));
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let state = case.create().unwrap();
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for (at, want) in [("proc", "|proc|"), ("bound/sub", "||tmpfs|"), ("", "||")] {
+        let at = case.root().join(at);
+        let at = at.to_string_lossy();
+        let found = seen(&text, at.trim_end_matches('/'));
+        assert!(
+            found.len() == 1 && found[0].contains(want),
+            "{at}: {found:?}"
+        );
+    }
+    case.start().unwrap();
+    let process = json!({"args": ["/testinit", "ls", "/bound/sub"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    let (code, listed) = case.exec(&process);
+    assert!(code == 0 && listed.contains("file"), "{listed}");
+    container::delete(&case.request.dir).unwrap();
+    case.wait(&state);
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    case.assert_gone();
+    // when it fails half-way, and when it is killed there
+    add(&mut case, bind("/none", Path::new("/none"), "bind"));
+    let (_, error) = case.create().unwrap_err();
+    assert!(error.contains("/none"), "{error}");
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    case.assert_gone();
+    add(&mut case, bind("/later", &host, "rbind,rshared"));
+    let (_, error) = case.create().unwrap_err();
+    assert!(
+        error.contains("a mount tied to the host's needs a mount namespace"),
+        "{error}"
+    );
 }
 
 fn propagation_of_the_root() {

@@ -61,6 +61,12 @@ services:
     mem_reservation: 4m
     memswap_limit: 6m
     pids_limit: -1
+    x-sampan:
+      checks:
+        web: {http: {port: 80, path: "/a?b=$$c", scheme: https, protocol: IPv6, statuses: [204, 500], headers: {Host: a.example, X-Y: "1"}}, kind: readiness, delay: 0s, snooze: 1m}
+        tcp: {tcp: {port: 5, host: 10.9.0.9}, grace_period: 5s, success_threshold: 2}
+        sh: {command: "a $$b", kind: check, timeout: 0s, start_interval: 5ms}
+        run: {command: [a, "$$b"], consecutive_failures: 1, interval: 1m}
     blkio_config: {weight: 10, device_read_bps: [{path: /dev/a, rate: 1k}], device_write_iops: [{path: /dev/b, rate: 5}]}
 networks:
   zeta: {}

@@ -10,6 +10,7 @@ use super::project::{MountSource, Origin};
 use super::*;
 
 mod attributes;
+mod checks;
 mod errors;
 mod hostile;
 

@@ -223,6 +223,10 @@ impl Draft<'_> {
         mount.clear_others = self.parsed.explicit && !self.parsed.remount;
         self.make_late(&mut mount);
         let early = options::follows_host(&mount) && inside.is_none();
+        // its end would be the end of what it is tied to
+        if early && !self.around.namespaces.own(libc::CLONE_NEWNS) {
+            return Err("a mount tied to the host's needs a mount namespace".to_owned());
+        }
         if early && recursive && mount.attributes.propagation != 0 {
             // those below are still tied to the host's both ways
             mount.recursive.propagation = mount.attributes.propagation;

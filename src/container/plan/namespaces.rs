@@ -75,9 +75,26 @@ pub fn namespaces(linux: &Linux) -> Result<Namespaces, String> {
     }
     let namespaces = Namespaces { new, joins };
     if !namespaces.own(libc::CLONE_NEWNS) {
-        return Err("linux.namespaces: a mount namespace is needed".to_owned());
+        shares_mounts(linux, &namespaces)?;
     }
     Ok(namespaces)
+}
+
+/// What a container in the caller's mount namespace cannot have.
+fn shares_mounts(linux: &Linux, namespaces: &Namespaces) -> Result<(), String> {
+    let without = |what: &str| {
+        Err(format!(
+            "{what}: needs a mount namespace in linux.namespaces"
+        ))
+    };
+    // mount_namespaces(7): it has no privilege there
+    if namespaces.own(libc::CLONE_NEWUSER) {
+        return without("linux.namespaces: user");
+    }
+    match linux.rootfs_propagation().as_deref() {
+        None | Some("" | "private" | "rprivate") => Ok(()),
+        Some(_) => without("linux.rootfsPropagation"),
+    }
 }
 
 /// What the new time namespace gets (time_namespaces(7) `timens_offsets`).

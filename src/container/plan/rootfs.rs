@@ -42,7 +42,7 @@ pub fn rootfs(spec: &Spec, around: Around<'_>) -> Result<Stages, String> {
     let isolated = stages
         .outside
         .iter()
-        .position(|step| *step == Step::Isolate);
+        .position(|step| matches!(step, Step::Isolate | Step::CutOff));
     for entry in entries {
         late |= entry.inside.iter().any(is_late);
         // what is tied to the host's mounts is opened before the two are separated
@@ -62,10 +62,10 @@ pub fn rootfs(spec: &Spec, around: Around<'_>) -> Result<Stages, String> {
         stages.last.push(Step::LateReadonly);
     }
     cover(&mut stages, linux);
-    stages.last.push(if request.no_pivot {
-        Step::MoveRoot
-    } else {
-        Step::Pivot
+    stages.last.push(match request.no_pivot {
+        _ if !around.namespaces.own(libc::CLONE_NEWNS) => Step::ChangeRoot,
+        true => Step::MoveRoot,
+        false => Step::Pivot,
     });
     // private it is already, and a follower when it was opened as one: saying so again would also change the mounts below
     if let Some((kind, recursive)) = propagation
@@ -92,6 +92,15 @@ fn begin(stages: &mut Stages, around: Around<'_>, propagation: Option<(u64, bool
         follow_host,
     };
     match &around.request.rootfs {
+        Rootfs::Bundle if !around.namespaces.own(libc::CLONE_NEWNS) => {
+            stages.outside.extend([Step::CutOff, open]);
+            // what it was attached to may have made it shared again
+            let private = Step::RootPropagation {
+                kind: libc::MS_PRIVATE,
+                recursive: true,
+            };
+            stages.inside.extend([Step::MountRoot, private]);
+        }
         Rootfs::Bundle => {
             stages.outside.extend(if follow_host {
                 [open, Step::Isolate]

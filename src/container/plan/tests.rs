@@ -74,8 +74,12 @@ fn plans_namespaces() {
             "mnt is there twice",
         ),
         (
-            json!({"namespaces": [{"type": "pid"}]}),
-            "a mount namespace is needed",
+            json!({"namespaces": [{"type": "user"}]}),
+            "linux.namespaces: user: needs a mount namespace",
+        ),
+        (
+            json!({"namespaces": [{"type": "pid"}], "rootfsPropagation": "slave"}),
+            "linux.rootfsPropagation: needs a mount namespace",
         ),
         (
             json!({"namespaces": namespaces, "timeOffsets": {"monotonic": {"secs": 1}}}),

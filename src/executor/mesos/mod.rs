@@ -1,0 +1,6 @@
+//! The Mesos v1 executor: what an agent launches with `sampan executor mesos`.
+//!
+//! Owns the protocol. *Invariants:* the pure parts (messages, records, environment) know neither sockets nor pods.
+//! Leaves to others: pods, which are the layers' below.
+
+pub mod proto;
