@@ -36,9 +36,28 @@ const INIT: &str = r#"
     grep -q '^/sys/fs/cgroup ' "$1" || mount -o remount,ro /sys/fs/cgroup
     mount -t tmpfs -o mode=755 tmpfs /run
     mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+    # where systemd looks for its first target
+    mkdir -p /run/systemd/system
+    printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/test.target
     echo ready
-    exec catatonit -P
+    shift
+    exec "$@"
 "#;
+
+/// A first process that does nothing but reap.
+const REAPER: &[&str] = &["catatonit", "-P"];
+
+/// Debian's service manager, which finds no unit to start by itself.
+const SYSTEMD: &[&str] = &[
+    "env",
+    "container=oci",
+    "/lib/systemd/systemd",
+    "--system",
+    "--unit=test.target",
+    "--log-target=console",
+    "--log-level=warning",
+    "--show-status=no",
+];
 
 /// Processes, mounts, network and cgroups for one engine, and a folder.
 pub struct Machine {
@@ -52,6 +71,18 @@ pub struct Machine {
 impl Machine {
     /// A machine with nothing but an init.
     pub fn new() -> Machine {
+        Machine::with(REAPER)
+    }
+
+    /// A machine whose init is systemd.
+    pub fn with_systemd() -> Machine {
+        let machine = Machine::with(SYSTEMD);
+        machine.shell("until [ -S /run/systemd/private ]; do sleep 0.05; done");
+        machine.install();
+        machine
+    }
+
+    fn with(init: &[&str]) -> Machine {
         let folder = tempfile::Builder::new()
             .prefix("sampan-engine-")
             .tempdir()
@@ -74,6 +105,7 @@ impl Machine {
             ])
             .args(["--kill-child", "--mount-proc", "sh", "-euc", INIT, "init"])
             .arg(folder.path().join("hierarchies"))
+            .args(init)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -94,9 +126,14 @@ impl Machine {
     /// nobody else's, busybox in the store and as the OCI layout `busybox`.
     pub fn installed() -> Machine {
         let machine = Machine::new();
+        machine.install();
+        machine
+    }
+
+    fn install(&self) {
         let program = env!("CARGO_BIN_EXE_sampan");
         let layout = layout("busybox");
-        machine.shell(&format!(
+        self.shell(&format!(
             r#"
             for name in etc var; do
                 mkdir -p over/$name/upper over/$name/work
@@ -115,7 +152,6 @@ impl Machine {
             "#,
             layout.display()
         ));
-        machine
     }
 
     /// Types a section of `docs/engines.md` after `prepare`, and shows the first thing that did not come as it says. `last` is done

@@ -12,6 +12,7 @@ mod pod_support;
 
 mod podman;
 mod podman_networks;
+mod services;
 mod slurm;
 #[path = "../typed/mod.rs"]
 mod typed;
