@@ -11,6 +11,7 @@ use crate::container::{self, CreateRequest};
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
 use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
+use crate::sys::seal;
 
 /// Arguments from `internal` on.
 #[derive(Debug, Parser)]
@@ -100,8 +101,8 @@ pub fn run() -> Outcome {
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
         Command::Create { dir } => {
-            crate::sys::seal::ensure()?;
-            told(&dir, create(&dir))
+            let held = seal::hold()?;
+            told(&dir, create(&dir, held))
         }
         Command::Start { dir } => told(&dir, start(&dir)),
         Command::Delete { dir } => told(&dir, delete(&dir)),
@@ -111,7 +112,7 @@ pub fn run() -> Outcome {
             timeout_ms,
             command,
         } => {
-            crate::sys::seal::ensure()?;
+            seal::ensure()?;
             let pod: Pod = record::read(&dir.join("pod.json"))?
                 .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
             let request = exec::Request {
@@ -133,12 +134,12 @@ pub fn run() -> Outcome {
 
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
 
-fn create(dir: &Path) -> Result<(), Error> {
+fn create(dir: &Path, held: seal::Held) -> Result<(), Error> {
     let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
-    container::create(&request)
+    container::create(&request, held)
         .map(|_| ())
         .map_err(from_container)
 }
