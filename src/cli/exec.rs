@@ -118,7 +118,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
     if !matches!(status.phase, Phase::Running | Phase::Stopping) {
         let message =
             format!("exec in {service}: it does not run; `sampan start {service}` starts it");
-        return Err(crate::pod::Error::Start { code: 125, message }.into());
+        return Err(refusal(service, 125, message));
     }
     let signals = console::Signals::take()?;
     let running = match container::exec(&dir.service(service).dir, &process) {
@@ -130,7 +130,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
                 container::Error::Other(text) => text,
                 error => format!("exec in {service}: {error}"),
             };
-            return Err(crate::pod::Error::Start { code, message }.into());
+            return Err(refusal(service, code, message));
         }
     };
     console::wait(running, signals, timeout_ms)
@@ -151,7 +151,17 @@ fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
         _ => "is not running".to_string(),
     };
     let message = format!("service {service} {is}; `sampan start {service}` starts it");
-    Err(crate::pod::Error::Start { code: 125, message }.into())
+    Err(refusal(service, 125, message))
+}
+
+fn refusal(service: &str, code: u8, message: String) -> anyhow::Error {
+    let service = Some(service.to_string());
+    crate::pod::Error::Start {
+        code,
+        message,
+        service,
+    }
+    .into()
 }
 
 /// Later entries win: an earlier one of the same name goes.

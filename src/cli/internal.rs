@@ -1,15 +1,21 @@
 //! `sampan internal …`: the steps of a pod that run as processes of their own. A failure goes to `error.json` in the folder.
 //! They are no part of the command line that people see: not in the help, completions or man pages.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
 use super::exec::{self, container_code};
 use super::{Outcome, output};
 use crate::container::{self, CreateRequest};
+use crate::image::Progress;
+use crate::pod::control::Answer;
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
+use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
 use crate::sys::seal;
 
@@ -36,6 +42,9 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
+    /// Bring up the pod that standard input describes (`UpSpec`): lines of JSON (`Answer`) tell how it goes, the last one is
+    /// `done` or `failed`. SIGTERM and SIGINT undo it
+    Up,
     /// Goes on removing the pod in a folder
     Remover {
         /// Pod folder
@@ -95,6 +104,7 @@ pub enum Command {
 pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
+        Command::Up => up(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
@@ -132,6 +142,60 @@ pub fn run() -> Outcome {
     }
 }
 
+/// Most bytes of an [`UpSpec`].
+const SPEC_LIMIT: u64 = 16 << 20;
+
+/// A line for whoever started us; one who went away is no reason to stop half-way.
+fn say(answer: &Answer) {
+    let mut out = std::io::stdout().lock();
+    let _ = serde_json::to_writer(&mut out, answer);
+    let _ = out.write_all(b"\n").and_then(|()| out.flush());
+}
+
+fn say_progress(service: &str, text: &str) {
+    say(&Answer::Progress {
+        service: service.to_string(),
+        text: text.to_string(),
+    });
+}
+
+/// Pulls as lines, one a second.
+struct Pulls(Mutex<Option<Instant>>);
+
+impl Progress for Pulls {
+    fn advance(&self, what: &str, done: u64, total: u64) {
+        let Ok(mut last) = self.0.lock() else { return };
+        if last.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        *last = Some(Instant::now());
+        say_progress("", &format!("pull {what}: {done} of {total} bytes"));
+    }
+}
+
+fn up() -> Outcome {
+    let input = std::io::stdin().lock().take(SPEC_LIMIT);
+    let brought = serde_json::from_reader(input)
+        .map_err(|error| Error::Other(format!("standard input: not an UpSpec: {error}")))
+        .and_then(|spec: UpSpec| up::up(spec, &Pulls(Mutex::new(None)), &mut say_progress));
+    let error = match brought {
+        Ok(()) => {
+            say(&Answer::Done {
+                exit_codes: Vec::new(),
+            });
+            return Ok(0);
+        }
+        Err(error) => error,
+    };
+    let code = error.exit_code();
+    say(&Answer::Failed {
+        code,
+        message: error.to_string(),
+        service: error.service().map(str::to_string),
+    });
+    Ok(code)
+}
+
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
 
 fn create(dir: &Path, held: seal::Held) -> Result<(), Error> {
@@ -158,6 +222,7 @@ fn from_container(error: container::Error) -> Error {
     Error::Start {
         code: container_code(&error),
         message: error.to_string(),
+        service: None,
     }
 }
 

@@ -6,7 +6,7 @@ use super::output::{self, Format};
 use super::{Global, Outcome};
 use crate::pod::adopt;
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Health, Phase, Pod, PublishedPort, Sandbox, Status};
+use crate::pod::record::{self, Cause, Health, Phase, Pod, PublishedPort, Sandbox, Status};
 
 /// Options of `ps`.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,8 @@ struct Row {
     health: Health,
     pid: Option<i32>,
     exit_code: Option<i32>,
+    signal: Option<i32>,
+    cause: Option<Cause>,
     oom_killed: bool,
     restarts: u32,
     started: String,
@@ -110,6 +112,8 @@ fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
                 .filter(|_| status.phase.active())
                 .map(|p| p.pid),
             exit_code: status.exit_code,
+            signal: status.signal,
+            cause: status.cause,
             oom_killed: status.oom_killed,
             restarts: status.restarts,
             started: status.started,

@@ -12,7 +12,7 @@ use crate::compose::project::PullPolicy;
 use crate::compose::{self, LoadRequest};
 use crate::image::PullOptions;
 use crate::pod::record::Policy;
-use crate::pod::up::{UpRequest, stop_and_remove, up};
+use crate::pod::up::{UpSpec, stop_and_remove, up};
 use crate::pod::{self, adopt};
 
 /// Options of `run`.
@@ -138,11 +138,11 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
     )
     .map_err(|error| anyhow::anyhow!(plain(&error.message)))?;
-    let request = UpRequest {
-        folders: &folders,
+    let request = UpSpec {
+        folders: folders.clone(),
         project: loaded.project,
         services: Vec::new(),
-        cgroup_parent: global.cgroup_parent.as_deref(),
+        cgroup_parent: global.cgroup_parent.clone(),
         cni: global.cni()?,
         policy: Policy::Compose,
         pull: args.pull.map(PullPolicy::from),
@@ -152,11 +152,17 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
         force_recreate: false,
         wait: false,
+        owner: None,
     };
     up(request, &output::Bars::new(), &mut |_, _| {}).map_err(|error| match error {
-        pod::Error::Start { code, message } => pod::Error::Start {
+        pod::Error::Start {
+            code,
+            message,
+            service,
+        } => pod::Error::Start {
             code,
             message: plain(&message),
+            service,
         },
         other => other,
     })?;

@@ -1,5 +1,7 @@
 //! `sampan up`: for a person, and in the foreground for whoever starts programs (service managers, batch systems, cron).
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use clap::ValueEnum;
 
@@ -11,20 +13,20 @@ use crate::compose::project::{MountSource, PullPolicy};
 use crate::image::PullOptions;
 use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Policy, ProcessId};
-use crate::pod::up::{UpRequest, stop_and_remove, up};
+use crate::pod::record::{self, Owner, Policy, ProcessId, Verdict};
+use crate::pod::up::{UpSpec, stop_and_remove, up};
 use crate::pod::{self, adopt};
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sampan up -d\n  sampan up -d --wait          until health checks pass\n  sampan up --rm --abort-on-container-exit    as a job, which leaves nothing\n  sampan -f a.yaml -f b.yaml up web"
+    after_help = "Examples:\n  sampan up -d\n  sampan up -d --wait          until health checks pass\n  sampan up --rm --abort-on-container-failure    as a job, which leaves nothing\n  sampan -f a.yaml -f b.yaml up web"
 )]
 pub struct Args {
     /// Go on in the background
     #[arg(short, long)]
     detach: bool,
-    /// Wait until health checks pass; implies -d without --rm and --abort-on-container-exit
+    /// Wait until health checks pass; implies -d, but for --rm and --abort-on-container-…
     #[arg(long)]
     wait: bool,
     /// When to pull images, whatever the file says: `always`, `missing` or `never`
@@ -36,6 +38,9 @@ pub struct Args {
     /// Stop all services when one ends; its exit code is the command's
     #[arg(long, conflicts_with = "detach")]
     abort_on_container_exit: bool,
+    /// Stop all services when one fails; its exit code is the command's
+    #[arg(long, conflicts_with_all = ["detach", "abort_on_container_exit"])]
+    abort_on_container_failure: bool,
     /// Remove the pod when it has ended, and also when this command is killed
     #[arg(long, conflicts_with = "detach")]
     rm: bool,
@@ -74,11 +79,28 @@ impl Args {
     }
 
     fn policy(&self) -> Policy {
-        if self.abort_on_container_exit {
-            Policy::AbortOnExit
-        } else {
-            Policy::Compose
+        match (
+            self.abort_on_container_exit,
+            self.abort_on_container_failure,
+        ) {
+            (true, _) => Policy::AbortOnExit,
+            (false, true) => Policy::FailPod,
+            (false, false) => Policy::Compose,
         }
+    }
+
+    /// What is to be removed at the end is so too when this process is killed.
+    fn owner(&self, project: &Project) -> anyhow::Result<Option<Owner>> {
+        let owner = Owner {
+            process: ProcessId::own()?,
+            kind: "up".to_owned(),
+            framework: String::new(),
+            executor: String::new(),
+            agent: String::new(),
+            tasks: BTreeMap::new(),
+            sandbox: project.working_dir.clone(),
+        };
+        Ok(self.rm.then_some(owner))
     }
 }
 
@@ -133,20 +155,36 @@ fn follow(global: &Global, args: &Args, dir: &PodDir, manager: &Manager) -> Outc
     }
 }
 
-/// What the command ends with.
+/// What the command ends with. `code`: of the service that ended first.
 fn ended(args: &Args, dir: &PodDir, code: u8) -> Outcome {
-    if args.policy() != Policy::Compose {
-        return Ok(code);
+    if !dir.record().exists() {
+        // removed on request
+        return Ok(0);
     }
-    if !args.rm {
-        // as docker compose: the containers stay, stopped
-        let stop = Request::Stop {
-            services: Vec::new(),
-            timeout: None,
-        };
-        adopt::ask(dir, &stop, &mut output::progress)?;
+    match args.policy() {
+        Policy::AbortOnExit => Ok(code),
+        Policy::FailPod => {
+            // a supervisor that answers has written it
+            adopt::ask(dir, &Request::Ping, &mut output::progress)?;
+            let verdict = record::read::<Verdict>(&dir.verdict())?;
+            let verdict = verdict.with_context(|| format!("no {}", dir.verdict().display()))?;
+            if verdict.code() != 0 {
+                output::error(&verdict.message);
+            }
+            Ok(verdict.code())
+        }
+        Policy::Compose => {
+            if !args.rm {
+                // as docker compose: the containers stay, stopped
+                let stop = Request::Stop {
+                    services: Vec::new(),
+                    timeout: None,
+                };
+                adopt::ask(dir, &stop, &mut output::progress)?;
+            }
+            Ok(0)
+        }
     }
-    Ok(0)
 }
 
 /// Reads the files again, and makes the pod anew when they changed, which is the answer. What is wrong with them leaves it as it is.
@@ -169,11 +207,12 @@ fn bring_up(global: &Global, args: &Args) -> anyhow::Result<PodDir> {
     let folders = global.folders()?;
     let dir = folders.pod(&project.name);
     check_binds(&project)?;
-    let request = UpRequest {
-        folders: &folders,
+    let owner = args.owner(&project)?;
+    let request = UpSpec {
+        folders,
         project,
         services: args.services.clone(),
-        cgroup_parent: global.cgroup_parent.as_deref(),
+        cgroup_parent: global.cgroup_parent.clone(),
         cni: global.cni()?,
         policy: args.policy(),
         pull: args.pull.map(PullPolicy::from),
@@ -183,6 +222,7 @@ fn bring_up(global: &Global, args: &Args) -> anyhow::Result<PodDir> {
         },
         force_recreate: args.force_recreate,
         wait: args.wait,
+        owner,
     };
     up(request, &output::Bars::new(), &mut output::progress)?;
     Ok(dir)

@@ -15,7 +15,7 @@ use std::time::Duration;
 use oci_spec::distribution::Reference;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Client, Response, Url};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::auth::{self, Login};
 use super::digest::Digest;
@@ -33,7 +33,8 @@ const TRIES: u32 = 3;
 const MAX_TOKEN: u64 = 1 << 20;
 
 /// How a pull reaches its registry.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct PullOptions {
     /// Plain http is allowed. Always so for loopback addresses, unless `ca_files` has a say.
     pub plain_http: bool,

@@ -204,6 +204,15 @@ pub fn spawn_keeper(dir: &PodDir) -> Result<()> {
 
 /// Starts a process of ours, a step of `sampan internal`, that outlives the calling one.
 pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
+    let mut command = command(dir, step)?;
+    command
+        .spawn()
+        .map_err(Error::io("run", Path::new(command.get_program())))?;
+    Ok(())
+}
+
+/// A step of `sampan internal` on a pod, with `keeper.log` for what it prints.
+pub fn command(dir: &PodDir, step: &str) -> Result<Command> {
     let path = dir.dir.join("keeper.log");
     let log = OpenOptions::new()
         .append(true)
@@ -212,8 +221,7 @@ pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
         .open(&path)
         .map_err(Error::io("open", &path))?;
     let err = log.try_clone().map_err(Error::io("open", &path))?;
-    let program = Path::new("/proc/self/exe");
-    let mut command = Command::new(program);
+    let mut command = Command::new("/proc/self/exe");
     for name in SERVICE_MANAGER {
         command.env_remove(name);
     }
@@ -223,10 +231,8 @@ pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(log)
-        .stderr(err)
-        .spawn()
-        .map_err(Error::io("run", program))?;
-    Ok(())
+        .stderr(err);
+    Ok(command)
 }
 
 #[cfg(test)]

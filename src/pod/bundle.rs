@@ -245,6 +245,7 @@ fn refused(service: &Service, key: &str, why: &str) -> Error {
             "{}:{}: services.{}{key}: {why}",
             service.origin.file, service.origin.line, service.name
         ),
+        service: Some(service.name.clone()),
     }
 }
 

@@ -10,7 +10,7 @@ use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
-use super::record::PublishedPort;
+use super::record::{PublishedPort, Status, Verdict};
 use super::{Error, Result};
 use crate::compose::project::Network;
 
@@ -87,6 +87,9 @@ pub enum Request {
     },
     /// Answer at once.
     Ping,
+    /// Tell every service's status, then each change of one, and the verdict whenever the pod has come to rest; `Done` when the
+    /// pod is being removed. A client that does not keep up is cut off with `Failed`.
+    Watch,
     /// End the supervisor and with it the keeper. Containers are not touched.
     Quit,
 }
@@ -106,6 +109,7 @@ impl Request {
             | Request::Publish { .. }
             | Request::Unpublish { .. }
             | Request::Ping
+            | Request::Watch
             | Request::Quit => &[],
         }
     }
@@ -122,6 +126,18 @@ pub enum Answer {
         /// What.
         text: String,
     },
+    /// For `watch`: a service's status, which is on disk by now.
+    Status {
+        /// Its name.
+        service: String,
+        /// Where it is in its life.
+        status: Box<Status>,
+    },
+    /// For `watch`: how the pod ended. Services that are started again take it back.
+    Verdict {
+        /// As `verdict.json` has it.
+        verdict: Verdict,
+    },
     /// The request was carried out.
     Done {
         /// For `wait`: exit codes by service in the order asked for.
@@ -134,7 +150,21 @@ pub enum Answer {
         code: u8,
         /// Complete text.
         message: String,
+        /// The service that failed, where it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        service: Option<String>,
     },
+}
+
+impl Answer {
+    /// A refusal.
+    pub fn failed(message: impl Into<String>) -> Answer {
+        Answer::Failed {
+            code: 1,
+            message: message.into(),
+            service: None,
+        }
+    }
 }
 
 /// Asks a supervisor; `progress` sees every line but the last. `Ok(None)`: the connection ended without an answer.
@@ -191,7 +221,23 @@ pub fn ask_unless(
         match answer {
             Answer::Progress { service, text } => progress(&service, &text),
             Answer::Done { exit_codes } => return Ok(Some(exit_codes)),
-            Answer::Failed { code, message } => return Err(Error::Start { code, message }),
+            Answer::Failed {
+                code,
+                message,
+                service,
+            } => {
+                return Err(Error::Start {
+                    code,
+                    message,
+                    service,
+                });
+            }
+            Answer::Status { .. } | Answer::Verdict { .. } => {
+                return Err(Error::Other(format!(
+                    "{}: an answer that was not asked for: {line}",
+                    socket.display()
+                )));
+            }
         }
     }
 }

@@ -61,7 +61,7 @@ pub fn run(dir: &Path) -> Result<()> {
             Err(nix::Error::EINTR) => continue,
             Err(error) => return Err(failed("wait", error)),
         };
-        let Some((pid, code)) = ended(status) else {
+        let Some((pid, code, signal)) = ended(status) else {
             continue;
         };
         if pid == supervisor.pid {
@@ -72,22 +72,25 @@ pub fn run(dir: &Path) -> Result<()> {
             }
             supervisor.again()?;
         } else {
-            write_exit(&pod_dir, pid, code);
+            write_exit(&pod_dir, pid, code, signal);
             let _ = waitpid(pid, None);
         }
     }
 }
 
-fn ended(status: WaitStatus) -> Option<(Pid, i32)> {
+/// Process, exit code, signal.
+fn ended(status: WaitStatus) -> Option<(Pid, i32, Option<i32>)> {
     match status {
-        WaitStatus::Exited(pid, code) => Some((pid, code)),
-        WaitStatus::Signaled(pid, signal, _) => Some((pid, 128 + signal as i32)),
+        WaitStatus::Exited(pid, code) => Some((pid, code, None)),
+        WaitStatus::Signaled(pid, signal, _) => {
+            Some((pid, 128 + signal as i32, Some(signal as i32)))
+        }
         _ => None,
     }
 }
 
 /// A record that cannot be written must not stop the reaping; the supervisor then asks the kernel.
-fn write_exit(dir: &PodDir, pid: Pid, code: i32) {
+fn write_exit(dir: &PodDir, pid: Pid, code: i32, signal: Option<i32>) {
     let Ok(start_time) = crate::sys::process::start_time(pid.as_raw()) else {
         return;
     };
@@ -97,7 +100,8 @@ fn write_exit(dir: &PodDir, pid: Pid, code: i32) {
     };
     let time = jiff::Timestamp::now().as_nanosecond() as i64;
     let path = dir.exits().join(record::exit_name(process));
-    if let Err(error) = record::write(&path, &Exit { code, time }) {
+    let exit = Exit { code, signal, time };
+    if let Err(error) = record::write(&path, &exit) {
         eprintln!("{error}");
     }
 }

@@ -13,6 +13,7 @@
 //!   network/NN-IFNAME.json      attachments and CNI results
 //!   changes.json                networks attached and detached since `up`
 //!   sandbox.json                what set-up found out: addresses, default route
+//!   verdict.json                how the pod ended, while it is at rest
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
 //!   services/SERVICE/
@@ -28,8 +29,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// The two folders everything is below.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Folders {
     /// Images, volumes, what pods write (`/var/lib/sampan`).
     pub root: PathBuf,
@@ -156,6 +159,11 @@ impl PodDir {
     /// `sandbox.json`.
     pub fn sandbox(&self) -> PathBuf {
         self.dir.join("sandbox.json")
+    }
+
+    /// `verdict.json`.
+    pub fn verdict(&self) -> PathBuf {
+        self.dir.join("verdict.json")
     }
 
     /// `changes.json`.

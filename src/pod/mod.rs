@@ -29,6 +29,7 @@ pub mod teardown;
 pub mod up;
 pub mod users;
 pub mod volumes;
+pub mod watch;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,8 @@ pub enum Error {
         code: u8,
         /// Complete text.
         message: String,
+        /// The service, where it is one.
+        service: Option<String>,
     },
     /// The user asked to stop by a signal.
     #[error("interrupted by signal {signal}")]
@@ -99,6 +102,15 @@ impl Error {
             0 => Ok(()),
             1 => Err(errors.remove(0)),
             _ => Err(Error::Several(errors)),
+        }
+    }
+
+    /// The service that is the reason, where one is.
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Error::Start { service, .. } => service.as_deref(),
+            Error::Several(errors) => errors.first()?.service(),
+            _ => None,
         }
     }
 

@@ -53,6 +53,7 @@ pub fn reserve(project: &Project) -> Result<(Vec<PublishedPort>, Reservation)> {
                     service.name,
                     refusal(&mapping(first), port.published_end, error),
                 ),
+                service: Some(service.name.clone()),
             })?;
             published.push(PublishedPort {
                 service: service.name.clone(),

@@ -66,6 +66,28 @@ pub struct Pod {
     pub policy: Policy,
     /// What each service becomes before the first start: empty for `up`'s own choice of all.
     pub start: Vec<String>,
+    /// Whose it is: it goes with its owner. `None`: the machine's, until `down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+}
+
+/// The process that a pod belongs to, and what it is called there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// When it ends, however, the pod is stopped and removed.
+    pub process: ProcessId,
+    /// What it is: `mesos`; `up`, a command in the foreground, of which the ids are empty.
+    pub kind: String,
+    /// `FrameworkID`.
+    pub framework: String,
+    /// `ExecutorID`.
+    pub executor: String,
+    /// `AgentID`.
+    pub agent: String,
+    /// Services by the id of the task that they are of: names of the pod for every command.
+    pub tasks: BTreeMap<String, Vec<String>>,
+    /// The owner's folder, absolute.
+    pub sandbox: PathBuf,
 }
 
 /// Failure policy of a pod.
@@ -77,6 +99,68 @@ pub enum Policy {
     Compose,
     /// The pod stops when any container ends (`--abort-on-container-exit`).
     AbortOnExit,
+    /// The pod stops when a service fails: cannot be started, ends with another code than 0 and is not restarted, or is
+    /// unhealthy. One that ended with 0 is done.
+    FailPod,
+}
+
+/// Why a service ended, or is being stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// By itself: its exit code or signal tells how; neither, when nobody saw it.
+    Exited,
+    /// The kernel's out-of-memory killer.
+    OutOfMemory,
+    /// The pod's policy does not suffer an unhealthy service.
+    Unhealthy,
+    /// It could not be started.
+    NotStarted,
+    /// It was asked for.
+    Stopped,
+    /// Another service ended the pod.
+    Pod,
+    /// The pod's owner ended.
+    Owner,
+}
+
+/// `verdict.json`: how the pod ended. There while none of its services runs or is going to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made.
+    pub service: Option<String>,
+    /// Why that one ended.
+    pub cause: Cause,
+    /// Its exit code, 128 + signal number when a signal ended it; `None`: it had none, or nobody saw it.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// For people: one line, with the service's name.
+    pub message: String,
+    /// When the last service ended (RFC 3339); empty when none ran.
+    pub finished: String,
+}
+
+impl Verdict {
+    /// What a command that followed the pod ends with: 0 when nothing failed.
+    pub fn code(&self) -> u8 {
+        match self.cause {
+            Cause::Stopped | Cause::Pod | Cause::Owner => 0,
+            // it may well have ended with 0 when it was stopped
+            Cause::Unhealthy => 1,
+            Cause::Exited | Cause::OutOfMemory | Cause::NotStarted => self
+                .exit_code
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+        }
+    }
+
+    /// Every service did what it was there for.
+    pub fn is_success(&self) -> bool {
+        self.cause == Cause::Exited && self.exit_code == Some(0)
+    }
 }
 
 /// The parts of an image that a service inherits.
@@ -165,6 +249,9 @@ impl ProcessId {
 pub struct Exit {
     /// Exit code; 128 + signal number when a signal ended it.
     pub code: i32,
+    /// The signal that ended it.
+    #[serde(default)]
+    pub signal: Option<i32>,
     /// Unix time in nanoseconds.
     pub time: i64,
 }
@@ -271,6 +358,12 @@ pub struct Status {
     pub process: Option<ProcessId>,
     /// Exit code of the last run; `None` while it runs, or when nobody could see it.
     pub exit_code: Option<i32>,
+    /// The signal that ended the last run.
+    #[serde(default)]
+    pub signal: Option<i32>,
+    /// Why it is over, or is being stopped; none of one that restarts by itself.
+    #[serde(default)]
+    pub cause: Option<Cause>,
     /// The kernel's out-of-memory killer ended a process of it.
     pub oom_killed: bool,
     /// What the health check says.
@@ -297,6 +390,8 @@ impl Default for Status {
             phase: Phase::Waiting,
             process: None,
             exit_code: None,
+            signal: None,
+            cause: None,
             oom_killed: false,
             health: Health::None,
             failing_streak: 0,

@@ -10,12 +10,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::adopt::network_caches;
 use super::control::{self, Request};
 use super::layout::{Folders, PodDir};
-use super::record::{self, ImageConfig, ImageFacts, Pod, Policy};
+use super::record::{self, ImageConfig, ImageFacts, Owner, Pod, Policy};
 use super::{Error, Result, adopt, teardown, volumes};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
@@ -23,46 +23,57 @@ use crate::compose::project::{PullPolicy, Service};
 use crate::image::{self, Image, Progress, PullOptions, Store};
 use crate::network::{Cni, gc};
 
-/// What to bring up, and with which surroundings.
-#[derive(Debug)]
-pub struct UpRequest<'a> {
+/// What to bring up, and with which surroundings; as JSON what `sampan internal up` reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpSpec {
     /// Folders.
-    pub folders: &'a Folders,
+    pub folders: Folders,
     /// The project.
     pub project: Project,
     /// Services to start with what they depend on; empty: all.
+    #[serde(default)]
     pub services: Vec<String>,
     /// `--cgroup-parent`, else the caller's own cgroup.
-    pub cgroup_parent: Option<&'a str>,
+    #[serde(default)]
+    pub cgroup_parent: Option<String>,
     /// CNI folders.
     pub cni: Cni,
     /// Failure policy.
     pub policy: Policy,
     /// `--pull`, over each service's own.
+    #[serde(default)]
     pub pull: Option<PullPolicy>,
     /// How registries are reached.
+    #[serde(default)]
     pub pull_options: PullOptions,
     /// Make the containers again although nothing changed.
+    #[serde(default)]
     pub force_recreate: bool,
     /// Wait for health checks too.
+    #[serde(default)]
     pub wait: bool,
+    /// Whose the pod is.
+    #[serde(default)]
+    pub owner: Option<Owner>,
 }
 
 /// Brings a pod up. On failure, or when SIGINT or SIGTERM comes, a pod that was made by this call is removed again, without a trace.
 /// From the moment that something is made these signals stay blocked: the caller waits for them by descriptor.
 pub fn up(
-    request: UpRequest<'_>,
+    request: UpSpec,
     images: &dyn Progress,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
-    let dir = request.folders.pod(&request.project.name);
+    let folders = &request.folders;
+    let dir = folders.pod(&request.project.name);
     let pod = plan(&request, images)?;
-    let lock = adopt::lock(request.folders, &dir.name)?;
+    let lock = adopt::lock(folders, &dir.name)?;
     let signals = interrupts()?;
     let ask = match adopt::load(&dir)? {
         // what a killed `down` left
         Some(_) if dir.removing().exists() => {
-            teardown::finish(request.folders, &dir)?;
+            teardown::finish(folders, &dir)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -76,22 +87,22 @@ pub fn up(
             // one whose network could never be made has nothing to keep
             return match adopt::ask_unless(&dir, &start, Some(&signals), progress) {
                 Err(error) if dir.record().exists() && !dir.sandbox().exists() => {
-                    let _lock = adopt::lock(request.folders, &dir.name)?;
-                    Err(undo(request.folders, &dir, error))
+                    let _lock = adopt::lock(folders, &dir.name)?;
+                    Err(undo(folders, &dir, error))
                 }
                 answer => answer.map(|_| ()),
             };
         }
         Some(_) => {
             progress("", "changed: containers are made again");
-            stop_and_remove(request.folders, &dir, None, progress)?;
+            stop_and_remove(folders, &dir, None, progress)?;
             Request::Up {
                 healthy: request.wait,
             }
         }
         None => {
             // what a killed `up` left
-            teardown::remove(request.folders, &dir)?;
+            teardown::remove(folders, &dir)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -99,16 +110,16 @@ pub fn up(
     };
     collect_garbage(&request, progress);
     // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
-    let made = make(request.folders, &dir, &pod).and_then(|()| Ok(pod.cgroup.create()?));
+    let made = make(folders, &dir, &pod).and_then(|()| Ok(pod.cgroup.create()?));
     if let Err(error) = made {
-        return Err(undo(request.folders, &dir, error));
+        return Err(undo(folders, &dir, error));
     }
     drop(lock);
     let error = match adopt::ask_unless(&dir, &ask, Some(&signals), progress) {
         Ok(_) => return Ok(()),
         Err(error) => error,
     };
-    let _lock = adopt::lock(request.folders, &dir.name)?;
+    let _lock = adopt::lock(folders, &dir.name)?;
     // another command may have removed it, and made another one of the same name: that is not ours to undo
     if !is_ours(&dir, &pod) {
         return Err(Error::Other(format!(
@@ -125,19 +136,19 @@ pub fn up(
         // what does not stop is killed by the removal
         let _ = control::ask(&dir.socket(), &stop, &mut *progress);
     }
-    Err(undo(request.folders, &dir, error))
+    Err(undo(folders, &dir, error))
 }
 
 /// What attachments left that are gone, on the networks that this pod is going to be on: a pool that leaked is whole
 /// again before an address is asked for. A failure is told and keeps nothing from being tried.
-fn collect_garbage(request: &UpRequest<'_>, progress: &mut dyn FnMut(&str, &str)) {
+fn collect_garbage(request: &UpSpec, progress: &mut dyn FnMut(&str, &str)) {
     let networks = request.project.networks.iter().filter(|n| n.external);
     for network in networks {
         // one that is not there is reported where it is needed
         let Ok(list) = request.cni.load(&network.name) else {
             continue;
         };
-        let collected = network_caches(request.folders)
+        let collected = network_caches(&request.folders)
             .and_then(|caches| Ok(gc::collect(&request.cni, &list, &caches, gc::Busy::Skip)?));
         match collected {
             Ok(0) => {}
@@ -222,7 +233,7 @@ fn undo(folders: &Folders, dir: &PodDir, error: Error) -> Error {
 }
 
 /// Everything that can be known before anything is made.
-fn plan(request: &UpRequest<'_>, progress: &dyn Progress) -> Result<Pod> {
+fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
     let project = &request.project;
     for name in &request.services {
         if !project.services.contains_key(name) {
@@ -249,10 +260,11 @@ fn plan(request: &UpRequest<'_>, progress: &dyn Progress) -> Result<Pod> {
                 "{}:{}: services.{name}.image: {error}",
                 service.origin.file, service.origin.line
             ),
+            service: Some(name.clone()),
         })?;
         images.insert(name.clone(), facts(&store, &image, progress)?);
     }
-    let parent = match request.cgroup_parent {
+    let parent = match &request.cgroup_parent {
         Some(path) => Cgroup::at(path)?,
         None => Cgroup::own()?,
     };
@@ -272,6 +284,7 @@ fn plan(request: &UpRequest<'_>, progress: &dyn Progress) -> Result<Pod> {
         cni: request.cni.clone(),
         policy: request.policy,
         start,
+        owner: request.owner.clone(),
     })
 }
 

@@ -58,7 +58,9 @@ impl Systemd {
     }
 
     fn pid(&self, role: &str) -> String {
-        let record = format!("grep -o '\"pid\": *[0-9]*' /run/sampan/pods/web/{role}.json | grep -o '[0-9]*'");
+        let record = format!(
+            "grep -o '\"pid\": *[0-9]*' /run/sampan/pods/web/{role}.json | grep -o '[0-9]*'"
+        );
         self.0.shell(&record)
     }
 
@@ -66,10 +68,16 @@ impl Systemd {
     fn stop(&self, result: &str) {
         self.0.shell("systemctl stop sampan-web.service");
         assert_eq!(self.show("Result"), result);
-        assert_eq!(self.0.shell("ls /run/sampan/pods | grep -v lock || true"), "");
+        assert_eq!(
+            self.0.shell("ls /run/sampan/pods | grep -v lock || true"),
+            ""
+        );
         assert_eq!(self.0.shell("pgrep -x sampan || true"), "");
         let cgroups = self.0.cgroups();
-        assert!(!cgroups.iter().any(|path| path.contains("sampan-web")), "{cgroups:?}");
+        assert!(
+            !cgroups.iter().any(|path| path.contains("sampan-web")),
+            "{cgroups:?}"
+        );
     }
 }
 
@@ -78,13 +86,20 @@ fn systemd_restarts_what_fails() {
     let systemd = Systemd::new("[Service]\nRestartSec=0\n");
     systemd.await_start("0");
     assert_eq!(systemd.show("StatusText"), "web running");
-    assert_eq!(systemd.show("MainPID"), systemd.0.shell("pgrep -o -x sampan"));
+    assert_eq!(
+        systemd.show("MainPID"),
+        systemd.0.shell("pgrep -o -x sampan")
+    );
     // a service that is killed
-    systemd.0.shell("sampan -p web exec web kill -9 1 || true; sampan -p web kill -s KILL web || true");
+    systemd
+        .0
+        .shell("sampan -p web exec web kill -9 1 || true; sampan -p web kill -s KILL web || true");
     systemd.await_start("1");
     assert_eq!(systemd.show("ExecMainStatus"), "0");
     // the command that was started
-    systemd.0.shell(&format!("kill -9 {}", systemd.show("MainPID")));
+    systemd
+        .0
+        .shell(&format!("kill -9 {}", systemd.show("MainPID")));
     systemd.await_start("2");
     systemd.stop("success");
 }
@@ -94,10 +109,16 @@ fn systemd_notices_a_supervisor_that_hangs() {
     let systemd = Systemd::new("[Service]\nRestartSec=0\nWatchdogSec=10\n");
     systemd.await_start("0");
     // one that was killed is started again by its keeper, and nobody minds
-    systemd.0.shell(&format!("kill -9 {}", systemd.pid("supervisor")));
+    systemd
+        .0
+        .shell(&format!("kill -9 {}", systemd.pid("supervisor")));
     systemd.0.shell("sampan -p web ps");
-    systemd.0.shell(&format!("kill -STOP {}", systemd.pid("supervisor")));
-    until("the watchdog bites", || (systemd.show("NRestarts") == "1").then_some(()));
+    systemd
+        .0
+        .shell(&format!("kill -STOP {}", systemd.pid("supervisor")));
+    until("the watchdog bites", || {
+        (systemd.show("NRestarts") == "1").then_some(())
+    });
     systemd.await_start("1");
     systemd.stop("success");
 }
@@ -114,9 +135,13 @@ fn systemd_reloads() {
     ] {
         fs::write(&file, text).unwrap();
         systemd.0.shell("systemctl reload sampan-web.service");
-        until("it was reloaded", || (systemd.show("ActiveState") == "active").then_some(()));
+        until("it was reloaded", || {
+            (systemd.show("ActiveState") == "active").then_some(())
+        });
         until(running, || {
-            let found = systemd.0.shell("sampan -p web exec web cat /proc/1/cmdline | tr '\\0' ' ' || true");
+            let found = systemd
+                .0
+                .shell("sampan -p web exec web cat /proc/1/cmdline | tr '\\0' ' ' || true");
             found.contains(running).then_some(())
         });
         assert_eq!(systemd.show("MainPID"), main);

@@ -11,5 +11,6 @@ mod leftovers;
 mod lifecycle;
 mod order;
 mod output;
+mod owned;
 mod programs;
 mod wrong;

@@ -37,6 +37,7 @@ fn pod(text: &str, state: &Path) -> Pod {
         },
         policy: Policy::Compose,
         start: vec![],
+        owner: None,
     }
 }
 

@@ -1,33 +1,56 @@
 //! Who asks and who waits: the server side of the control socket.
+//!
+//! *Invariant:* what is kept for a client that does not read is bounded.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::super::control::{Answer, LINE_LIMIT};
-use super::super::record::{Failure, Goal, Health, Phase};
+use super::super::record::{Cause, Failure, Goal, Health, Phase, Status, Verdict};
 use super::super::{Error, Result};
 use super::Event;
 use super::machine::Machine;
 
 /// A client that reads this slowly is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes that wait for a client to read them.
+const BACKLOG: usize = 1 << 18;
+/// How long the last lines to those who watch may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A connection that a request came from.
 pub struct Client {
-    lines: mpsc::UnboundedSender<Answer>,
+    lines: mpsc::UnboundedSender<Rc<[u8]>>,
+    /// Bytes in `lines`; more than [`BACKLOG`]: it is cut off.
+    waiting: Rc<Cell<usize>>,
     writer: JoinHandle<()>,
 }
 
 impl Client {
     /// Sends a line; a client that went away is no error.
-    pub fn send(&self, answer: Answer) {
-        let _ = self.lines.send(answer);
+    pub fn send(&self, answer: &Answer) {
+        if let Some(line) = line(answer) {
+            self.send_line(&line);
+        }
+    }
+
+    fn send_line(&self, line: &Rc<[u8]>) {
+        let waiting = self.waiting.get();
+        if waiting > BACKLOG {
+            return;
+        }
+        self.waiting.set(waiting + line.len());
+        let _ = self.lines.send(line.clone());
     }
 
     /// Waits until everything was sent.
@@ -38,6 +61,35 @@ impl Client {
 
     fn gone(&self) -> bool {
         self.writer.is_finished()
+    }
+}
+
+fn line(answer: &Answer) -> Option<Rc<[u8]>> {
+    let mut text = serde_json::to_vec(answer).ok()?;
+    text.push(b'\n');
+    Some(text.into())
+}
+
+/// Writes what comes, until there is no more, the client is gone, or too slow.
+async fn write(
+    mut writer: OwnedWriteHalf,
+    mut lines: mpsc::UnboundedReceiver<Rc<[u8]>>,
+    waiting: Rc<Cell<usize>>,
+) {
+    while let Some(line) = lines.recv().await {
+        let cut = waiting.get() > BACKLOG;
+        let line = match cut {
+            true => self::line(&Answer::failed(format!(
+                "cut off: more than {BACKLOG} bytes were waiting to be read; ask again"
+            ))),
+            false => Some(line),
+        };
+        let Some(line) = line else { return };
+        let sent = tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&line)).await;
+        if cut || !matches!(sent, Ok(Ok(()))) {
+            return;
+        }
+        waiting.set(waiting.get().saturating_sub(line.len()));
     }
 }
 
@@ -62,44 +114,35 @@ pub fn listen(path: &Path, events: mpsc::UnboundedSender<Event>) -> Result<()> {
 }
 
 async fn serve(stream: UnixStream, events: mpsc::UnboundedSender<Event>) {
-    let (reader, mut writer) = stream.into_split();
+    let (reader, writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(LINE_LIMIT));
     if !matches!(reader.read_line(&mut line).await, Ok(count) if count > 0) {
         return;
     }
-    let (lines, mut answers) = mpsc::unbounded_channel::<Answer>();
-    let task = tokio::task::spawn_local(async move {
-        while let Some(answer) = answers.recv().await {
-            let Ok(mut text) = serde_json::to_vec(&answer) else {
-                return;
-            };
-            text.push(b'\n');
-            let sent = tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&text)).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                return;
-            }
-        }
-    });
+    let (lines, answers) = mpsc::unbounded_channel();
+    let waiting = Rc::new(Cell::new(0));
     let client = Client {
         lines,
-        writer: task,
+        writer: tokio::task::spawn_local(write(writer, answers, waiting.clone())),
+        waiting,
     };
     match serde_json::from_str(&line) {
         Ok(request) => {
             let _ = events.send(Event::Client(request, client));
         }
-        Err(error) => client.send(Answer::Failed {
-            code: 1,
-            message: format!("request not understood: {error}"),
-        }),
+        Err(error) => client.send(&Answer::failed(format!("request not understood: {error}"))),
     }
 }
 
 enum Until {
-    Up { healthy: bool },
+    Up {
+        healthy: bool,
+    },
     Stopped(Vec<String>),
     Idle(Vec<String>),
+    /// The pod is removed.
+    Gone,
 }
 
 /// Clients whose answer is still to come.
@@ -117,10 +160,7 @@ impl Clients {
         self.0.retain(|(client, until)| {
             let waits = matches!(until, Until::Up { .. });
             if waits {
-                client.send(Answer::Failed {
-                    code: 1,
-                    message: why.to_string(),
-                });
+                client.send(&Answer::failed(why));
             }
             !waits
         });
@@ -136,14 +176,67 @@ impl Clients {
         self.0.push((client, Until::Idle(services)));
     }
 
-    /// Tells everybody who waits.
-    pub fn progress(&self, service: &str, text: &str) {
-        for (client, _) in &self.0 {
-            client.send(Answer::Progress {
-                service: service.to_string(),
-                text: text.to_string(),
-            });
+    /// Tells what there is, and from now on everything that changes.
+    pub fn watch(
+        &mut self,
+        client: Client,
+        statuses: &BTreeMap<String, Status>,
+        verdict: Option<&Verdict>,
+    ) {
+        for (service, status) in statuses {
+            client.send(&changed(service, status));
         }
+        if let Some(verdict) = verdict.cloned() {
+            client.send(&Answer::Verdict { verdict });
+        }
+        self.0.push((client, Until::Gone));
+    }
+
+    /// Tells everybody who waits for an answer; those who watch are told what becomes of it.
+    pub fn progress(&self, service: &str, text: &str) {
+        let answer = Answer::Progress {
+            service: service.to_string(),
+            text: text.to_string(),
+        };
+        self.tell(false, &answer);
+    }
+
+    /// Tells those who watch.
+    pub fn status(&self, service: &str, status: &Status) {
+        self.tell(true, &changed(service, status));
+    }
+
+    /// Tells those who watch.
+    pub fn verdict(&self, verdict: &Verdict) {
+        let verdict = verdict.clone();
+        self.tell(true, &Answer::Verdict { verdict });
+    }
+
+    fn tell(&self, watching: bool, answer: &Answer) {
+        let meant = |until: &Until| matches!(until, Until::Gone) == watching;
+        let mut clients = self.0.iter().filter(|(_, u)| meant(u)).peekable();
+        if clients.peek().is_none() {
+            return;
+        }
+        if let Some(line) = line(answer) {
+            clients.for_each(|(client, _)| client.send_line(&line));
+        }
+    }
+
+    /// Tells those who watch that the pod is going to be gone, and waits until they have read it.
+    pub async fn farewell(&mut self) {
+        let done = Answer::Done {
+            exit_codes: Vec::new(),
+        };
+        self.tell(true, &done);
+        let watching = self.0.extract_if(.., |(_, u)| matches!(u, Until::Gone));
+        let clients: Vec<Client> = watching.map(|(client, _)| client).collect();
+        let all = async {
+            for client in clients {
+                client.finish().await;
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, all).await;
     }
 
     /// Answers those whose condition holds now.
@@ -157,6 +250,7 @@ impl Clients {
                     Some(failure) => Some(Answer::Failed {
                         code: failure.code,
                         message: failure.message.clone(),
+                        service: None,
                     }),
                     None => up(machine, *healthy),
                 },
@@ -170,15 +264,23 @@ impl Clients {
                     .iter()
                     .all(|s| failure.is_some() || machine.idle(s))
                     .then(|| exit_codes(machine, services)),
+                Until::Gone => None,
             };
             match answer {
                 Some(answer) => {
-                    client.send(answer);
+                    client.send(&answer);
                     false
                 }
                 None => true,
             }
         });
+    }
+}
+
+fn changed(service: &str, status: &Status) -> Answer {
+    Answer::Status {
+        service: service.to_string(),
+        status: Box::new(status.clone()),
     }
 }
 
@@ -194,9 +296,10 @@ fn up(machine: &Machine, healthy: bool) -> Option<Answer> {
     if !machine.settled() || (healthy && machine.undecided()) {
         return None;
     }
-    let mut failed: Vec<(bool, u8, String)> = machine
+    let ended = |status: &Status| status.cause == Some(Cause::Unhealthy);
+    let mut failed: Vec<(bool, u8, String, &str)> = machine
         .statuses()
-        .filter(|(_, status)| status.goal == Goal::Run)
+        .filter(|(_, status)| status.goal == Goal::Run || (healthy && ended(status)))
         .filter_map(|(name, status)| match (&status.error, status.phase) {
             (Some(error), Phase::Failed) => {
                 let code = status.exit_code.and_then(|c| u8::try_from(c).ok());
@@ -205,29 +308,103 @@ fn up(machine: &Machine, healthy: bool) -> Option<Answer> {
                     !own,
                     if own { code? } else { 1 },
                     format!("service {name}: {error}"),
+                    name,
                 ))
             }
-            _ if healthy && status.health == Health::Unhealthy => Some((
+            _ if healthy && (status.health == Health::Unhealthy || ended(status)) => Some((
                 false,
                 1,
                 format!(
                     "service {name} is unhealthy: {}",
                     status.health_output.trim()
                 ),
+                name,
             )),
             _ => None,
         })
         .collect();
     failed.sort();
-    let Some((_, code, _)) = failed.first() else {
+    let Some((_, code, _, service)) = failed.first() else {
         return Some(Answer::Done {
             exit_codes: Vec::new(),
         });
     };
-    let code = *code;
-    let texts: Vec<String> = failed.into_iter().map(|(_, _, text)| text).collect();
+    let (code, service) = (*code, Some(service.to_string()));
+    let texts: Vec<String> = failed.into_iter().map(|(_, _, text, _)| text).collect();
     Some(Answer::Failed {
         code,
         message: texts.join("\n"),
+        service,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+
+    type Reader = BufReader<std::os::unix::net::UnixStream>;
+
+    /// The next line, while the writer gets on; `None` at the end.
+    async fn next(reader: &mut Reader) -> Option<String> {
+        let mut line = String::new();
+        loop {
+            match reader.read_line(&mut line) {
+                Ok(0) => return None,
+                Ok(_) => return Some(line),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn keep_up(socket: &Path) {
+        let (events, mut inbox) = mpsc::unbounded_channel();
+        listen(socket, events).unwrap();
+        let mut clients = Clients::default();
+        let mut connect = async || {
+            let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+            std::io::Write::write_all(&mut stream, b"{\"op\":\"watch\"}\n").unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let Some(Event::Client(_, client)) = inbox.recv().await else {
+                panic!("no client");
+            };
+            clients.watch(client, &BTreeMap::new(), None);
+            BufReader::new(stream)
+        };
+        let (mut slow, mut quick) = (connect().await, connect().await);
+        let mut status = Status::default();
+        for restarts in 0..5000 {
+            status.restarts = restarts;
+            clients.status("web", &status);
+            let line = next(&mut quick).await.unwrap();
+            assert!(
+                line.contains(&format!("\"restarts\":{restarts},")),
+                "{line}"
+            );
+        }
+        for (client, _) in &clients.0 {
+            assert!(client.waiting.get() < BACKLOG + 1000);
+        }
+        let mut last = String::new();
+        while let Some(line) = next(&mut slow).await {
+            last = line;
+        }
+        let text = format!("cut off: more than {BACKLOG} bytes were waiting to be read; ask again");
+        let answer: Answer = serde_json::from_str(&last).unwrap();
+        assert_eq!(answer, Answer::failed(text));
+        clients.answer(&Machine::new(BTreeMap::new(), Default::default()), None);
+        assert_eq!(clients.0.len(), 1);
+    }
+
+    #[test]
+    fn who_does_not_keep_up_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let socket = dir.path().join("s");
+        tokio::task::LocalSet::new().block_on(&runtime, keep_up(&socket));
+    }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::super::control::{Answer, Request};
 use super::super::ports;
-use super::super::record::{self, Changes, Failure, Interface, PublishedPort, Sandbox};
+use super::super::record::{self, Changes, Interface, PublishedPort, Sandbox};
 use super::super::{Error, Result, interfaces};
 use super::clients::Client;
 use super::{Context, work};
@@ -29,14 +29,11 @@ pub fn perform(context: &Rc<Context>, request: Request, client: Client) {
             Request::Unpublish { port } => unpublish(&context, &port).await,
             _ => Ok(()),
         };
-        client.send(match done {
+        client.send(&match done {
             Ok(()) => Answer::Done {
                 exit_codes: Vec::new(),
             },
-            Err(error) => Answer::Failed {
-                code: 1,
-                message: error.to_string(),
-            },
+            Err(error) => Answer::failed(error.to_string()),
         });
     });
 }
@@ -156,11 +153,11 @@ async fn publish(context: &Context, port: PublishedPort) -> Result<()> {
     }
     if !context.ports.borrow().has(&port.mapping) {
         let held = context.ports.borrow_mut().hold(port.mapping.clone());
-        held.map_err(|error| Failure {
+        held.map_err(|error| Error::Start {
             code: 125,
             message: ports::refusal(&port.mapping, None, error),
-        })
-        .map_err(|Failure { code, message }| Error::Start { code, message })?;
+            service: Some(port.service.clone()),
+        })?;
     }
     context.note("", format!("publish {}", port.mapping));
     let mut wanted = before.clone();

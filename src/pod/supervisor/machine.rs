@@ -1,14 +1,21 @@
 //! What a pod does next: a pure function of its services' states and of what happens. No I/O, no clock.
 //!
 //! *Invariants:* a service is started only when every dependency satisfies its condition, and asked to stop only
-//! when nothing that depends on it and is to stop too still runs; a timer that is no longer meant is ignored.
+//! when nothing that depends on it and is to stop too still runs; a timer that is no longer meant is ignored; why a
+//! service ends is in its status before anything is done about it, so a successor decides the same.
+
+mod dependency;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::dependency::{Satisfied, satisfied};
 use super::super::plan::{self, Probe};
-use super::super::record::{Failure, Goal, Health, Phase, Policy, ProcessId, Status};
-use crate::compose::project::{Condition, Dependency, Restart};
+use super::super::record::{
+    Cause, Failure, Goal, Health, Phase, Policy, ProcessId, Status, Verdict,
+};
+use crate::compose::project::{Dependency, Restart};
 
 /// What does not change about a service.
 #[derive(Debug, Clone)]
@@ -41,6 +48,8 @@ pub enum Input {
     Exited {
         /// Exit code, 128 + signal.
         code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
         /// The out-of-memory killer was there.
         oom: bool,
         /// How long it ran.
@@ -196,6 +205,7 @@ impl Machine {
             ) {
                 unit.status.phase = Phase::Waiting;
                 unit.status.error = None;
+                unit.status.cause = None;
             }
         }
     }
@@ -211,9 +221,20 @@ impl Machine {
         }
     }
 
-    /// Wants services stopped. `grace` replaces their own this time; those that are stopping already get it from now on.
-    pub fn stop(&mut self, services: &[String], grace: Option<Duration>) {
+    /// Wants services stopped, and says why. `grace` replaces their own this time; those that are stopping already get it from
+    /// now on.
+    pub fn stop(&mut self, services: &[String], grace: Option<Duration>, why: Cause) {
         self.end(services, Goal::Stop, grace);
+        for name in services {
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.ends_for(why);
+            }
+        }
+    }
+
+    /// How the pod ended, while it is at rest.
+    pub fn verdict(&self) -> Option<Verdict> {
+        verdict::verdict(self.policy, self.statuses())
     }
 
     /// Wants services stopped and run again.
@@ -284,7 +305,7 @@ impl Machine {
         }
         if ended && self.policy == Policy::AbortOnExit {
             let all: Vec<String> = self.units.keys().cloned().collect();
-            self.stop(&all, None);
+            self.stop(&all, None, Cause::Pod);
         }
     }
 
@@ -295,6 +316,7 @@ impl Machine {
                 && unit.status.phase == Phase::Running
             {
                 unit.status.goal = Goal::Stop;
+                unit.ends_for(Cause::Stopped);
                 unit.status.phase = Phase::Stopping;
             }
         }
@@ -318,14 +340,22 @@ impl Machine {
                 unit.status.phase = Phase::Failed;
                 unit.status.exit_code = Some(failure.code.into());
                 unit.status.process = None;
+                unit.ends_for(Cause::NotStarted);
                 out.push(Action::Note(format!(
                     "could not be started: {}",
                     failure.message
                 )));
                 unit.status.error = Some(failure.message);
             }
-            Input::Exited { code, oom, ran, at } => {
+            Input::Exited {
+                code,
+                signal,
+                oom,
+                ran,
+                at,
+            } => {
                 unit.status.finished = at;
+                unit.status.signal = signal;
                 unit.exited(code, oom, ran, &mut out);
                 ended = !matches!(unit.status.phase, Phase::Restarting | Phase::Waiting);
             }
@@ -342,7 +372,47 @@ impl Machine {
             .extend(out.into_iter().map(|a| (service.to_string(), a)));
         if ended && policy == Policy::AbortOnExit {
             let all: Vec<String> = self.units.keys().cloned().collect();
-            self.stop(&all, None);
+            self.stop(&all, None, Cause::Pod);
+        }
+    }
+
+    /// By [`Policy::FailPod`]: a service that failed ends those that are not over yet.
+    fn enforce(&mut self) {
+        let fails = |unit: &Unit| {
+            let success =
+                unit.status.cause == Some(Cause::Exited) && unit.status.exit_code == Some(0);
+            match unit.status.phase {
+                Phase::Running | Phase::Stopping => {
+                    unit.status.cause == Some(Cause::Unhealthy)
+                        || unit.status.goal == Goal::Run && unit.status.health == Health::Unhealthy
+                }
+                Phase::Exited => unit.status.cause.is_some_and(verdict::is_failure) && !success,
+                Phase::Failed => true,
+                Phase::Waiting | Phase::Starting | Phase::Restarting => false,
+            }
+        };
+        if self.policy != Policy::FailPod || !self.units.values().any(fails) {
+            return;
+        }
+        for (name, unit) in &mut self.units {
+            let over = matches!(unit.status.phase, Phase::Exited | Phase::Failed);
+            if over || unit.status.goal == Goal::Stop {
+                continue;
+            }
+            let unhealthy = unit.status.health == Health::Unhealthy;
+            let why = if unhealthy {
+                Cause::Unhealthy
+            } else {
+                Cause::Pod
+            };
+            unit.status.goal = Goal::Stop;
+            unit.ends_for(why);
+            let text = match why {
+                Cause::Unhealthy => "is stopped, and the pod with it",
+                _ => "is stopped: another service ended the pod",
+            };
+            let note = Action::Note(text.to_string());
+            self.actions.push((name.clone(), note));
         }
     }
 
@@ -389,6 +459,7 @@ impl Machine {
     /// Moves every service as far as it can go; ends because each step leaves a phase for good.
     fn advance(&mut self) {
         loop {
+            self.enforce();
             let next = self
                 .units
                 .iter()
@@ -406,6 +477,7 @@ impl Machine {
                 }
                 Step::Fail(message) => {
                     unit.status.phase = Phase::Failed;
+                    unit.ends_for(Cause::NotStarted);
                     out.push(Action::Note(message.clone()));
                     unit.status.error = Some(message);
                 }
@@ -415,6 +487,7 @@ impl Machine {
                     unit.status.phase = Phase::Waiting;
                     unit.status.goal = Goal::Run;
                     unit.status.error = None;
+                    unit.status.cause = None;
                 }
             }
             self.actions
@@ -439,14 +512,14 @@ impl Machine {
             let verdict = self
                 .units
                 .get(name)
-                .map_or(Verdict::Never("is not there"), |on| {
+                .map_or(Satisfied::Never("is not there"), |on| {
                     satisfied(dependency.condition, &on.status, on.facts.probe.is_some())
                 });
             match verdict {
-                Verdict::Yes => {}
-                Verdict::NotYet => return None,
-                Verdict::Never(_) if !dependency.required => {}
-                Verdict::Never(why) => {
+                Satisfied::Yes => {}
+                Satisfied::NotYet => return None,
+                Satisfied::Never(_) if !dependency.required => {}
+                Satisfied::Never(why) => {
                     return Some(Step::Fail(format!("dependency {name} {why}")));
                 }
             }
@@ -472,47 +545,6 @@ enum Step {
     Again,
 }
 
-enum Verdict {
-    Yes,
-    NotYet,
-    Never(&'static str),
-}
-
-fn satisfied(condition: Condition, on: &Status, probed: bool) -> Verdict {
-    // what it is now is about to end: only its next run counts
-    if on.goal == Goal::Restart {
-        return Verdict::NotYet;
-    }
-    if on.phase == Phase::Failed {
-        return Verdict::Never("failed to start");
-    }
-    if on.goal == Goal::Stop
-        && !on.phase.active()
-        && condition != Condition::ServiceCompletedSuccessfully
-    {
-        return Verdict::Never("is stopped");
-    }
-    let ended = on.phase == Phase::Exited;
-    match condition {
-        // a service that already ended had been started
-        Condition::ServiceStarted if matches!(on.phase, Phase::Running | Phase::Exited) => {
-            Verdict::Yes
-        }
-        Condition::ServiceHealthy if !probed => Verdict::Never("has no health check"),
-        Condition::ServiceHealthy if ended => Verdict::Never("ended before it was healthy"),
-        Condition::ServiceHealthy if on.phase == Phase::Running => match on.health {
-            Health::Healthy => Verdict::Yes,
-            Health::Unhealthy => Verdict::Never("is unhealthy"),
-            Health::None | Health::Starting => Verdict::NotYet,
-        },
-        Condition::ServiceCompletedSuccessfully if ended => match on.exit_code {
-            Some(0) => Verdict::Yes,
-            _ => Verdict::Never("did not complete successfully"),
-        },
-        _ => Verdict::NotYet,
-    }
-}
-
 impl Phase {
     /// There is, or is about to be, a process.
     pub fn active(self) -> bool {
@@ -521,6 +553,11 @@ impl Phase {
 }
 
 impl Unit {
+    /// The first reason is the reason; one that is over keeps its own.
+    fn ends_for(&mut self, why: Cause) {
+        self.status.cause.get_or_insert(why);
+    }
+
     fn timer_action(&self, kind: TimerKind, after: Duration) -> Action {
         let generation = self.generation;
         Action::Timer(Timer { kind, generation }, after)
@@ -531,6 +568,11 @@ impl Unit {
         self.status.phase = Phase::Running;
         self.status.process = Some(process);
         self.status.exit_code = None;
+        self.status.signal = None;
+        // one that was asked to stop while it started goes on being asked
+        if self.status.goal == Goal::Run {
+            self.status.cause = None;
+        }
         self.status.oom_killed = false;
         self.status.error = None;
         self.status.failing_streak = 0;
@@ -560,6 +602,12 @@ impl Unit {
         self.status.process = None;
         self.status.exit_code = code;
         self.status.oom_killed = oom;
+        let killed = oom && code != Some(0);
+        self.ends_for(if killed {
+            Cause::OutOfMemory
+        } else {
+            Cause::Exited
+        });
         if self.status.health != Health::None {
             self.status.health = Health::Starting;
         }
@@ -579,6 +627,8 @@ impl Unit {
                 .min(RESTART_DELAY_MOST);
             self.streak += 1;
             self.status.phase = Phase::Restarting;
+            // it is not over
+            self.status.cause = None;
             out.push(self.timer_action(TimerKind::Restart, delay));
         } else {
             self.status.phase = Phase::Exited;

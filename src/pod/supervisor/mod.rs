@@ -28,7 +28,9 @@ use super::control::{Answer, Request};
 use super::layout::PodDir;
 use super::plan;
 use super::ports::{self, Reservation};
-use super::record::{self, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status};
+use super::record::{
+    self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
+};
 use super::{Error, Result, lock, resolver};
 use crate::container;
 
@@ -126,8 +128,9 @@ async fn supervise(dir: &Path) -> Result<()> {
         tokio::select! {
             event = inbox.recv() => match event {
                 Some(Event::Client(Request::Quit, client)) => {
-                    client.send(Answer::Done { exit_codes: Vec::new() });
+                    client.send(&Answer::Done { exit_codes: Vec::new() });
                     client.finish().await;
+                    supervisor.clients.farewell().await;
                     return Ok(());
                 }
                 Some(event) => supervisor.handle(event),
@@ -199,6 +202,8 @@ struct Supervisor {
     machine: Machine,
     /// What is on disk.
     saved: BTreeMap<String, Status>,
+    /// As on disk.
+    verdict: Option<Verdict>,
     clients: Clients,
     /// Set-up failed: nothing can be started.
     failure: Option<Failure>,
@@ -230,6 +235,7 @@ impl Supervisor {
         }
         let mut supervisor = Supervisor {
             machine: Machine::new(services, context.pod.policy),
+            verdict: record::read(&context.dir.verdict())?,
             context,
             saved,
             clients: Clients::default(),
@@ -281,6 +287,7 @@ impl Supervisor {
         for name in names {
             self.save(&name);
         }
+        self.judge();
         self.clients.answer(&self.machine, self.failure.as_ref());
     }
 
@@ -295,6 +302,7 @@ impl Supervisor {
         match record::write(&path, status) {
             Ok(()) => {
                 self.saved.insert(name.to_string(), status.clone());
+                self.clients.status(name, status);
             }
             // told, and tried again at the next event
             Err(error) => {
@@ -302,6 +310,30 @@ impl Supervisor {
                 self.note(name, &text);
             }
         }
+    }
+
+    /// Writes the verdict of a pod that has come to rest, then tells it; takes back that of one which goes on.
+    fn judge(&mut self) {
+        let verdict = match &self.failure {
+            Some(failure) => Some(no_sandbox(failure)),
+            None => self.machine.verdict(),
+        };
+        if verdict == self.verdict {
+            return;
+        }
+        let path = self.context.dir.verdict();
+        let done = match &verdict {
+            Some(verdict) => record::write(&path, verdict),
+            None => remove_stale(&path),
+        };
+        if let Err(error) = done {
+            return self.note("", &error.to_string());
+        }
+        if let Some(verdict) = &verdict {
+            self.note("", &verdict.message);
+            self.clients.verdict(verdict);
+        }
+        self.verdict = verdict;
     }
 
     /// One line in the pod's events and to every client that waits.
@@ -334,13 +366,10 @@ impl Supervisor {
             .iter()
             .find(|s| self.machine.status(s).is_none())
         {
-            client.send(Answer::Failed {
-                code: 1,
-                message: format!(
-                    "pod {} has no service {unknown}",
-                    self.context.pod.project.name
-                ),
-            });
+            let pod = &self.context.pod.project.name;
+            client.send(&Answer::failed(format!(
+                "pod {pod} has no service {unknown}"
+            )));
             return;
         }
         if let Some(failure) = &self.failure
@@ -351,11 +380,16 @@ impl Supervisor {
                     | Request::Stop { .. }
                     | Request::Kill { .. }
                     | Request::Wait { .. }
+                    | Request::Watch
             )
         {
             // there is nothing to do it in
             let Failure { code, message } = failure.clone();
-            client.send(Answer::Failed { code, message });
+            client.send(&Answer::Failed {
+                code,
+                message,
+                service: None,
+            });
             return;
         }
         match request {
@@ -369,7 +403,8 @@ impl Supervisor {
                     self.clients.refuse_up("stopped by another command");
                 }
                 let services = all(services);
-                self.machine.stop(&services, seconds(timeout));
+                self.machine
+                    .stop(&services, seconds(timeout), Cause::Stopped);
                 self.clients.until_stopped(client, services);
             }
             Request::Restart { services, timeout } => {
@@ -378,10 +413,8 @@ impl Supervisor {
             }
             Request::Kill { services, signal } => {
                 if let Some(name) = services.iter().find(|s| !self.runs(s)) {
-                    client.send(Answer::Failed {
-                        code: 1,
-                        message: format!("service {name} is not running"),
-                    });
+                    let text = format!("service {name} is not running");
+                    client.send(&Answer::failed(text));
                     return;
                 }
                 let running: Vec<String> =
@@ -389,16 +422,19 @@ impl Supervisor {
                 if signal == libc::SIGKILL {
                     self.machine.killed(&running);
                 }
-                client.send(self.send_signal(&running, signal));
+                client.send(&self.send_signal(&running, signal));
             }
             Request::Wait { services } => self.clients.until_idle(client, all(services)),
             Request::Attach { .. }
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. } => live::perform(&self.context, request, client),
-            Request::Ping => client.send(Answer::Done {
+            Request::Ping => client.send(&Answer::Done {
                 exit_codes: Vec::new(),
             }),
+            Request::Watch => self
+                .clients
+                .watch(client, &self.saved, self.verdict.as_ref()),
             Request::Quit => {}
         }
     }
@@ -407,10 +443,7 @@ impl Supervisor {
         for name in services {
             let dir = self.context.dir.service(name).dir;
             if let Err(error) = container::kill(&dir, signal, false) {
-                return Answer::Failed {
-                    code: 1,
-                    message: format!("kill {name}: {error}"),
-                };
+                return Answer::failed(format!("kill {name}: {error}"));
             }
         }
         Answer::Done {
@@ -426,13 +459,26 @@ impl Supervisor {
 
     fn stop_all(&mut self) {
         let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
-        self.machine.stop(&all, None);
+        self.machine.stop(&all, None, Cause::Stopped);
     }
 
     fn at_rest(&self) -> bool {
         self.machine
             .statuses()
             .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+    }
+}
+
+/// The verdict on a pod that has nothing to run in.
+fn no_sandbox(failure: &Failure) -> Verdict {
+    Verdict {
+        version: record::VERSION,
+        service: None,
+        cause: Cause::NotStarted,
+        exit_code: None,
+        signal: None,
+        message: failure.message.clone(),
+        finished: String::new(),
     }
 }
 

@@ -55,6 +55,7 @@ async fn run(mut command: Command, error_file: &Path) -> Result<()> {
     Err(Error::Start {
         code: failure.code,
         message: failure.message,
+        service: None,
     })
 }
 
@@ -114,7 +115,7 @@ async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>
         Err(error) => {
             clean(&context, &service).await;
             let failure = match error {
-                Error::Start { code, message } => Failure { code, message },
+                Error::Start { code, message, .. } => Failure { code, message },
                 other => Failure {
                     code: 125,
                     message: other.to_string(),
@@ -209,6 +210,7 @@ async fn exit_of(context: &Context, process: ProcessId, pidfd: &OwnedFd) -> Opti
         {
             return Some(Exit {
                 code: exit_code(status),
+                signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
                 time: jiff::Timestamp::now().as_nanosecond() as i64,
             });
         }
@@ -252,6 +254,7 @@ async fn ended(
         service,
         Input::Exited {
             code: exit.map(|e| e.code),
+            signal: exit.and_then(|e| e.signal),
             oom,
             ran,
             at: at.to_string(),

@@ -1,6 +1,7 @@
 //! Lives of pods as inputs and the actions they lead to.
 
 use super::*;
+use crate::compose::project::Condition;
 
 fn facts(depends_on: &[(&str, Condition)]) -> Facts {
     Facts {
@@ -52,6 +53,7 @@ fn run(pid: i32) -> Input {
 fn exit(code: i32) -> Input {
     Input::Exited {
         code: Some(code),
+        signal: (code > 128).then(|| code - 128),
         oom: false,
         ran: Duration::ZERO,
         at: String::new(),
@@ -124,7 +126,7 @@ fn services_stop_in_reverse_order() {
     }
     pod.input("init", exit(0));
     pod.take_actions();
-    pod.stop(&all(), None);
+    pod.stop(&all(), None, Cause::Stopped);
     assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["web"]);
     pod.input("web", exit(0));
     assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["app"]);
@@ -301,4 +303,169 @@ fn a_timer_of_an_earlier_run_is_ignored() {
     let kind = TimerKind::Probe;
     pod.input("web", Input::Timer(Timer { kind, generation }));
     assert_eq!(pod.take_actions(), []);
+}
+
+/// A pod of two services that run, `b` after `a`.
+fn two(policy: Policy, restart: Restart) -> Machine {
+    let mut a = with_probe(facts(&[]));
+    a.restart = restart;
+    let services = [("a", a), ("b", facts(&[("a", Condition::ServiceStarted)]))];
+    let services = services.map(|(n, f)| (n.to_string(), (f, Status::default())));
+    let mut pod = Machine::new(services.into(), policy);
+    pod.start(&["b".to_string()]);
+    for (name, pid) in [("a", 2), ("b", 3)] {
+        pod.take_actions();
+        pod.input(name, run(pid));
+    }
+    pod.take_actions();
+    assert_eq!(pod.verdict(), None);
+    pod
+}
+
+fn ended(code: i32, oom: bool, at: &str) -> Input {
+    Input::Exited {
+        code: Some(code),
+        signal: (code > 128).then(|| code - 128),
+        oom,
+        ran: Duration::ZERO,
+        at: format!("2026-01-02T03:04:{at}Z"),
+    }
+}
+
+#[test]
+fn one_that_fails_ends_the_pod_and_is_why() {
+    let unhealthy = || Input::Probed {
+        passed: false,
+        output: "no\n".into(),
+        age: Duration::from_secs(2),
+        generation: 1,
+    };
+    let cases = [
+        (
+            vec![("b", ended(3, false, "05"))],
+            ("b", Cause::Exited, Some(3), None),
+            "service b exited with code 3",
+        ),
+        (
+            vec![("b", ended(139, false, "05"))],
+            ("b", Cause::Exited, Some(139), Some(11)),
+            "service b was ended by signal 11",
+        ),
+        (
+            vec![("b", ended(137, true, "05"))],
+            ("b", Cause::OutOfMemory, Some(137), Some(9)),
+            "service b ran out of memory and was ended by signal 9",
+        ),
+        (
+            vec![("a", unhealthy()), ("a", unhealthy())],
+            ("a", Cause::Unhealthy, Some(143), Some(15)),
+            "service a was unhealthy after 2 failed probes: no",
+        ),
+        // the first of two
+        (
+            vec![("b", ended(4, false, "05.5")), ("a", ended(3, false, "05"))],
+            ("a", Cause::Exited, Some(3), None),
+            "service a exited with code 3",
+        ),
+    ];
+    for (inputs, expected, message) in cases {
+        let mut pod = two(Policy::FailPod, Restart::No);
+        for (name, input) in inputs {
+            pod.input(name, input);
+        }
+        // two rounds, for `a` is asked when `b` has ended
+        for _ in 0..2 {
+            let asked = names(&pod.take_actions(), &Action::Signal(15));
+            for name in asked {
+                assert_eq!(pod.verdict(), None, "{message}");
+                pod.input(&name, ended(143, false, "09"));
+            }
+        }
+        assert_eq!(pod.take_actions(), [], "{message}");
+        let verdict = pod.verdict().unwrap();
+        let service = verdict.service.as_deref().unwrap();
+        let found = (service, verdict.cause, verdict.exit_code, verdict.signal);
+        assert_eq!(found, expected);
+        assert_eq!(verdict.message, message);
+        assert!(!verdict.is_success());
+        let others = pod.statuses().filter(|(name, _)| *name != service);
+        for (name, status) in others {
+            let own = [Some(Cause::Pod), Some(Cause::Exited)];
+            assert!(own.contains(&status.cause), "{name}: {message}");
+        }
+        // a successor comes to the same
+        let again = pod.statuses().map(|(name, status)| {
+            let facts = facts(&[]);
+            (name.to_string(), (facts, status.clone()))
+        });
+        let mut again = Machine::new(again.collect(), Policy::FailPod);
+        again.resume();
+        assert_eq!(again.take_actions(), []);
+        assert_eq!(again.verdict(), Some(verdict));
+    }
+}
+
+#[test]
+fn one_that_could_not_be_started_ends_the_pod_and_its_restart_does_not() {
+    let mut pod = two(Policy::FailPod, Restart::OnFailure { max: Some(1) });
+    pod.input("a", exit(1));
+    pod.take_actions();
+    assert_eq!(pod.status("b").unwrap().goal, Goal::Run);
+    let generation = pod.generation("a");
+    let kind = TimerKind::Restart;
+    pod.input("a", Input::Timer(Timer { kind, generation }));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["a"]);
+    let message = "no such file".to_string();
+    pod.input("a", Input::StartFailed(Failure { code: 127, message }));
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["b"]);
+    pod.input("b", ended(0, false, "05"));
+    pod.take_actions();
+    let verdict = pod.verdict().unwrap();
+    assert_eq!(verdict.cause, Cause::NotStarted);
+    assert_eq!(
+        verdict.message,
+        "service a could not be started: no such file"
+    );
+}
+
+#[test]
+fn how_pods_end_without_a_failure_that_counts() {
+    let stop = |pod: &mut Machine| pod.stop(&["a".into(), "b".into()], None, Cause::Stopped);
+    let done = |pod: &mut Machine, at: [&str; 2], codes: [i32; 2]| {
+        pod.take_actions();
+        pod.input("b", ended(codes[1], false, at[1]));
+        pod.take_actions();
+        pod.input("a", ended(codes[0], false, at[0]));
+        pod.take_actions();
+    };
+    // the one that was the last to be done
+    let mut pod = two(Policy::FailPod, Restart::No);
+    done(&mut pod, ["07", "06"], [0, 0]);
+    let verdict = pod.verdict().unwrap();
+    assert!(verdict.is_success());
+    assert_eq!(verdict.service.as_deref(), Some("a"));
+    assert_eq!(verdict.finished, "2026-01-02T03:04:07Z");
+    // started again it is taken back
+    pod.start(&["a".to_string()]);
+    pod.take_actions();
+    assert_eq!(pod.verdict(), None);
+    // what was asked for, however it ends
+    for (policy, codes) in [(Policy::FailPod, [1, 143]), (Policy::Compose, [0, 0])] {
+        let mut pod = two(policy, Restart::No);
+        stop(&mut pod);
+        done(&mut pod, ["07", "06"], codes);
+        assert_eq!(pod.verdict().unwrap().cause, Cause::Stopped);
+    }
+    // each for itself: an old failure is not why it was stopped, unless nothing else is
+    for (asked, cause) in [(true, Cause::Stopped), (false, Cause::Exited)] {
+        let mut pod = two(Policy::Compose, Restart::No);
+        pod.input("b", ended(3, false, "05"));
+        pod.take_actions();
+        if asked {
+            stop(&mut pod);
+        }
+        done(&mut pod, ["07", "05"], [0, 3]);
+        let verdict = pod.verdict().unwrap();
+        assert_eq!((verdict.cause, verdict.is_success()), (cause, false));
+    }
 }
