@@ -1,8 +1,10 @@
 //! A machine for an engine: processes, mounts, network, cgroups of its own, and nothing that outlives it.
 //!
 //! *Invariants.* Everything an engine starts is in one pid namespace, whose end ends it; every mount is in one mount
-//! namespace. The machine's `/run`, `/dev/shm` and `/sys/fs/cgroup` are private (podman's locks are in `/dev/shm` under
-//! a fixed name, and it makes folders below `/sys/fs/cgroup` for controllers that are mounted nowhere).
+//! namespace. The machine's `/run`, `/dev/shm`, `/tmp` and `/sys/fs/cgroup` are private (podman's locks are in `/dev/shm` under
+//! a fixed name, and it makes folders below `/sys/fs/cgroup` for controllers that are mounted nowhere). All else of the host's root file
+//! system is read-only: a service manager that boots clears `/tmp`, and its units write wherever they like. Of systemd's own units there
+//! are none but targets and slices: its services would set the sysctls of the host.
 
 use std::fs;
 use std::io::Read;
@@ -36,11 +38,28 @@ const INIT: &str = r#"
     grep -q '^/sys/fs/cgroup ' "$1" || mount -o remount,ro /sys/fs/cgroup
     mount -t tmpfs -o mode=755 tmpfs /run
     mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+    # of the host's files the folder alone can be written to; of some others the machine has its own
+    mkdir /run/kept
+    mount --bind "$2" /run/kept
+    mount -t tmpfs -o mode=1777 tmpfs /tmp
+    mkdir -p "$2"
+    mount --move /run/kept "$2"
+    rmdir /run/kept
+    for name in etc var root srv opt; do
+        over=$2/over/$name
+        mkdir -p "$over/upper" "$over/work"
+        mount -t overlay -o "lowerdir=/$name,upperdir=$over/upper,workdir=$over/work" overlay "/$name"
+    done
+    mount -o remount,bind,ro /
+    # targets and slices, without what they want
+    mkdir /run/units
+    cp /lib/systemd/system/*.target /lib/systemd/system/*.slice /run/units
+    mount --bind -o ro /run/units /lib/systemd/system
     # where systemd looks for its first target
     mkdir -p /run/systemd/system
     printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/test.target
     echo ready
-    shift
+    shift 2
     exec "$@"
 "#;
 
@@ -105,6 +124,7 @@ impl Machine {
             ])
             .args(["--kill-child", "--mount-proc", "sh", "-euc", INIT, "init"])
             .arg(folder.path().join("hierarchies"))
+            .arg(folder.path())
             .args(init)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -135,19 +155,18 @@ impl Machine {
         let layout = layout("busybox");
         self.shell(&format!(
             r#"
-            for name in etc var; do
-                mkdir -p over/$name/upper over/$name/work
-                mount -t overlay -o lowerdir=/$name,upperdir=over/$name/upper,workdir=over/$name/work overlay /$name
-            done
             # overlays cannot be made upon an overlay
             for name in sampan containers containerd; do
                 mkdir -p /var/lib/$name lib/$name
                 mount --bind lib/$name /var/lib/$name
             done
+            # nobody's services but the test's
+            rm -rf /etc/init.d /etc/runlevels /etc/rc?.d /etc/systemd/system/*
+            mkdir -p /etc/init.d /etc/runlevels/default
             mount -t tmpfs tmpfs /usr/local/bin
             ln -s {program} /usr/local/bin/sampan
             ln -s sampan /usr/local/bin/sampan-oci
-            cp -r {} busybox
+            skopeo copy --quiet --insecure-policy oci:{} oci:busybox:latest
             sampan image import busybox localhost/busybox >import.log 2>&1
             "#,
             layout.display()

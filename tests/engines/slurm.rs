@@ -32,7 +32,7 @@ fn as_typed() {
     machine.types(
         "## Slurm",
         SURROUNDINGS,
-        "cat /var/log/slurm/slurmd.log | tail -50",
+        "scontrol show jobs; scontrol show node",
     );
 }
 
@@ -50,14 +50,14 @@ impl Slurm {
                 continue;
             };
             if name.ends_with("slurm.conf") {
-                text.push_str("\nKillWait=2\n");
+                text.push_str("\nKillWait=2\nSlurmdLogFile=/var/log/slurmd.log\n");
             }
             let path = machine.path().join("saved");
             fs::write(&path, text).unwrap();
             machine.shell(&format!("cp saved {name}; chmod +x {name}"));
         }
         machine.shell(
-            "mkdir -p /var/lib/slurm /run/user/0; slurmctld >ctld 2>&1; slurmd >d 2>&1
+            "mkdir -p /var/lib/slurm; mkdir -m 1777 /run/slurm-oci; slurmctld >ctld 2>&1; slurmd >d 2>&1
              until sinfo --noheader --format %T | grep -q idle; do sleep 0.1; done
              umoci unpack --image busybox bundle >umoci 2>&1",
         );
@@ -67,8 +67,8 @@ impl Slurm {
     /// Starts a job step, and waits until it printed a line.
     fn srun(&self, words: &str, line: &str) -> Child {
         let script = format!("exec srun --job-name=try {words} >out 2>&1");
-        let child = self.0.command(&["sh", "-c", &script]).stdin(Stdio::null());
-        let child = child.spawn().unwrap();
+        let mut command = self.0.command(&["sh", "-c", &script]);
+        let child = command.stdin(Stdio::null()).spawn().unwrap();
         until(&format!("{line} of {words}"), || {
             let out = fs::read_to_string(self.0.path().join("out")).ok()?;
             out.lines().any(|found| found == line).then_some(())
@@ -91,7 +91,7 @@ impl Slurm {
     fn traces(&self) -> Vec<String> {
         let mut all: Vec<String> = self.0.cgroups();
         let shown = self.0.shell(
-            "ls -A /run/user/0/slurm /run/sampan/pods 2>/dev/null | grep -v -e '[.]lock$' -e '^$' -e ':$'
+            "ls -A /run/slurm-oci/root /run/sampan/pods 2>/dev/null | grep -v -e '[.]lock$' -e '^$' -e ':$'
              ps -e -o comm= | grep -v -e '^slurm' -e munged -e ps -e grep -e sh -e catatonit -e timeout
              ip -o link | cut -d : -f 2; ls /run/netns 2>/dev/null; cut -d ' ' -f 2 /proc/mounts; true",
         );
