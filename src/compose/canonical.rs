@@ -6,7 +6,7 @@
 //! *Invariants.* Runs on a validated document; idempotent; new nodes stand where the user's text stands; values marked
 //! `!reset` stay as they are. Ranges of ports are kept as text (`3000-3005`): they are expanded when resolved.
 
-use super::node::{At, Entry, Node, Pos, Result, Tag, Value};
+use super::node::{At, Entry, Node, Pos, Result, Tag, Value, join};
 use super::units;
 
 /// Rewrites one document.
@@ -20,7 +20,48 @@ pub(super) fn canonical(mut root: Node) -> Result<Node> {
         external(node);
         edit(node, path, "labels", &mut key_values)
     })?;
+    if let Some(pod) = child(&mut root, "x-sampan") {
+        items(pod, "x-sampan", "hooks", &mut hook)?;
+    }
     Ok(root)
+}
+
+/// Rewrites a file of a folder of hooks.
+pub(super) fn hook_file(mut node: Node) -> Result<Node> {
+    hook(&mut node, "")?;
+    Ok(node)
+}
+
+/// An entry of `x-sampan.hooks`.
+fn hook(node: &mut Node, path: &str) -> Result<()> {
+    edit(node, path, "at", &mut |at| {
+        one_or_list(at, &mut |item| Ok(item.node.clone()))
+    })?;
+    edit(node, path, "command", &mut command)?;
+    edit(node, path, "env", &mut key_values)
+}
+
+/// An entry of `post_start` or `pre_stop`.
+fn lifecycle_hook(node: &mut Node, path: &str) -> Result<()> {
+    edit(node, path, "command", &mut command)?;
+    edit(node, path, "environment", &mut key_values)
+}
+
+/// Rewrites each item of a list.
+fn items(
+    node: &mut Node,
+    path: &str,
+    key: &str,
+    rewrite: &mut dyn FnMut(&mut Node, &str) -> Result<()>,
+) -> Result<()> {
+    let Some(list) = child(node, key).filter(|list| list.tag != Tag::Reset) else {
+        return Ok(());
+    };
+    let Value::Seq(items) = &mut list.value else {
+        return Ok(());
+    };
+    let mut numbered = items.iter_mut().enumerate();
+    numbered.try_for_each(|(i, item)| rewrite(item, &format!("{path}.{key}[{i}]")))
 }
 
 /// Rewrites one value; the reader holds its path.
@@ -54,6 +95,9 @@ fn service(node: &mut Node, path: &str) -> Result<()> {
     })?;
     edit(node, path, "extra_hosts", &mut extra_hosts)?;
     edit(node, path, "ulimits", &mut ulimits)?;
+    for key in ["post_start", "pre_stop"] {
+        items(node, path, key, &mut lifecycle_hook)?;
+    }
     if let Some(slot) = child(node, "healthcheck") {
         edit(
             slot,
@@ -101,7 +145,7 @@ fn edit(node: &mut Node, path: &str, key: &str, rewrite: Rewrite<'_>) -> Result<
     }
     let at = At {
         node: slot,
-        path: format!("{path}.{key}"),
+        path: join(path, key),
         key_pos: &slot.pos,
     };
     slot.value = rewrite(&at)?;

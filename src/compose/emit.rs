@@ -5,10 +5,14 @@
 
 use std::collections::BTreeMap;
 
+mod extras;
+
+use extras::{check, hook, lifecycle_hook};
+
 use super::network::ENDPOINT_SYSCTLS;
 use super::project::{
-    Blkio, Check, CheckTest, Condition, HealthTest, Limits, Mount, MountSource, Network,
-    NetworkExtra, Project, PullPolicy, Restart, Service, ServiceNetwork,
+    Blkio, Condition, HealthTest, Limits, Mount, MountSource, Network, NetworkExtra, Project,
+    PullPolicy, Restart, Service, ServiceNetwork,
 };
 use super::units::{self, Plain};
 
@@ -38,13 +42,11 @@ pub fn to_yaml(project: &Project) -> String {
         (key.clone(), Out::Dict(out))
     });
     top.dict("volumes", volumes);
-    let pod = pod_limits(&project.pod.limits);
-    if !pod.0.is_empty() {
-        top.put(
-            "x-sampan",
-            Out::Dict(Dict(vec![("limits".to_owned(), Out::Dict(pod))])),
-        );
-    }
+    let mut pod = Dict::default();
+    pod.dict("limits", pod_limits(&project.pod.limits).0.into_iter());
+    let hooks = project.pod.hooks.iter();
+    pod.list("hooks", hooks.map(|h| Out::Dict(hook(h))));
+    top.dict("x-sampan", pod.0.into_iter());
     let mut text = String::new();
     write_dict(&top, 0, &mut text);
     text
@@ -195,6 +197,9 @@ fn service(s: &Service) -> Dict {
     out.bare("oom_score_adj", s.oom_score_adj);
     limits(&s.limits, &mut out);
     out.texts("profiles", &s.profiles);
+    for (key, hooks) in [("post_start", &s.post_start), ("pre_stop", &s.pre_stop)] {
+        out.list(key, hooks.iter().map(|h| Out::Dict(lifecycle_hook(h))));
+    }
     if !s.checks.is_empty() {
         let mut extra = Dict::default();
         extra.list("checks", s.checks.iter().map(|c| Out::Dict(check(c))));
@@ -251,47 +256,6 @@ fn healthcheck(s: &Service, out: &mut Dict) {
     }
     entry.bare("retries", check.retries);
     out.put("healthcheck", Out::Dict(entry));
-}
-
-fn check(c: &Check) -> Dict {
-    let mut out = Dict::default();
-    out.text("name", &c.name);
-    out.text("kind", c.kind.word());
-    match &c.test {
-        CheckTest::Command(HealthTest::Exec(words)) => out.texts("command", words),
-        CheckTest::Command(HealthTest::Shell(text)) => out.text("command", text),
-        CheckTest::Http(test) => {
-            let mut http = Dict::default();
-            http.text("scheme", if test.tls { "https" } else { "http" });
-            http.text("host", &test.host.to_string());
-            http.bare("port", Some(test.port));
-            http.text("path", &test.path);
-            let statuses = test.statuses.iter();
-            http.list("statuses", statuses.map(|s| Out::Bare(s.to_string())));
-            http.texts_by_key("headers", &test.headers);
-            out.put("http", Out::Dict(http));
-        }
-        CheckTest::Tcp(test) => {
-            let mut tcp = Dict::default();
-            tcp.text("host", &test.host.to_string());
-            tcp.bare("port", Some(test.port));
-            out.put("tcp", Out::Dict(tcp));
-        }
-    }
-    let times = [
-        ("delay", c.delay),
-        ("interval", Some(c.interval)),
-        ("start_interval", c.start_interval),
-        ("timeout", Some(c.timeout)),
-        ("grace_period", Some(c.grace_period)),
-        ("snooze", c.snooze),
-    ];
-    for (key, value) in times {
-        out.maybe_text(key, value.map(units::duration_text).as_deref());
-    }
-    out.bare("consecutive_failures", Some(c.consecutive_failures));
-    out.bare("success_threshold", Some(c.success_threshold));
-    out
 }
 
 fn ports(s: &Service, out: &mut Dict) {

@@ -52,6 +52,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.blkio_config.*", Rule::Unique(&["path"])),
     ("services.*.x-sampan.checks", Rule::Unique(&["name"])),
     ("networks.*.ipam.config", Rule::Unique(&["subnet"])),
+    ("x-sampan.hooks", Rule::Unique(&["name"])),
 ];
 
 fn rule(path: &str) -> Option<Rule> {

@@ -10,10 +10,10 @@
 //! | 3 validate | `schema` | known keys and shapes; what is not supported is refused |
 //! | 4 canonical | `canonical` | short forms → long forms |
 //! | 5 merge | `extends`, `merge` | a service over the one it extends, several files → one tree |
-//! | 6 resolve | `resolve`, `service`, `check`, `mount`, `port`, `limits`, `network`, `order` | defaults, references, types |
+//! | 6 resolve | `resolve`, `service`, `check`, `mount`, `port`, `limits`, `network`, `hooks`, `order` | defaults, references, types |
 //!
 //! Phases 1 to 4 run per document, so that every finding has the place in the file it comes from. `emit` goes the other
-//! way: a project → a compose file that loads to the same project.
+//! way: a project → a compose file that loads to the same project; `patch` merges a file over a project that is loaded already.
 //!
 //! *Invariants.* Pure but for reading files through one function; no input makes it panic, recurse without bound or
 //! produce more than a bounded amount; the same request and files give the same project. Nothing that a file asks for
@@ -25,6 +25,7 @@ mod dotenv;
 mod emit;
 mod extends;
 mod files;
+mod hooks;
 mod interpolate;
 mod limits;
 mod merge;
@@ -33,6 +34,7 @@ mod network;
 mod node;
 mod order;
 mod parse;
+mod patch;
 mod port;
 pub mod project;
 mod resolve;
@@ -44,6 +46,8 @@ mod units;
 mod tests;
 
 pub use emit::to_yaml;
+pub use hooks::load_hooks;
+pub use patch::patched;
 pub use project::Project;
 
 use std::collections::BTreeMap;
@@ -160,12 +164,9 @@ fn load_with(request: &LoadRequest, read: Read<'_>) -> Result<Loaded> {
             .map(str::to_owned),
     );
     let mut context = service::Context {
-        working_dir: &folder,
         environment: &environment,
         read,
-        warnings: Vec::new(),
-        ports: 0,
-        taken: port::Taken::default(),
+        ..service::Context::of_folder(&folder)
     };
     let wanted = resolve::Request {
         name: &name,

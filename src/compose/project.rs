@@ -44,6 +44,103 @@ pub struct Project {
 pub struct PodOptions {
     /// `limits:` — holds for the sum of all services.
     pub limits: Limits,
+    /// `hooks:` — programs of the host that take part in the pod's life, in order; those of a folder of hooks first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Hook>,
+}
+
+/// A hook of a pod: a program of the host at one point of the pod's life.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Where it is written.
+    pub origin: Origin,
+    /// What messages call it; unique among the hooks at one point.
+    pub name: String,
+    /// When it runs.
+    pub at: HookPoint,
+    /// Program and arguments; a program with a slash in its name is an absolute path, else it is looked for in `PATH`.
+    pub command: Vec<String>,
+    /// Longest time it may take; then it is killed with what it started, and has failed.
+    pub timeout: Duration,
+    /// What follows when it fails; [`OnFailure::Note`] where [`HookPoint::can_fail`] is false.
+    pub on_failure: OnFailure,
+    /// Its environment, beside the few variables that every hook has.
+    pub env: BTreeMap<String, String>,
+}
+
+/// A point in the life of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookPoint {
+    /// Before anything is made; may change the project.
+    BeforeLaunch,
+    /// All wanted services have started.
+    AfterStart,
+    /// All are ready for the first time.
+    AfterReady,
+    /// The pod is to stop; no service has been asked to yet.
+    BeforeKill,
+    /// Nothing of the pod runs any more.
+    AfterStop,
+    /// The pod failed.
+    OnFailure,
+}
+
+impl HookPoint {
+    /// All of them, in the order of a life.
+    pub const ALL: [HookPoint; 6] = [
+        HookPoint::BeforeLaunch,
+        HookPoint::AfterStart,
+        HookPoint::AfterReady,
+        HookPoint::BeforeKill,
+        HookPoint::OnFailure,
+        HookPoint::AfterStop,
+    ];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookPoint::BeforeLaunch => "before-launch",
+            HookPoint::AfterStart => "after-start",
+            HookPoint::AfterReady => "after-ready",
+            HookPoint::BeforeKill => "before-kill",
+            HookPoint::AfterStop => "after-stop",
+            HookPoint::OnFailure => "on-failure",
+        }
+    }
+
+    /// A hook at this point may fail the pod; at the others it has ended, or is about to.
+    pub fn can_fail(self) -> bool {
+        matches!(
+            self,
+            HookPoint::BeforeLaunch | HookPoint::AfterStart | HookPoint::AfterReady
+        )
+    }
+}
+
+/// What follows when a hook fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// The pod fails, and is stopped when it runs already.
+    Fail,
+    /// It is told, and the pod goes on.
+    Note,
+}
+
+/// An entry of a service's `post_start` or `pre_stop`: a program that runs inside the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifecycleHook {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// `user[:group]` instead of the service's.
+    pub user: Option<String>,
+    /// With all capabilities.
+    pub privileged: bool,
+    /// Absolute path in the container instead of the service's.
+    pub working_dir: Option<String>,
+    /// Over the service's own.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// Resource limits; `None` leaves the kernel's default.
@@ -172,6 +269,12 @@ pub struct Service {
     pub limits: Limits,
     /// `profiles`.
     pub profiles: Vec<String>,
+    /// `post_start`, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub post_start: Vec<LifecycleHook>,
+    /// `pre_stop`, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pre_stop: Vec<LifecycleHook>,
 }
 
 /// `pull_policy`.

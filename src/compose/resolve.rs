@@ -13,7 +13,7 @@ use super::project::{
     HOST_NETWORK, MountSource, NO_NETWORK, Network, PodOptions, Project, Service, Volume,
 };
 use super::service::{Context, service};
-use super::{Error, limits, network, order, schema};
+use super::{Error, hooks, limits, network, order, schema};
 
 /// What the caller decides.
 pub(super) struct Request<'a> {
@@ -62,7 +62,7 @@ pub(super) fn project(
         networks,
         volumes: volumes(root, request.name, &enabled, &services)?,
         services,
-        pod: pod(root)?,
+        pod: pod(root, context)?,
     })
 }
 
@@ -90,13 +90,14 @@ fn ports_reach(networks: &[Network], services: &BTreeMap<String, Service>) -> Re
     }
 }
 
-fn pod(root: &At<'_>) -> Result<PodOptions> {
+fn pod(root: &At<'_>, context: &mut Context<'_>) -> Result<PodOptions> {
     let limits = root.find(&["x-sampan", "limits"]);
     Ok(PodOptions {
         limits: limits
             .map(|at| limits::of_pod(&at))
             .transpose()?
             .unwrap_or_default(),
+        hooks: hooks::of_pod(root, context)?,
     })
 }
 

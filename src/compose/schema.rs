@@ -62,7 +62,19 @@ const TOP: &[(&str, Rule)] = &[
     ("x-sampan", Is(Map(POD))),
 ];
 
-const POD: &[(&str, Rule)] = &[("limits", Is(Map(POD_LIMITS)))];
+const POD: &[(&str, Rule)] = &[
+    ("limits", Is(Map(POD_LIMITS))),
+    ("hooks", Is(List(&Map(HOOK)))),
+];
+
+const HOOK: &[(&str, Rule)] = &[
+    ("name", Is(Scalar)),
+    ("at", Is(ONE_OR_LIST)),
+    ("command", Is(ONE_OR_LIST)),
+    ("timeout", Is(Scalar)),
+    ("on_failure", Is(Scalar)),
+    ("env", Is(LIST_OR_DICT)),
+];
 
 const POD_LIMITS: &[(&str, Rule)] = &[
     ("cpus", Is(Scalar)),
@@ -163,9 +175,9 @@ const SERVICE: &[(&str, Rule)] = &[
     ("pids_limit", Is(Scalar)),
     ("platform", Is(Scalar)),
     ("ports", Is(List(&Either(&[Scalar, Map(PORT)])))),
-    ("post_start", Refused(LATER)),
+    ("post_start", Is(List(&Map(LIFECYCLE_HOOK)))),
     ("pre_start", Refused(LATER)),
-    ("pre_stop", Refused(LATER)),
+    ("pre_stop", Is(List(&Map(LIFECYCLE_HOOK)))),
     ("privileged", Is(Scalar)),
     ("profiles", Is(LIST)),
     ("provider", Refused(LATER)),
@@ -230,6 +242,14 @@ const CHECK_TCP: &[(&str, Rule)] = &[
     ("port", Is(Scalar)),
     ("protocol", Is(Scalar)),
     ("host", Is(Scalar)),
+];
+
+const LIFECYCLE_HOOK: &[(&str, Rule)] = &[
+    ("command", Is(ONE_OR_LIST)),
+    ("environment", Is(LIST_OR_DICT)),
+    ("privileged", Is(Scalar)),
+    ("user", Is(Scalar)),
+    ("working_dir", Is(Scalar)),
 ];
 
 const BLKIO: &[(&str, Rule)] = &[
@@ -424,15 +444,25 @@ const VOLUME: &[(&str, Rule)] = &[
 
 /// Checks one document; warnings are added to `warnings`.
 pub(super) fn validate(node: &Node, warnings: &mut Vec<String>) -> Result<()> {
+    whole(node, &Map(TOP), "a compose file", warnings)
+}
+
+/// Checks a file of a folder of hooks.
+pub(super) fn validate_hook(node: &Node) -> Result<()> {
+    // nothing in a hook is ignored
+    whole(node, &Map(HOOK), "a hook", &mut Vec::new())
+}
+
+fn whole(node: &Node, kind: &Kind, what: &str, warnings: &mut Vec<String>) -> Result<()> {
     let mut check = Check {
         findings: Vec::new(),
         warnings,
     };
     match &node.value {
-        Value::Map(_) => check.node(node, &Map(TOP), ""),
+        Value::Map(_) => check.node(node, kind, ""),
         _ => check.find(node.pos.error(
             "",
-            format_args!("a compose file must be a mapping, not {}", node.shape()),
+            format_args!("{what} must be a mapping, not {}", node.shape()),
         )),
     }
     match check.findings.is_empty() {

@@ -12,7 +12,7 @@ use super::node::{At, Result};
 use super::project::{
     Condition, Dependency, HealthTest, Healthcheck, PullPolicy, Restart, Service,
 };
-use super::{check, dotenv, limits, mount, network, port, schema};
+use super::{check, dotenv, files, hooks, limits, mount, network, port, schema};
 
 /// Most ports of a project, ranges expanded.
 const MAX_PORTS: usize = 65_536;
@@ -29,7 +29,20 @@ pub(super) struct Context<'a> {
     pub taken: port::Taken,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// For a file that is no compose file: paths are below its folder, nothing comes from the surroundings.
+    pub fn of_folder(folder: &'a Path) -> Context<'a> {
+        static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+        Context {
+            working_dir: folder,
+            environment: &NOTHING,
+            read: &files::from_disk,
+            warnings: Vec::new(),
+            ports: 0,
+            taken: port::Taken::default(),
+        }
+    }
+
     /// An absolute path of the host for one that a file names; `~` is the caller's home.
     pub fn host_path(&self, at: &At<'_>, text: &str) -> Result<PathBuf> {
         let path = match text.strip_prefix('~') {
@@ -131,14 +144,16 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
             .map(|v| v as i32),
         limits: limits::of_service(at)?,
         profiles: at.strings_of("profiles")?,
+        post_start: hooks::of_service(at, "post_start", context)?,
+        pre_stop: hooks::of_service(at, "pre_stop", context)?,
     })
 }
 
-fn optional(at: &At<'_>, key: &str) -> Result<Option<String>> {
+pub(super) fn optional(at: &At<'_>, key: &str) -> Result<Option<String>> {
     at.filled(key).map(|at| nonempty(&at)).transpose()
 }
 
-fn nonempty(at: &At<'_>) -> Result<String> {
+pub(super) fn nonempty(at: &At<'_>) -> Result<String> {
     let text = at.string()?;
     match text.is_empty() || text.contains('\0') {
         true => Err(at.error("must not be empty")),
@@ -146,7 +161,7 @@ fn nonempty(at: &At<'_>) -> Result<String> {
     }
 }
 
-fn flag(at: &At<'_>, key: &str) -> Result<bool> {
+pub(super) fn flag(at: &At<'_>, key: &str) -> Result<bool> {
     at.get(key).map_or(Ok(false), |at| at.bool())
 }
 
@@ -154,7 +169,7 @@ fn duration(at: &At<'_>, key: &str) -> Result<Option<Duration>> {
     at.get(key).map(|at| at.duration()).transpose()
 }
 
-fn words(at: &At<'_>, key: &str) -> Result<Option<Vec<String>>> {
+pub(super) fn words(at: &At<'_>, key: &str) -> Result<Option<Vec<String>>> {
     let Some(at) = at.get(key) else {
         return Ok(None);
     };
@@ -252,7 +267,18 @@ fn environment(at: &At<'_>, context: &mut Context<'_>) -> Result<BTreeMap<String
     for file in at.items_of("env_file")? {
         env_file(&file, context, &mut out)?;
     }
-    for (key, value) in at.entries_of("environment")? {
+    variables(at, "environment", context, &mut out)?;
+    Ok(out)
+}
+
+/// A mapping of variables over those that `out` has; one without value is the surroundings'.
+pub(super) fn variables(
+    at: &At<'_>,
+    key: &str,
+    context: &Context<'_>,
+    out: &mut BTreeMap<String, String>,
+) -> Result<()> {
+    for (key, value) in at.entries_of(key)? {
         let text = match value.node.is_null() {
             true => context.environment.get(key).cloned(),
             false => Some(value.text()?),
@@ -266,7 +292,7 @@ fn environment(at: &At<'_>, context: &mut Context<'_>) -> Result<BTreeMap<String
             None => out.remove(key),
         };
     }
-    Ok(out)
+    Ok(())
 }
 
 fn env_file(

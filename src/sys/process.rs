@@ -1,10 +1,11 @@
 //! Facts about processes, read from `/proc`, and the calls that end the life of one program and begin another's.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -137,6 +138,24 @@ pub fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Takes a secret out of the process's environment: the value, which is then neither there, nor in `/proc/self/environ`, nor passed
+/// on. To be called while there is one thread.
+pub fn take_variable(name: &CStr) -> Option<OsString> {
+    // SAFETY: the string ends with a zero; with one thread nobody changes the environment meanwhile.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: getenv(3) gives a string that ends with a zero and stays until the environment is changed.
+    let taken = unsafe { CStr::from_ptr(value) }.to_bytes().to_vec();
+    // SAFETY: as many bytes are there, in memory that the process may write to: its stack's end, or the C library's copy. Nobody else
+    // reads them.
+    unsafe { std::ptr::write_bytes(value, 0, taken.len()) };
+    // SAFETY: as for getenv.
+    unsafe { libc::unsetenv(name.as_ptr()) };
+    Some(OsString::from_vec(taken))
+}
+
 /// Ends the process at once, without exit handlers: for a cloned child.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) has no precondition.
@@ -263,5 +282,26 @@ mod tests {
             start_time(i32::MAX).unwrap_err().kind(),
             io::ErrorKind::NotFound
         );
+    }
+
+    #[test]
+    fn takes_a_variable() {
+        const NAME: &CStr = c"SAMPAN_TEST_SECRET";
+        let name = NAME.to_str().unwrap();
+        if let Some(value) = take_variable(NAME) {
+            // the second run
+            assert_eq!(value, "hidden");
+            assert!(std::env::var_os(name).is_none());
+            let environment = fs::read("/proc/self/environ").unwrap();
+            assert!(!environment.windows(6).any(|bytes| bytes == b"hidden"));
+            assert_eq!(take_variable(NAME), None);
+            return;
+        }
+        let mut again = Command::new("/proc/self/exe");
+        again
+            .args(["--exact", "sys::process::tests::takes_a_variable"])
+            .env(name, "hidden");
+        let output = again.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 }

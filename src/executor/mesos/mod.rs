@@ -3,4 +3,8 @@
 //! Owns the protocol. *Invariants:* the pure parts (messages, records, environment) know neither sockets nor pods.
 //! Leaves to others: pods, which are the layers' below.
 
+pub mod connection;
+pub mod environment;
+pub mod privileges;
 pub mod proto;
+pub mod recordio;

@@ -5,7 +5,8 @@
 //!
 //! *Invariants:* the wire format is proto2's, not packed, required fields written always. Unknown fields and values do no harm: an
 //! optional enumeration of an unknown number is as good as unset through its accessor (`status.reason()`), but the accessor of a required one gives the
-//! first value then, so use `Type::try_from(resource.r#type)` where that would matter. Arbitrary bytes are an error, never a panic;
+//! first value then, so use `Type::try_from(resource.r#type)` where that would matter. In protobuf a required field that is missing reads as
+//! zero or empty (an agent always writes them), in JSON it is an error. Arbitrary bytes are an error, never a panic;
 //! nesting is bounded (100 levels in protobuf, 128 in JSON), size by whoever reads the bytes.
 //!
 //! Leaves to others: borders of records ([`super::recordio`]), bytes from and to the agent, all meaning. `Debug` shows secrets: never
@@ -100,3 +101,6 @@ impl Event {
         (!there).then_some(body)
     }
 }
+
+#[cfg(test)]
+mod tests;
