@@ -7,6 +7,7 @@ mod context;
 mod down;
 mod exec;
 mod explain;
+mod gc;
 mod generate;
 mod image;
 mod internal;
@@ -161,6 +162,8 @@ enum Command {
     /// Images in the store
     #[command(subcommand)]
     Image(image::Command),
+    /// Remove pods that nobody will: of owners that ended, killed as a whole, made or removed by half
+    Gc(gc::Args),
     /// Networks that pods can use
     #[command(subcommand)]
     Network(network::Command),
@@ -229,6 +232,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Config(args) => config::run(&cli.global, args),
         Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
+        Command::Gc(args) => gc::run(&cli.global, args),
         Command::Network(command) => network::run(&cli.global, command),
         Command::Cni(args) => cni::run(&cli.global, &args),
         // without options before it, it does not come here

@@ -352,6 +352,25 @@ pub fn gc(global: &Global, args: &Gc) -> Outcome {
     Ok(failed)
 }
 
+/// Frees what attachments left that are gone, on networks that nobody is at work on. 1 when one could not be looked after.
+pub fn sweep_idle(global: &Global) -> Outcome {
+    let (folders, cni) = (global.folders()?, global.cni()?);
+    let all = Gc {
+        networks: Vec::new(),
+        format: Format::Table,
+    };
+    let (lists, broken) = networks(&folders, &cni, &all)?;
+    let caches = network_caches(&folders)?;
+    let swept = lists
+        .iter()
+        .map(|list| collector::collect(&cni, list, &caches, Busy::Skip));
+    let failed: Vec<network::Error> = swept.filter_map(Result::err).chain(broken).collect();
+    for error in &failed {
+        output::error(&error.to_string());
+    }
+    Ok(u8::from(!failed.is_empty()))
+}
+
 /// Goes on with the removal of a pod. False: it is none that is being removed.
 fn finish(folders: &Folders, name: &str) -> anyhow::Result<bool> {
     let dir = folders.pod(name);

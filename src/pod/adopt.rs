@@ -86,6 +86,22 @@ pub fn removing(dir: &PodDir) -> Result<Option<String>> {
 
 /// Holds everybody else off a pod until dropped.
 pub fn lock(folders: &Folders, name: &str) -> Result<File> {
+    let (file, path) = open_lock(folders, name)?;
+    file.lock().map_err(Error::io("lock", &path))?;
+    Ok(file)
+}
+
+/// As [`lock`]; `None`: somebody else is at work on it.
+pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<File>> {
+    let (file, path) = open_lock(folders, name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+    }
+}
+
+fn open_lock(folders: &Folders, name: &str) -> Result<(File, PathBuf)> {
     let dir = folders.pods();
     fs::DirBuilder::new()
         .recursive(true)
@@ -100,8 +116,7 @@ pub fn lock(folders: &Folders, name: &str) -> Result<File> {
         .mode(0o600)
         .open(&path)
         .map_err(Error::io("open", &path))?;
-    file.lock().map_err(Error::io("lock", &path))?;
-    Ok(file)
+    Ok((file, path))
 }
 
 /// The process of a record file still runs.

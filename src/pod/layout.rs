@@ -8,6 +8,7 @@
 //!                             held by the one process that is at it (see [`super::lock`])
 //!   control.sock
 //!   removing                  there once `down` began to take it apart; holds why it could not be finished
+//!   orphan                      there since somebody saw that the pod's owner has ended
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
 //!   network/NN-IFNAME.json      attachments and CNI results
@@ -23,6 +24,7 @@
 //!     ended.json                how the last run ended, before its container is removed
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
 //! <state>/cni/                  attachments that `sampan cni` made, as in network/
+//! <root>/pods/NAME/.pod         link to <state>/pods/NAME: whose data these are
 //! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
 //! <root>/volumes/NAME/          named volumes: _data, volume.json
 //! ```
@@ -71,6 +73,9 @@ impl Folders {
     }
 }
 
+/// Link in a pod's data to its folder.
+pub const OF: &str = ".pod";
+
 /// The folders of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodDir {
@@ -109,6 +114,11 @@ impl PodDir {
     /// Lock of the process that goes on with a removal which could not be finished.
     pub fn remover_lock(&self) -> PathBuf {
         self.dir.join("remover.lock")
+    }
+
+    /// `orphan`: its time is when it was first seen that the owner has ended.
+    pub fn orphan(&self) -> PathBuf {
+        self.dir.join("orphan")
     }
 
     /// `keeper.json`.

@@ -79,6 +79,16 @@ pub fn evict(path: &Path) -> Result<Held> {
     }
 }
 
+/// Somebody holds the lock, of whatever pid namespace. Not for one that this process holds: it would lose it.
+pub fn is_held(path: &Path) -> Result<bool> {
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(Error::io("open", path))?,
+    };
+    let lock = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(at(path))?;
+    Ok(lock.is_some())
+}
+
 fn open(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)
@@ -157,6 +167,8 @@ mod tests {
                 .any(|line| line == "held")
         );
         assert!(attempt(&path).unwrap().is_none());
+        assert!(is_held(&path).unwrap());
+        assert!(!is_held(&dir.path().join("none")).unwrap());
         let held = evict(&path).unwrap();
         assert_eq!(other.wait().unwrap().signal(), Some(libc::SIGKILL));
         drop(held);

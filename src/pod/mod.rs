@@ -13,6 +13,7 @@
 pub mod adopt;
 pub mod bundle;
 pub mod control;
+pub mod gc;
 pub mod interfaces;
 pub mod keeper;
 pub mod layout;

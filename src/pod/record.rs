@@ -66,6 +66,9 @@ pub struct Pod {
     pub policy: Policy,
     /// What each service becomes before the first start: empty for `up`'s own choice of all.
     pub start: Vec<String>,
+    /// Inode of the pid namespace that its processes are in, all but containers' own.
+    #[serde(default)]
+    pub pid_namespace: u64,
     /// Whose it is: it goes with its owner. `None`: the machine's, until `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
@@ -458,6 +461,14 @@ pub struct Failure {
     pub code: u8,
     /// Complete text.
     pub message: String,
+}
+
+/// Inode of our pid namespace.
+pub fn pid_namespace() -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let path = Path::new("/proc/self/ns/pid");
+    let meta = fs::metadata(path).map_err(Error::io("look at", path))?;
+    Ok(meta.ino())
 }
 
 /// The time now as the records have it.

@@ -62,6 +62,9 @@ pub fn remove_patiently(
 
 /// Goes on with a removal that was not finished, once. The caller holds the pod's lock.
 pub fn finish(folders: &Folders, dir: &PodDir) -> Result<()> {
+    if !dir.dir.exists() {
+        return remove(folders, dir);
+    }
     let only = lock::evict(&dir.remover_lock())?;
     let done = remove(folders, dir);
     if done.is_err() && is_held_up(dir) {
@@ -75,6 +78,12 @@ pub fn finish(folders: &Folders, dir: &PodDir) -> Result<()> {
 pub fn abandon_networks(dir: &PodDir) -> Result<()> {
     let _only = lock::evict(&dir.remover_lock())?;
     remove_tree(&dir.network())
+}
+
+/// Has a process of its own remove a pod, that of the caller included. What runs is killed.
+pub fn hand_over(dir: &PodDir) -> Result<()> {
+    write_atomic(&dir.removing(), b"", 0o600).map_err(Error::io("write", &dir.removing()))?;
+    adopt::spawn(dir, "remover")
 }
 
 /// Body of the process that [`remove_patiently`] leaves behind: ends when the pod is removed, by whomever.
@@ -91,10 +100,10 @@ pub fn keep_trying(dir: &Path) -> Result<()> {
     let Some(_only) = lock::attempt(&dir.remover_lock())? else {
         return Ok(());
     };
-    let (mut pause, most) = LATER;
+    let (mut pause, most) = (Duration::ZERO, LATER.1);
     while dir.removing().exists() {
         std::thread::sleep(pause);
-        pause = (pause * 2).min(most);
+        pause = (pause * 2).clamp(LATER.0, most);
         let _lock = adopt::lock(&folders, &dir.name)?;
         // why not is in the mark
         if !dir.removing().exists() || remove(&folders, &dir).is_ok() {

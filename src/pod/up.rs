@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adopt::network_caches;
 use super::control::{self, Request};
-use super::layout::{Folders, PodDir};
+use super::layout::{self, Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Owner, Pod, Policy};
 use super::{Error, Result, adopt, teardown, volumes};
 use crate::cgroup::Cgroup;
@@ -243,6 +243,14 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
     for service in project.services.values() {
         refuse_unsupported(service)?;
     }
+    if let Some(owner) = &request.owner
+        && !owner.process.alive()
+    {
+        return Err(Error::Other(format!(
+            "pod {}: its owner, process {}, has ended",
+            project.name, owner.process.pid
+        )));
+    }
     let store = Store::open(&request.folders.root)?;
     let mut images = BTreeMap::new();
     for (name, service) in &project.services {
@@ -284,6 +292,7 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
         cni: request.cni.clone(),
         policy: request.policy,
         start,
+        pid_namespace: record::pid_namespace()?,
         owner: request.owner.clone(),
     })
 }
@@ -354,6 +363,7 @@ fn same(running: &Pod, wanted: &Pod) -> bool {
     wanted.created = running.created.clone();
     wanted.start = running.start.clone();
     wanted.policy = running.policy;
+    wanted.pid_namespace = running.pid_namespace;
     *running == wanted
 }
 
@@ -375,6 +385,13 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
     }
     // containers with other ids reach their own files below it
     private_dir(&dir.data, 0o711)?;
+    let of = dir.data.join(layout::OF);
+    match std::os::unix::fs::symlink(&dir.dir, &of) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            return Err(Error::io("make", &of)(error));
+        }
+        _ => {}
+    }
     for name in pod.project.services.keys() {
         let service = dir.service(name);
         private_dir(&service.dir, 0o700)?;

@@ -47,6 +47,7 @@ services:
         keys,
         [
             "addresses",
+            "cause",
             "error",
             "exit_code",
             "finished",
@@ -60,6 +61,7 @@ services:
             "removing",
             "restarts",
             "service",
+            "signal",
             "started",
             "status",
             "version"

@@ -3,14 +3,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sampan::compose::{self, LoadRequest};
 use sampan::network::Cni;
 use sampan::pod::layout::Folders;
-use sampan::pod::record::Policy;
+use sampan::pod::record::{Owner, Policy, ProcessId};
 use sampan::pod::up::UpSpec;
 use serde_json::Value;
 
@@ -26,6 +26,8 @@ fn spec(host: &Host, text: &str) -> UpSpec {
         env_files: Vec::new(),
         profiles: Vec::new(),
     };
+    // for commands that look for the project
+    host.compose(text);
     let loaded = compose::load_text(text, "t", &request);
     UpSpec {
         folders: Folders {
@@ -101,6 +103,49 @@ impl Watch {
     }
 }
 
+/// A process that owns pods.
+struct OwnerProcess(Child);
+
+impl OwnerProcess {
+    fn new() -> OwnerProcess {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::null());
+        OwnerProcess(command.spawn().unwrap())
+    }
+
+    fn owner(&self, host: &Host, tasks: &[(&str, &[&str])]) -> Owner {
+        let pid = self.0.id() as i32;
+        let tasks = tasks.iter().map(|(task, services)| {
+            let services = services.iter().map(|s| s.to_string()).collect();
+            (task.to_string(), services)
+        });
+        Owner {
+            process: ProcessId {
+                pid,
+                start_time: sampan::sys::process::start_time(pid).unwrap(),
+            },
+            kind: "mesos".to_string(),
+            framework: "f-1".to_string(),
+            executor: "e-1".to_string(),
+            agent: "a-1".to_string(),
+            tasks: tasks.collect(),
+            sandbox: host.project.clone(),
+        }
+    }
+
+    fn end(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for OwnerProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_service_that_fails_ends_the_pod_and_watchers_are_told_why() {
     let host = Host::new();
@@ -149,7 +194,7 @@ fn a_service_that_fails_ends_the_pod_and_watchers_are_told_why() {
     let rows = ["web", "job", "bad"].map(|name| host.row(name)["cause"].clone());
     assert_eq!(rows, ["pod", "exited", "exited"]);
     host.down(&before);
-    assert_eq!(watch.line().unwrap()["kind"], "done");
+    watch.until("done");
     assert_eq!(watch.line(), None);
 }
 
@@ -161,12 +206,12 @@ fn what_cannot_come_up_leaves_nothing_and_names_the_service() {
         (
             format!("{{image: {BUSYBOX}, command: [/nothing]}}"),
             127,
-            "service b: exec \"/nothing\": not found",
+            "service b: exec \"/nothing\": No such file or directory (os error 2)",
         ),
         (
             "{image: localhost/none, pull_policy: never}".to_string(),
             125,
-            "t:3:6: services.b.image: image localhost/none is not in the store and must not be pulled; import it with `sampan image import`",
+            "t:3: services.b.image: image localhost/none is not in the store and must not be pulled; import it with `sampan image import`",
         ),
     ] {
         let text = format!(
@@ -219,5 +264,109 @@ fn sigterm_undoes_what_has_come_up_so_far() {
     let last = last.unwrap();
     assert_eq!(last["kind"], "failed");
     assert_eq!(last["message"], "interrupted by signal 15");
+    host.assert_clean(&before);
+}
+
+/// What ends slowly and what not at all.
+fn stubborn() -> String {
+    format!(
+        "services:
+  web: {{image: {BUSYBOX}, command: [sh, -c, 'trap \"echo bye; exit 0\" TERM; echo up; while true; do usleep 5000; done'], ports: ['127.0.0.1:7777:80']}}
+  hard: {{image: {BUSYBOX}, command: [sh, -c, 'trap : TERM; echo up; while true; do usleep 5000; done'], stop_grace_period: 200ms}}
+"
+    )
+}
+
+#[test]
+fn a_pod_goes_with_its_owner() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let mut owner = OwnerProcess::new();
+    let mut spec = spec(&host, &stubborn());
+    spec.owner = Some(owner.owner(&host, &[("t-1", &["web", "hard"])]));
+    up(&host, &spec).ok();
+    host.await_log("web", "up");
+    host.await_log("hard", "up");
+    assert_eq!(host.sampan(&["gc"]).ok(), "");
+    let mut watch = Watch::new(&host);
+    owner.end();
+    let (verdict, phases) = watch.until("verdict");
+    assert_eq!(verdict["verdict"]["cause"], "owner");
+    assert!(phases.contains(&"web stopping".to_string()), "{phases:?}");
+    host.assert_clean(&before);
+
+    // one that is gone before the pod is there
+    let ended = up(&host, &spec);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    let last = lines(&ended.out()).pop().unwrap();
+    let message = format!(
+        "pod {}: its owner, process {}, has ended",
+        host.name,
+        owner.0.id()
+    );
+    assert_eq!(last["message"], message);
+    host.assert_clean(&before);
+}
+
+#[test]
+fn what_was_killed_as_a_whole_is_collected() {
+    let host = Host::new();
+    let before = host.snapshot();
+    for lives in [true, false] {
+        let mut owner = OwnerProcess::new();
+        let mut spec = spec(&host, &stubborn());
+        spec.owner = lives.then(|| owner.owner(&host, &[("t-1", &["web"])]));
+        up(&host, &spec).ok();
+        host.await_log("hard", "up");
+        assert_eq!(host.sampan(&["gc", "--json"]).json(), serde_json::json!([]));
+        // keeper, supervisor and containers at once, as an agent that destroys their cgroup does
+        owner.end();
+        for _ in 0..3 {
+            for (pid, _) in host.processes() {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        until("everything is dead", || {
+            host.processes().is_empty().then_some(())
+        });
+        let why = if lives { "owner_ended" } else { "killed" };
+        let found = |outcome: &str| serde_json::json!([{"pod": host.name, "why": why, "outcome": outcome, "error": null}]);
+        // one that is on its way out still counts as running
+        until("it is found", || {
+            let dry = host.sampan(&["gc", "--json", "--dry-run"]).json();
+            (dry == found("found")).then_some(())
+        });
+        assert!(host.pod().exists());
+        let done = host.sampan(&["gc", "--json"]).json();
+        assert_eq!(done, found("removed"));
+        host.assert_clean(&before);
+        assert_eq!(host.sampan(&["gc"]).ok(), "");
+    }
+}
+
+#[test]
+fn what_a_restart_of_the_machine_left_is_collected() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let text = format!(
+        "services: {{web: {{image: {BUSYBOX}, command: [sleep, '1000'], network_mode: host}}}}"
+    );
+    up(&host, &spec(&host, &text)).ok();
+    for (pid, _) in host.processes() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    until("everything is dead", || {
+        host.processes().is_empty().then_some(())
+    });
+    let cgroup = host.cgroup.child(&format!("sampan-{}", host.name));
+    cgroup.remove().unwrap();
+    std::fs::remove_dir_all(host.pod()).unwrap();
+    // another state folder with the same root sees nothing of its own
+    let state = host.path().join("other");
+    let other = ["--state", state.to_str().unwrap(), "gc", "--json"];
+    let other = host.sampan(&other).json();
+    assert_eq!(other, serde_json::json!([]));
+    let found = host.sampan(&["gc", "--json"]).json();
+    assert_eq!(found[0]["why"], "forgotten");
     host.assert_clean(&before);
 }

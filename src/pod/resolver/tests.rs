@@ -37,6 +37,7 @@ fn pod(text: &str, state: &Path) -> Pod {
         },
         policy: Policy::Compose,
         start: vec![],
+        pid_namespace: 0,
         owner: None,
     }
 }

@@ -25,13 +25,15 @@ use super::machine::Machine;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes that wait for a client to read them.
 const BACKLOG: usize = 1 << 18;
+/// See [`Client`].
+const CUT: usize = usize::MAX;
 /// How long the last lines to those who watch may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A connection that a request came from.
 pub struct Client {
     lines: mpsc::UnboundedSender<Rc<[u8]>>,
-    /// Bytes in `lines`; more than [`BACKLOG`]: it is cut off.
+    /// Bytes in `lines`; [`CUT`]: they were more than [`BACKLOG`], and it is cut off.
     waiting: Rc<Cell<usize>>,
     writer: JoinHandle<()>,
 }
@@ -46,10 +48,11 @@ impl Client {
 
     fn send_line(&self, line: &Rc<[u8]>) {
         let waiting = self.waiting.get();
-        if waiting > BACKLOG {
+        if waiting == CUT {
             return;
         }
-        self.waiting.set(waiting + line.len());
+        let more = waiting + line.len();
+        self.waiting.set(if more > BACKLOG { CUT } else { more });
         let _ = self.lines.send(line.clone());
     }
 
@@ -77,7 +80,7 @@ async fn write(
     waiting: Rc<Cell<usize>>,
 ) {
     while let Some(line) = lines.recv().await {
-        let cut = waiting.get() > BACKLOG;
+        let cut = waiting.get() == CUT;
         let line = match cut {
             true => self::line(&Answer::failed(format!(
                 "cut off: more than {BACKLOG} bytes were waiting to be read; ask again"
@@ -89,7 +92,9 @@ async fn write(
         if cut || !matches!(sent, Ok(Ok(()))) {
             return;
         }
-        waiting.set(waiting.get().saturating_sub(line.len()));
+        if waiting.get() != CUT {
+            waiting.set(waiting.get().saturating_sub(line.len()));
+        }
     }
 }
 
@@ -383,9 +388,8 @@ mod tests {
                 "{line}"
             );
         }
-        for (client, _) in &clients.0 {
-            assert!(client.waiting.get() < BACKLOG + 1000);
-        }
+        let waiting: Vec<_> = clients.0.iter().map(|(c, _)| c.waiting.get()).collect();
+        assert_eq!(waiting, [CUT, 0]);
         let mut last = String::new();
         while let Some(line) = next(&mut slow).await {
             last = line;

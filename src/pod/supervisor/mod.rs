@@ -7,6 +7,7 @@
 mod clients;
 mod live;
 pub mod machine;
+mod owner;
 mod pump;
 mod work;
 
@@ -31,7 +32,7 @@ use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
-use super::{Error, Result, lock, resolver};
+use super::{Error, Result, gc, lock, resolver, teardown};
 use crate::container;
 
 /// What reaches the loop.
@@ -123,6 +124,9 @@ async fn supervise(dir: &Path) -> Result<()> {
     let mut terminate =
         signal(SignalKind::terminate()).map_err(Error::io("watch", dir_of(&supervisor)))?;
     let mut quitting = false;
+    let owner = supervisor.context.pod.owner.clone();
+    let mut orphaned = std::pin::pin!(owner::ended(owner));
+    let mut end = owner::End::default();
     supervisor.settle();
     loop {
         tokio::select! {
@@ -136,6 +140,8 @@ async fn supervise(dir: &Path) -> Result<()> {
                 Some(event) => supervisor.handle(event),
                 None => return Ok(()),
             },
+            () = &mut orphaned, if !end.begun() => supervisor.end_with_owner(&mut end),
+            () = end.next() => supervisor.end_with_owner(&mut end),
             // the machine goes down: in order, then leave
             _ = terminate.recv() => {
                 supervisor.stop_all();
@@ -143,6 +149,9 @@ async fn supervise(dir: &Path) -> Result<()> {
             }
         }
         supervisor.settle();
+        if end.begun() && supervisor.at_rest() && !end.over() {
+            supervisor.remove(&mut end);
+        }
         if quitting && supervisor.at_rest() {
             return Ok(());
         }
@@ -460,6 +469,32 @@ impl Supervisor {
     fn stop_all(&mut self) {
         let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
         self.machine.stop(&all, None, Cause::Stopped);
+    }
+
+    /// One step on the way: asked to end, killed, removed.
+    fn end_with_owner(&mut self, end: &mut owner::End) {
+        let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
+        match end.step() {
+            owner::Step::Stop => {
+                self.note("", "the pod's owner ended: it is stopped and removed");
+                if let Err(error) = gc::mark(&self.context.dir) {
+                    self.note("", &error.to_string());
+                }
+                self.clients.refuse_up("the pod's owner ended");
+                self.machine.stop(&all, None, Cause::Owner);
+            }
+            owner::Step::Kill => self.machine.stop(&all, Some(Duration::ZERO), Cause::Owner),
+            owner::Step::Remove => self.remove(end),
+        }
+    }
+
+    /// Has the pod removed, and this process with it.
+    fn remove(&mut self, end: &mut owner::End) {
+        end.done();
+        if let Err(error) = teardown::hand_over(&self.context.dir) {
+            // `sampan gc` goes on from here
+            self.note("", &error.to_string());
+        }
     }
 
     fn at_rest(&self) -> bool {
