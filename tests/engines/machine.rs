@@ -18,7 +18,7 @@ use crate::pod_support::{Ended, layout, remove_cgroups, run, tool};
 use crate::typed;
 
 /// Longer than any command here may take (seconds).
-const LIMIT: &str = "60";
+const LIMIT: &str = "300";
 
 /// Makes the machine and becomes its init, which reaps.
 const INIT: &str = r#"

@@ -5,6 +5,7 @@
 //! `catatonit`, `munge`, `podman`, `runc`, `skopeo`, `slurm-wlm`, `umoci`, `bsdutils`, `iproute2`, `util-linux`.
 
 mod argv;
+mod conformance;
 mod containerd;
 mod machine;
 #[path = "../pod_support/mod.rs"]

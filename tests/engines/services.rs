@@ -6,6 +6,7 @@ use std::fs;
 
 use crate::machine::Machine;
 use crate::pod_support::until;
+use crate::typed::{self, Step};
 
 #[test]
 fn systemd_as_typed() {
@@ -164,12 +165,83 @@ fn generated_units_are_valid() {
     }
 }
 
+/// `/srv/web` as the section of systemd has it.
+const SRV_WEB: &str = r#"
+    mkdir -p /srv/web
+    cat >/srv/web/compose.yaml <<'FILE'
+services:
+  web:
+    image: localhost/busybox
+    command: sh -c 'echo hello >/tmp/index.html; exec httpd -f -p 80 -h /tmp'
+    init: true
+    healthcheck:
+      test: ["CMD", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1/"]
+      interval: 1s
+FILE
+"#;
+
+/// What OpenRC makes when the machine boots.
+const OPENRC: &str = r#"
+    for name in daemons exclusive failed hotplugged inactive options scheduled started starting stopping wasinactive tmp; do
+        mkdir -p /run/openrc/$name
+    done
+    touch /run/openrc/softlevel
+"#;
+
 #[test]
 fn openrc_as_typed() {
     let machine = Machine::installed();
-    machine.types(
-        "## OpenRC",
-        "mkdir -p /srv/web /run/openrc && touch /run/openrc/softlevel",
-        "cat /var/log/sampan-web.log",
-    );
+    let prepare = format!("{SRV_WEB}{OPENRC}");
+    machine.types("## OpenRC", &prepare, "cat /var/log/sampan-web.log");
+}
+
+/// As written but for the time: cron's next minute is far away.
+#[test]
+fn cron() {
+    let machine = Machine::installed();
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/engines.md");
+    let steps = typed::steps(&fs::read_to_string(document).unwrap(), "## cron");
+    let [Step::Save(name, text)] = &steps[..] else {
+        panic!("{steps:?}");
+    };
+    let text = text
+        .replace("17 3 * * *", "@reboot")
+        .replace("*/10 * * * *", "@reboot");
+    fs::write(machine.path().join("crontab"), text + "\n").unwrap();
+    machine.shell(&format!(
+        r#"
+        mkdir -p /srv/report
+        cat >/srv/report/compose.yaml <<'FILE'
+services:
+  report:
+    image: localhost/busybox
+    command: sh -c 'echo made >/out/report'
+    volumes: [".:/out"]
+FILE
+        rm -f /etc/cron.d/*
+        cp crontab {name}
+        cron
+        until [ -e /srv/report/report ]; do sleep 0.1; done
+        while [ -e /run/sampan/pods/report ]; do sleep 0.1; done
+        "#
+    ));
+}
+
+#[test]
+fn jobs_of_one_name_do_not_meet() {
+    let machine = Machine::installed();
+    fs::write(
+        machine.path().join("compose.yaml"),
+        format!("name: web\n{WEB}"),
+    )
+    .unwrap();
+    let up = "sampan up --rm --abort-on-container-failure";
+    machine.shell(&format!(
+        "({up} >first 2>&1; echo $? >code) & until grep -q 'web | started' first; do sleep 0.1; done"
+    ));
+    let second = machine.run(&["sh", "-c", up]);
+    assert!(second.fails(1).contains("belongs to process"), "{second:?}");
+    machine
+        .shell("sampan ps | grep -q 'up ' && sampan stop && until [ -s code ]; do sleep 0.1; done");
+    assert_eq!(machine.shell("cat code"), "0");
 }

@@ -37,11 +37,11 @@ fn as_typed() {
 }
 
 /// A cluster that runs.
-struct Slurm(Machine);
+pub struct Slurm(pub Machine);
 
 impl Slurm {
     /// With the files of the documentation, and little patience.
-    fn new() -> Slurm {
+    pub fn new() -> Slurm {
         let machine = Machine::installed();
         machine.shell(SURROUNDINGS);
         let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/engines.md");
@@ -147,4 +147,55 @@ fn bundles_that_are_cancelled() {
         assert_eq!(out.lines().any(|line| line == "asked"), said, "{out}");
         slurm.left_nothing(&before);
     }
+}
+
+const POD: &str = r#"
+services:
+  patient:
+    image: localhost/busybox
+    command: sh -c 'trap "" TERM; echo started; while :; do sleep 0.1; done'
+    stop_grace_period: GRACE
+  willing:
+    image: localhost/busybox
+    command: sh -c 'trap "echo asked; exit 0" TERM; while :; do sleep 0.1; done'
+"#;
+
+#[test]
+fn pods_that_are_cancelled() {
+    let slurm = Slurm::new();
+    let before = slurm.traces();
+    // in order within Slurm's patience; then all of the step is killed, and the epilog removes what is left
+    for grace in ["1s", "1m"] {
+        let file = slurm.0.path().join("compose.yaml");
+        fs::write(file, POD.replace("GRACE", grace)).unwrap();
+        let words = "sampan up --rm --abort-on-container-failure";
+        let step = slurm.srun(words, "patient | started");
+        slurm.cancel(step);
+        let out = slurm.out();
+        assert!(out.contains("willing | asked"), "{out}");
+        slurm.left_nothing(&before);
+        // an epilog that fails would have taken the machine out of use
+        assert_eq!(slurm.0.shell("sinfo --noheader --format %T"), "idle");
+    }
+}
+
+#[test]
+fn pods_whose_time_is_over() {
+    let slurm = Slurm::new();
+    let before = slurm.traces();
+    fs::write(
+        slurm.0.path().join("compose.yaml"),
+        POD.replace("GRACE", "1s"),
+    )
+    .unwrap();
+    // the shortest limit that there is
+    let words = "--time=1 sampan up --rm --abort-on-container-failure";
+    let mut step = slurm.srun(words, "patient | started");
+    step.wait().unwrap();
+    let out = slurm.out();
+    assert!(
+        out.contains("DUE TO TIME LIMIT") && out.contains("willing | asked"),
+        "{out}"
+    );
+    slurm.left_nothing(&before);
 }
