@@ -35,7 +35,7 @@ pub struct Args {
     /// Working folder inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Service
+    /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
     service: String,
     /// Program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -46,7 +46,7 @@ pub struct Args {
 pub fn run(global: &Global, args: Args) -> Outcome {
     // the container must not get at this program through /proc (CVE-2019-5736)
     crate::sys::seal::ensure()?;
-    let dir = global.pod()?;
+    let (dir, service) = global.target_service(args.service)?;
     let request = Request {
         command: args.command,
         user: args.user,
@@ -54,7 +54,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         workdir: args.workdir,
         tty: args.tty,
     };
-    execute(&dir, &args.service, request, None)
+    execute(&dir, &service, request, None)
 }
 
 /// What to run in a service.

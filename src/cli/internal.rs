@@ -1,6 +1,7 @@
 //! `sampan internal …`: the steps of a pod that run as processes of their own. A failure goes to `error.json` in the folder.
 //! They are no part of the command line that people see: not in the help, completions or man pages.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -9,8 +10,9 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 
 use super::exec::{self, container_code};
-use super::{Outcome, output};
+use super::{Outcome, output, shell};
 use crate::container::{self, CreateRequest};
+use crate::executor::mesos::launch;
 use crate::image::Progress;
 use crate::pod::control::Answer;
 use crate::pod::layout::PodDir;
@@ -45,6 +47,8 @@ pub enum Command {
     /// Bring up the pod that standard input describes (`UpSpec`): lines of JSON (`Answer`) tell how it goes, the last one is
     /// `done` or `failed`. SIGTERM and SIGINT undo it
     Up,
+    /// Names for a shell to complete: services of this folder's pod, tasks of frameworks
+    Names,
     /// Goes on removing the pod in a folder
     Remover {
         /// Pod folder
@@ -54,6 +58,19 @@ pub enum Command {
     Supervisor {
         /// Pod folder
         dir: PathBuf,
+    },
+    /// The real executor below the process that a Mesos agent started
+    MesosExecutor {
+        /// The command line of that process
+        #[arg(last = true)]
+        words: Vec<OsString>,
+    },
+    /// Make the pod of a launch
+    MesosLaunch {
+        /// Folder of the executor
+        dir: PathBuf,
+        /// Number of the launch
+        number: u64,
     },
     /// Fill new volumes
     VolumesUp {
@@ -105,8 +122,11 @@ pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
         Command::Up => up(),
+        Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
+        Command::MesosExecutor { words } => super::executor(words),
+        Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),

@@ -44,7 +44,7 @@ pub struct Args {
     /// No service names before the lines
     #[arg(long)]
     no_log_prefix: bool,
-    /// Services; all when none is named
+    /// Services, or tasks of a framework; all when none is named
     services: Vec<String>,
 }
 
@@ -61,9 +61,9 @@ pub enum Style {
 
 /// Shows what is there, and what comes.
 pub fn run(global: &Global, args: Args) -> Outcome {
-    let dir = global.pod()?;
+    let (dir, services) = global.target(args.services)?;
     let pod = adopt::load(&dir)?.context("pod is gone")?;
-    let services = select(&pod, &args.services)?;
+    let services = select(&pod, &services)?;
     let style = match (args.timestamps, args.no_log_prefix) {
         (true, _) => Style::Timed,
         (false, true) => Style::Raw,

@@ -6,6 +6,7 @@ pub(crate) mod console;
 mod context;
 mod down;
 mod exec;
+mod executor;
 mod explain;
 mod gc;
 mod generate;
@@ -176,6 +177,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,
     },
+    /// Run the tasks of a cluster framework
+    #[command(subcommand)]
+    Executor(executor::Command),
     /// Show what the creation of a container from an OCI bundle does, step by step, as JSON
     Explain(explain::Args),
     /// Try on this machine what containers did to their runtimes in the past
@@ -210,9 +214,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The command line behind `internal mesos-executor --`, which is that of `executor mesos`.
+fn executor(words: Vec<std::ffi::OsString>) -> Outcome {
+    let cli = Cli::try_parse_from(std::iter::once("sampan".into()).chain(words))?;
+    match cli.command {
+        Command::Executor(command) => executor::run_real(&cli.global, command),
+        _ => Err(anyhow::anyhow!("not the command line of an executor")),
+    }
+}
+
 fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
-        Command::Up(_) | Command::Run(_) if !rustix::process::geteuid().is_root() => {
+        Command::Up(_) | Command::Run(_) | Command::Executor(_)
+            if !rustix::process::geteuid().is_root() =>
+        {
             Err(anyhow::anyhow!(
                 "pods need root, whose networks and images they use; `sampan oci` runs single containers for an ordinary user"
             ))
@@ -230,6 +245,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
+        Command::Executor(command) => executor::run(command),
         Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Gc(args) => gc::run(&cli.global, args),

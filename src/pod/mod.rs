@@ -26,6 +26,7 @@ pub mod record;
 mod resolver;
 pub mod sandbox;
 pub mod supervisor;
+pub mod tasks;
 pub mod teardown;
 pub mod up;
 pub mod users;

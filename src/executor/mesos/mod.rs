@@ -5,6 +5,13 @@
 
 pub mod connection;
 pub mod environment;
+pub mod launch;
+pub mod ledger;
+pub mod machine;
+pub mod pods;
 pub mod privileges;
 pub mod proto;
 pub mod recordio;
+pub mod run;
+pub mod session;
+pub mod shim;

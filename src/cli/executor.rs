@@ -1,0 +1,71 @@
+//! `sampan executor`.
+
+use std::ffi::OsString;
+
+use super::{Global, Outcome};
+use crate::executor::mesos::proto::Encoding;
+use crate::executor::mesos::run::Options;
+use crate::executor::mesos::{run, shim};
+
+/// Which framework.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Run tasks of a Mesos agent, which starts this; each LAUNCH or LAUNCH_GROUP becomes a pod
+    Mesos(Mesos),
+}
+
+/// Options of `executor mesos`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples, as the command of an ExecutorInfo:\n  \
+        sampan executor mesos\n  \
+        sampan executor mesos --json --log-format json\n  \
+        sampan --root /data/sampan executor mesos --plain-http\n\n\
+        Everything else comes from the agent, in variables MESOS_*. SIGTERM stops the tasks, SIGHUP changes to the program\n\
+        that is on disk now and leaves the tasks alone.\n\n\
+        Exit codes: 0 every task is over and reported, or the agent shut the executor down; 1 the agent was lost or refused us.")]
+pub struct Mesos {
+    /// Speak JSON with the agent, not protobuf
+    #[arg(long)]
+    json: bool,
+    /// How to log on standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// Allow plain http to registries that are not on this machine
+    #[arg(long)]
+    plain_http: bool,
+}
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One object each.
+    Json,
+}
+
+/// The process that the agent starts: it keeps the real executor running.
+pub fn run(command: Command) -> Outcome {
+    let Command::Mesos(_) = command;
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    Ok(shim::run(&words)?)
+}
+
+/// The real executor.
+pub fn run_real(global: &Global, command: Command) -> Outcome {
+    let Command::Mesos(args) = command;
+    let options = Options {
+        folders: global.folders()?,
+        cni_conf: global.cni_conf.clone(),
+        cni_path: global.cni_path.clone(),
+        cgroup_parent: global.cgroup_parent.clone(),
+        encoding: match args.json {
+            true => Encoding::Json,
+            false => Encoding::Protobuf,
+        },
+        log_json: args.log_format == LogFormat::Json,
+        plain_http: args.plain_http,
+    };
+    Ok(run::run(&options)?)
+}

@@ -1,0 +1,356 @@
+//! What an executor must not forget: tasks, and the updates that no acknowledgement came for.
+//!
+//! ```text
+//! <state>/executors/PID-STARTTIME/   named by the process that the agent started (see [`super::shim`])
+//!   executor.json                    whose it is, and with which options it works
+//!   subscribed                       the last SUBSCRIBED event (protobuf)
+//!   launches/NUMBER/                 one LAUNCH or LAUNCH_GROUP, which is one pod
+//!     tasks                          its tasks as they came (protobuf TaskGroupInfo)
+//!     launch.json                    how far it is: written whole before anything of it takes effect
+//! ```
+//!
+//! *Invariants:* a launch exists when its `launch.json` does, which is written after `tasks`; one process writes. The folder is in memory
+//! (`/run`) and goes with the machine, as the tasks do.
+//!
+//! Leaves to others: what is written, which is decided in [`super::machine`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::proto::{NetworkInfo, TaskGroupInfo, TaskInfo, TaskStatus, event};
+use crate::pod::layout::Folders;
+use crate::pod::record::{self, ProcessId};
+use crate::pod::{Error, Result};
+use crate::sys::file::replace;
+
+/// One LAUNCH or LAUNCH_GROUP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// [`record::VERSION`].
+    pub version: u32,
+    /// Counted from 1 by each executor.
+    pub number: u64,
+    /// Name of its pod.
+    pub pod: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// Its tasks in the agent's order.
+    pub tasks: Vec<Task>,
+}
+
+/// How far a launch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Fetching, pulling, making.
+    Starting,
+    /// Its pod is there, and watched.
+    Up,
+    /// Its tasks are over; the pod is being removed.
+    Removing,
+    /// There is no pod.
+    Removed,
+}
+
+/// One task.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// `TaskID`.
+    pub id: String,
+    /// Type of its `check`, which each status tells.
+    pub check: Option<i32>,
+    /// Memory that it may use (MB), for the limitation that an end by memory names.
+    pub memory: Option<f64>,
+    /// What it became; `None` before.
+    pub plan: Option<Planned>,
+    /// Addresses of its pod, in order of attachment.
+    pub networks: Vec<NetworkInfo>,
+    /// The last status.
+    pub status: Option<TaskStatus>,
+    /// The agent has acknowledged an update: it knows the task.
+    pub known: bool,
+    /// Unacknowledged updates, oldest first.
+    pub updates: VecDeque<Update>,
+    /// It is to end, by us.
+    pub kill: Option<Kill>,
+    /// When it has taken as long as it may (time since boot).
+    pub deadline: Option<Duration>,
+}
+
+/// An update with its place among all updates of the executor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// Counted over all tasks.
+    pub order: u64,
+    /// As it is sent.
+    pub status: TaskStatus,
+}
+
+/// What the executor needs of a task's plan.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// `TaskID`.
+    pub id: String,
+    /// Its services of the pod.
+    pub services: Vec<String>,
+    /// Time between the stop signal and SIGKILL; `None`: each service's own.
+    pub grace: Option<Duration>,
+    /// It runs when it is ready, not when it is started.
+    pub ready: bool,
+    /// How long it may take from its first RUNNING.
+    pub max_completion: Option<Duration>,
+}
+
+/// An end that we make.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kill {
+    /// When it was asked for (time since boot).
+    pub since: Duration,
+    /// When patience ends (time since boot); `None`: each service has its own.
+    pub until: Option<Duration>,
+    /// Patience has ended, and the rest was killed.
+    pub enforced: bool,
+    /// Who wants it.
+    pub why: Why,
+}
+
+/// Why a task is ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// KILL.
+    Asked,
+    /// SHUTDOWN, or the end of the connection: complete text.
+    Shutdown(String),
+    /// Another task of its group ended so that all do: complete text.
+    Group(String),
+    /// `max_completion_time` is over.
+    TooLong,
+}
+
+impl Launch {
+    /// Every task is over.
+    pub fn is_over(&self) -> bool {
+        self.tasks.iter().all(Task::is_over)
+    }
+
+    /// Every update was acknowledged.
+    pub fn is_acknowledged(&self) -> bool {
+        self.tasks.iter().all(|task| task.updates.is_empty())
+    }
+}
+
+impl Task {
+    /// Its last status is a terminal one.
+    pub fn is_over(&self) -> bool {
+        let state = self.status.as_ref().map(TaskStatus::state);
+        state.is_some_and(super::machine::is_terminal)
+    }
+}
+
+/// `executor.json`: what a process that works for the executor needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Executor {
+    /// [`record::VERSION`].
+    pub version: u32,
+    /// The process that the agent started.
+    pub process: ProcessId,
+    /// `FrameworkID`.
+    pub framework: String,
+    /// `ExecutorID`.
+    pub executor: String,
+    /// `AgentID`.
+    pub agent: String,
+    /// The executor's sandbox, as the host sees it.
+    pub sandbox: PathBuf,
+    /// `<root>`.
+    pub root: PathBuf,
+    /// `<state>`.
+    pub state: PathBuf,
+    /// Folders of CNI configuration.
+    pub cni_conf: Vec<PathBuf>,
+    /// Folders of CNI plugins.
+    pub cni_path: Vec<PathBuf>,
+    /// Cgroup of the pods; `None`: the executor's own.
+    pub cgroup_parent: Option<String>,
+    /// Plain http to registries that are not on this machine.
+    pub plain_http: bool,
+}
+
+impl Executor {
+    /// Its two folders.
+    pub fn folders(&self) -> Folders {
+        Folders {
+            root: self.root.clone(),
+            state: self.state.clone(),
+        }
+    }
+}
+
+/// The folder of one executor.
+#[derive(Debug, Clone)]
+pub struct Ledger(PathBuf);
+
+impl Ledger {
+    /// The folder of the executor that `shim` is the first process of.
+    pub fn at(state: &Path, shim: ProcessId) -> Ledger {
+        let name = format!("{}-{}", shim.pid, shim.start_time);
+        Ledger(state.join("executors").join(name))
+    }
+
+    /// An executor's folder by path.
+    pub fn open(dir: &Path) -> Ledger {
+        Ledger(dir.to_path_buf())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes the folder, and writes down whose it is.
+    pub fn begin(&self, executor: &Executor) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let launches = self.0.join("launches");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&launches)
+            .map_err(Error::io("make", &launches))?;
+        record::write(&self.0.join("executor.json"), executor)
+    }
+
+    /// Whose it is.
+    pub fn executor(&self) -> Result<Executor> {
+        let path = self.0.join("executor.json");
+        record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))
+    }
+
+    /// Keeps the SUBSCRIBED event: what the agent told of itself, of the framework and of the executor.
+    pub fn keep_subscribed(&self, subscribed: &event::Subscribed) -> Result<()> {
+        let path = self.0.join("subscribed");
+        replace(&path, &subscribed.encode_to_vec(), 0o600).map_err(Error::io("write", &path))
+    }
+
+    /// The last SUBSCRIBED event.
+    pub fn subscribed(&self) -> Result<Option<event::Subscribed>> {
+        decode(&self.0.join("subscribed"))
+    }
+
+    fn folder(&self, number: u64) -> PathBuf {
+        self.0.join("launches").join(number.to_string())
+    }
+
+    /// Keeps the tasks of a new launch.
+    pub fn keep_tasks(&self, number: u64, tasks: Vec<TaskInfo>) -> Result<()> {
+        let dir = self.folder(number);
+        fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+        let path = dir.join("tasks");
+        let group = TaskGroupInfo { tasks };
+        replace(&path, &group.encode_to_vec(), 0o600).map_err(Error::io("write", &path))
+    }
+
+    /// The tasks of a launch.
+    pub fn tasks(&self, number: u64) -> Result<Vec<TaskInfo>> {
+        let path = self.folder(number).join("tasks");
+        let group: Option<TaskGroupInfo> = decode(&path)?;
+        let group = group.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
+        Ok(group.tasks)
+    }
+
+    /// A launch.
+    pub fn launch(&self, number: u64) -> Result<Launch> {
+        let path = self.folder(number).join("launch.json");
+        record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))
+    }
+
+    /// Writes down how far a launch is.
+    pub fn save(&self, launch: &Launch) -> Result<()> {
+        let path = self.folder(launch.number).join("launch.json");
+        let text = serde_json::to_vec(launch).map_err(|source| Error::Record {
+            path: path.clone(),
+            source,
+        })?;
+        replace(&path, &text, 0o600).map_err(Error::io("write", &path))
+    }
+
+    /// Forgets a launch; one that is not there is success.
+    pub fn forget(&self, number: u64) -> Result<()> {
+        remove(&self.folder(number))
+    }
+
+    /// Every launch that an earlier process of this executor wrote down.
+    pub fn load(&self) -> Result<BTreeMap<u64, Launch>> {
+        let dir = self.0.join("launches");
+        let mut launches = BTreeMap::new();
+        for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+            let path = entry.map_err(Error::io("read", &dir))?.path();
+            match record::read::<Launch>(&path.join("launch.json"))? {
+                Some(launch) if launch.version == record::VERSION => {
+                    launches.insert(launch.number, launch);
+                }
+                Some(launch) => {
+                    return Err(Error::Other(format!(
+                        "{} has version {}, this program knows version {}; use the program that wrote it",
+                        path.display(),
+                        launch.version,
+                        record::VERSION
+                    )));
+                }
+                // killed before it counted: the agent declares the tasks dropped
+                None => remove(&path)?,
+            }
+        }
+        Ok(launches)
+    }
+
+    /// Removes the folder.
+    pub fn remove(&self) -> Result<()> {
+        remove(&self.0)
+    }
+}
+
+/// Removes the folders of executors that are gone: all of theirs is removed by then.
+pub fn sweep(state: &Path) -> Result<()> {
+    let dir = state.join("executors");
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::io("read", &dir))?,
+    };
+    let mut failed = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("read", &dir))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split_once('-').and_then(|(pid, start_time)| {
+            let (pid, start_time) = (pid.parse().ok()?, start_time.parse().ok()?);
+            Some(ProcessId { pid, start_time })
+        });
+        if process.is_some_and(|process| !process.alive()) {
+            failed.extend(remove(&entry.path()).err());
+        }
+    }
+    Error::all(failed)
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn decode<T: Message + Default>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(Error::io("read", path))?,
+    };
+    T::decode(bytes.as_slice())
+        .map(Some)
+        .map_err(|error| Error::Other(format!("read {}: {error}", path.display())))
+}

@@ -1,0 +1,105 @@
+//! The executor's hands: short processes that make and remove pods, and the control sockets of those that are there.
+//!
+//! *Invariants:* nothing here decides; each outcome comes back as an input of the machine. A supervisor that is away is waited for, or started,
+//! as by any command.
+//!
+//! Leaves to others: what is done when ([`super::machine`]).
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::proto::NetworkInfo;
+use crate::network::PortMapping;
+use crate::pod::control::Request;
+use crate::pod::layout::{Folders, PodDir};
+use crate::pod::record::{self, Sandbox};
+use crate::pod::{Error, Result, watch};
+
+/// The part of a log in which its last line is looked for (bytes).
+const TAIL: u64 = 4096;
+/// Longest line that is kept (characters).
+const LINE: usize = 256;
+
+/// Stops services. A pod that is gone is success.
+pub async fn stop(dir: &PodDir, services: &[String], grace: Option<Duration>) -> Result<()> {
+    let request = Request::Stop {
+        services: services.to_vec(),
+        // the machine counts to the millisecond and asks again when it is time: this is for a stop without us
+        timeout: grace.map(|grace| grace.as_millis().div_ceil(1000) as u64),
+    };
+    watch::ask(dir, &request).await.map(|_| ())
+}
+
+/// Removes a pod with its volumes; no pod is success.
+pub async fn remove(folders: &Folders, pod: &str) -> Result<()> {
+    let output = Command::new("/proc/self/exe")
+        .arg("--root")
+        .arg(&folders.root)
+        .arg("--state")
+        .arg(&folders.state)
+        .args(["-p", pod, "down", "--timeout", "0"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .await
+        .map_err(Error::io("run", Path::new("/proc/self/exe")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let text: String = text.trim().chars().take(1000).collect();
+    Err(Error::Other(format!("remove pod {pod}: {text}")))
+}
+
+/// The last line that a service printed, on standard error if there is one.
+pub fn last_line(dir: &PodDir, service: &str) -> Option<String> {
+    let service = dir.service(service);
+    ["stderr", "stdout"]
+        .iter()
+        .find_map(|stream| last_line_of(&service.log(stream)))
+}
+
+fn last_line_of(path: &Path) -> Option<String> {
+    let mut file = std::fs::File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+        .ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    let text = String::from_utf8_lossy(&tail);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    let plain = line.trim().chars().filter(|c| !c.is_control());
+    Some(plain.take(LINE).collect())
+}
+
+/// Addresses of a pod, in order of attachment.
+pub fn networks(dir: &PodDir) -> Result<Vec<NetworkInfo>> {
+    use super::proto::network_info::{IpAddress, PortMapping as Mapping, Protocol};
+    let Some(sandbox) = record::read::<Sandbox>(&dir.sandbox())? else {
+        return Ok(Vec::new());
+    };
+    let address = |net: &ipnet::IpNet| IpAddress {
+        protocol: Some(match net {
+            ipnet::IpNet::V4(_) => Protocol::Ipv4.into(),
+            ipnet::IpNet::V6(_) => Protocol::Ipv6.into(),
+        }),
+        ip_address: Some(net.addr().to_string()),
+    };
+    let mapping = |port: &PortMapping| Mapping {
+        host_port: port.host_port.into(),
+        container_port: port.container_port.into(),
+        protocol: Some(port.protocol.to_string()),
+    };
+    let networks = sandbox.interfaces.iter().map(|interface| NetworkInfo {
+        name: Some(interface.network.clone()),
+        ip_addresses: interface.addresses.iter().map(address).collect(),
+        port_mappings: interface.ports.iter().map(mapping).collect(),
+        ..NetworkInfo::default()
+    });
+    Ok(networks.collect())
+}

@@ -1,0 +1,212 @@
+//! The connection to the agent: made, kept, made again.
+//!
+//! *Invariants:* calls go out one at a time and in order; what was not sent when a connection ends is dropped here, for the next SUBSCRIBE
+//! carries all that is not acknowledged; when to try again and when to give up is decided by [`Patience`], which knows no clock.
+//!
+//! Leaves to others: bytes and status codes ([`super::connection`]), what is sent ([`super::machine`]).
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::connection::{self, Agent, Calls, Events, Kind};
+use super::machine::Input;
+use super::proto::Call;
+
+/// How long the first connection may take where nothing is said.
+const FIRST: Duration = Duration::from_secs(30);
+/// Pause when the agent is there but not ready yet.
+const BUSY: Duration = Duration::from_secs(1);
+/// Between two calls that say nothing, so that nobody in between cuts the second connection.
+const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
+
+/// When to try again, and when to give up.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// How long tasks go on without a connection (`MESOS_RECOVERY_TIMEOUT`); `None`: not at all.
+    pub recovery: Option<Duration>,
+    /// Longest pause between two attempts (`MESOS_SUBSCRIPTION_BACKOFF_MAX`).
+    pub backoff: Duration,
+    /// There was a connection once, perhaps an earlier process's.
+    pub ever: bool,
+}
+
+/// What an attempt, or the end of a connection, was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setback {
+    /// A connection that was good ended.
+    Broken,
+    /// Nobody answers.
+    Unreachable,
+    /// The agent answers, but is not ready.
+    Busy,
+    /// Trying again cannot help.
+    Final,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Try again after so long.
+    Again(Duration),
+    /// Give up.
+    GiveUp,
+}
+
+impl Patience {
+    /// What follows a setback, `without` a connection for so long; `chance` in 0..1 spreads the attempts of many executors.
+    pub fn next(&self, setback: Setback, without: Duration, chance: f64) -> Next {
+        let most = match (self.ever, self.recovery) {
+            (true, recovery) => recovery.unwrap_or(FIRST),
+            (false, recovery) => recovery.map_or(FIRST, |recovery| recovery.min(FIRST)),
+        };
+        let pause = match setback {
+            Setback::Final => return Next::GiveUp,
+            Setback::Broken if self.recovery.is_none() => return Next::GiveUp,
+            // at once: the agent may have restarted long ago
+            Setback::Broken => Duration::ZERO,
+            Setback::Busy => BUSY.min(self.backoff.max(Duration::from_millis(100))),
+            Setback::Unreachable if self.ever && self.recovery.is_none() => return Next::GiveUp,
+            Setback::Unreachable => self.backoff.mul_f64(chance),
+        };
+        match setback {
+            Setback::Busy => Next::Again(pause),
+            _ if without >= most => Next::GiveUp,
+            // the last attempt is at the end, not behind it
+            _ => Next::Again(pause.min(most - without)),
+        }
+    }
+}
+
+/// Keeps a connection until it is given up, and tells the machine. `subscription` is asked for the SUBSCRIBE of each attempt.
+pub async fn run(
+    agent: &Agent,
+    patience: Patience,
+    link: Link<'_>,
+    mut calls: mpsc::UnboundedReceiver<Call>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let mut patience = patience;
+    let mut without = Instant::now();
+    loop {
+        // they belong to a connection that is over
+        while calls.try_recv().is_ok() {}
+        let (setback, error) = match agent.subscribe(&(link.subscription)()).await {
+            Ok((events, sender)) => {
+                let error = talk(events, sender, &link, &mut calls, &inputs).await;
+                patience.ever = true;
+                without = Instant::now();
+                if inputs.send(Input::Lost).await.is_err() {
+                    return;
+                }
+                (Setback::Broken, error)
+            }
+            Err(error) => {
+                let setback = setback(&error);
+                if setback == Setback::Busy {
+                    without = Instant::now();
+                }
+                (setback, error.to_string())
+            }
+        };
+        let next = patience.next(setback, without.elapsed(), fastrand::f64());
+        let told = match next {
+            Next::Again(_) => {
+                inputs
+                    .send(Input::Note(format!("{error}; trying again")))
+                    .await
+            }
+            Next::GiveUp => inputs.send(Input::Abandoned(error)).await,
+        };
+        match next {
+            Next::Again(pause) if told.is_ok() => sleep(pause).await,
+            _ => return,
+        }
+    }
+}
+
+/// Where the session gets the calls that it makes by itself.
+pub struct Link<'a> {
+    /// SUBSCRIBE, as it has to be now.
+    pub subscription: &'a dyn Fn() -> Call,
+    /// HEARTBEAT.
+    pub heartbeat: Call,
+}
+
+fn setback(error: &connection::Error) -> Setback {
+    match error {
+        connection::Error::Refused(refused) if refused.kind == Kind::NotReady => Setback::Busy,
+        error if error.is_passing() => Setback::Unreachable,
+        _ => Setback::Final,
+    }
+}
+
+/// Uses a connection to its end; why it ended.
+async fn talk(
+    mut events: Events,
+    mut sender: Calls,
+    link: &Link<'_>,
+    calls: &mut mpsc::UnboundedReceiver<Call>,
+    inputs: &mpsc::Sender<Input>,
+) -> String {
+    let read = async {
+        loop {
+            match events.next().await {
+                // the loop is gone only when the process ends
+                Ok(Some(event)) => drop(inputs.send(Input::Agent(Box::new(event))).await),
+                Ok(None) => return "the agent closed the connection".to_string(),
+                Err(error) => return error.to_string(),
+            }
+        }
+    };
+    let write = async {
+        loop {
+            let call = match timeout(HEARTBEAT, calls.recv()).await {
+                Ok(Some(call)) => call,
+                Ok(None) => std::future::pending().await,
+                Err(_) => link.heartbeat.clone(),
+            };
+            if let Err(error) = send(&mut sender, &call, inputs).await {
+                return error.to_string();
+            }
+        }
+    };
+    tokio::select! {
+        why = read => why,
+        why = write => why,
+    }
+}
+
+/// Sends a call until the agent takes it, or says that it never will.
+async fn send(
+    sender: &mut Calls,
+    call: &Call,
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(), connection::Error> {
+    loop {
+        let error = match sender.send(call).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        match &error {
+            connection::Error::Refused(refused) => match refused.kind {
+                Kind::NotReady => sleep(BUSY).await,
+                Kind::Malformed | Kind::Defect => {
+                    let status = call.update.as_ref().map(|update| &update.status);
+                    let input = match status.and_then(|status| status.uuid.clone()) {
+                        Some(uuid) => Input::Refused {
+                            uuid,
+                            why: error.to_string(),
+                        },
+                        None => Input::Note(error.to_string()),
+                    };
+                    drop(inputs.send(input).await);
+                    return Ok(());
+                }
+                Kind::Orphan | Kind::NotSubscribed | Kind::Forbidden => return Err(error),
+            },
+            _ => return Err(error),
+        }
+    }
+}
