@@ -252,7 +252,7 @@ impl<'a> Follower<'a> {
 
     /// Follows until there is a reason not to; may be called again.
     pub fn follow(&mut self) -> anyhow::Result<Followed> {
-        let mut interrupted = 0;
+        let mut interrupted = false;
         let mut pause = POLL_BUSY;
         loop {
             let statuses = statuses(self.dir, self.services)?;
@@ -272,11 +272,13 @@ impl<'a> Follower<'a> {
             match interrupt(&self.signals, pause)? {
                 None => {}
                 Some(libc::SIGHUP) => return Ok(Followed::Reload),
+                // batch systems repeat SIGTERM; who types ^C once more has lost patience
+                Some(libc::SIGTERM) if interrupted => {}
                 Some(_) => {
                     self.manager.tell(&[Message::Stopping]);
-                    interrupted += 1;
                     // from another process, so that the output goes on meanwhile
                     ask_in_background(self.dir, &interruption(interrupted));
+                    interrupted = true;
                 }
             }
         }
@@ -296,17 +298,18 @@ impl<'a> Follower<'a> {
 }
 
 /// The first is a request, the next one an order.
-fn interruption(count: u32) -> Request {
+fn interruption(again: bool) -> Request {
     let services = Vec::new();
-    match count {
-        1 => Request::Stop {
-            services,
-            timeout: None,
-        },
-        _ => Request::Kill {
+    if again {
+        Request::Kill {
             services,
             signal: libc::SIGKILL,
-        },
+        }
+    } else {
+        Request::Stop {
+            services,
+            timeout: None,
+        }
     }
 }
 

@@ -91,10 +91,9 @@ fn systemd_restarts_what_fails() {
         systemd.show("MainPID"),
         systemd.0.shell("pgrep -o -x sampan")
     );
-    // a service that is killed
-    systemd
-        .0
-        .shell("sampan -p web exec web kill -9 1 || true; sampan -p web kill -s KILL web || true");
+    // a service that somebody kills; one that is killed by `sampan kill` was stopped on request
+    let killed = systemd.pid("services/web/status");
+    systemd.0.shell(&format!("kill -9 {killed}"));
     systemd.await_start("1");
     assert_eq!(systemd.show("ExecMainStatus"), "0");
     // the command that was started

@@ -66,6 +66,8 @@ impl Slurm {
 
     /// Starts a job step, and waits until it printed a line.
     fn srun(&self, words: &str, line: &str) -> Child {
+        // the last step's says nothing of this one
+        let _ = fs::remove_file(self.0.path().join("out"));
         let script = format!("exec srun --job-name=try {words} >out 2>&1");
         let mut command = self.0.command(&["sh", "-c", &script]);
         let child = command.stdin(Stdio::null()).spawn().unwrap();
