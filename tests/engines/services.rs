@@ -236,7 +236,7 @@ fn jobs_of_one_name_do_not_meet() {
     .unwrap();
     let up = "sampan up --rm --abort-on-container-failure";
     machine.shell(&format!(
-        "({up} >first 2>&1; echo $? >code) >/dev/null & until grep -q 'web | started' first; do sleep 0.1; done"
+        "({up} >first 2>&1; echo $? >code) >/dev/null 2>&1 & until grep -q 'web | started' first; do sleep 0.1; done"
     ));
     let second = machine.run(&["sh", "-c", up]);
     assert!(second.fails(1).contains("belongs to process"), "{second:?}");

@@ -141,7 +141,11 @@ fn a_run_that_is_killed_leaves_nothing_running() {
             words.extend(["--pid-file", pid_file.to_str().unwrap()]);
         }
         let mut run = begin(&case, &words);
-        case.wait_for("running");
+        // there is no state before there is a container
+        until("it runs", || {
+            let told = case.oci(&["state", &case.id]);
+            told.code == 0 && told.out.contains("\"running\"")
+        });
         run.kill().unwrap();
         run.wait().unwrap();
         case.wait_for("stopped");
