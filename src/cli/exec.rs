@@ -54,7 +54,8 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         workdir: args.workdir,
         tty: args.tty,
     };
-    execute(&dir, &service, request, None)
+    // without a limit there is a code
+    execute(&dir, &service, request, None).map(|code| code.unwrap_or(255))
 }
 
 /// What to run in a service.
@@ -71,8 +72,13 @@ pub struct Request {
     pub tty: bool,
 }
 
-/// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: exit code 124).
-pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option<u64>) -> Outcome {
+/// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: no exit code).
+pub fn execute(
+    dir: &PodDir,
+    service: &str,
+    request: Request,
+    timeout_ms: Option<u64>,
+) -> anyhow::Result<Option<u8>> {
     let pod = adopt::load(dir)?.with_context(|| format!("no pod {} here", dir.name))?;
     let prepared = Prepared::new(&pod, dir, service)?;
     must_run(dir, service)?;
@@ -133,7 +139,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
             return Err(refusal(service, code, message));
         }
     };
-    console::wait(running, signals, timeout_ms)
+    console::wait_until(running, signals, timeout_ms)
 }
 
 /// Says what is the case instead of what is not there.

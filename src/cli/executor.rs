@@ -1,8 +1,9 @@
 //! `sampan executor`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use super::{Global, Outcome};
+use super::{Global, Outcome, context};
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::run::Options;
 use crate::executor::mesos::{run, shim};
@@ -33,6 +34,12 @@ pub struct Mesos {
     /// Allow plain http to registries that are not on this machine
     #[arg(long)]
     plain_http: bool,
+    /// Variable of every task, KEY=VALUE; may be given several times
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = context::pair)]
+    env: Vec<(String, String)>,
+    /// Folder of the seccomp profiles that tasks may name
+    #[arg(long, value_name = "DIR")]
+    seccomp_profiles: Option<PathBuf>,
 }
 
 /// `--log-format`.
@@ -66,6 +73,8 @@ pub fn run_real(global: &Global, command: Command) -> Outcome {
         },
         log_json: args.log_format == LogFormat::Json,
         plain_http: args.plain_http,
+        variables: args.env.into_iter().collect(),
+        seccomp_profiles: args.seccomp_profiles,
     };
     Ok(run::run(&options)?)
 }

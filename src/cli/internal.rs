@@ -2,6 +2,7 @@
 //! They are no part of the command line that people see: not in the help, completions or man pages.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -17,6 +18,7 @@ use crate::image::Progress;
 use crate::pod::control::Answer;
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Failure, Pod};
+use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
 use crate::sys::seal;
@@ -102,13 +104,13 @@ pub enum Command {
         /// Service folder
         dir: PathBuf,
     },
-    /// Run a program in a service, for at most so long
+    /// Run a program in a service, for at most so long. Standard input is a pipe to write to: why the exit code is not the program's
     Exec {
         /// Pod folder
         dir: PathBuf,
         /// Service
         service: String,
-        /// Milliseconds
+        /// Milliseconds; 0 for no limit
         #[arg(long)]
         timeout_ms: u64,
         /// Program and arguments
@@ -143,21 +145,39 @@ pub fn run() -> Outcome {
             command,
         } => {
             seal::ensure()?;
-            let pod: Pod = record::read(&dir.join("pod.json"))?
-                .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
-            let request = exec::Request {
-                command,
-                user: None,
-                env: Vec::new(),
-                workdir: None,
-                tty: false,
-            };
-            exec::execute(
-                &PodDir::open(&dir, &pod.root),
-                &service,
-                request,
-                Some(timeout_ms),
-            )
+            check(&dir, &service, timeout_ms, command)
+        }
+    }
+}
+
+fn check(dir: &Path, service: &str, timeout_ms: u64, command: Vec<String>) -> Outcome {
+    let mut report = File::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    // whoever asked is gone with its question: the program is told to end
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    let mut tell = |code: u8, message: String| -> Outcome {
+        report.write_all(&serde_json::to_vec(&Failure { code, message })?)?;
+        Ok(code)
+    };
+    let ran = || {
+        let pod: Pod = record::read(&dir.join("pod.json"))?
+            .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
+        let request = exec::Request {
+            command,
+            user: None,
+            env: Vec::new(),
+            workdir: None,
+            tty: false,
+        };
+        let limit = (timeout_ms > 0).then_some(timeout_ms);
+        exec::execute(&PodDir::open(dir, &pod.root), service, request, limit)
+    };
+    match ran() {
+        Ok(Some(code)) => Ok(code),
+        Ok(None) => tell(TIMED_OUT, String::new()),
+        Err(error) => {
+            let code = error.downcast_ref::<Error>().map_or(125, Error::exit_code);
+            tell(code, format!("{error:#}"))
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct Wait {
     services: Vec<String>,
 }
 
-fn ask(
+pub(super) fn ask(
     global: &Global,
     words: Vec<String>,
     request: impl FnOnce(Vec<String>) -> Request,

@@ -1,5 +1,6 @@
 //! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
+mod checks;
 mod cni;
 mod config;
 pub(crate) mod console;
@@ -140,6 +141,8 @@ enum Command {
     Down(down::Args),
     /// List the services of pods
     Ps(ps::Args),
+    /// List the checks of services and their results, or pause them
+    Checks(checks::Args),
     /// Show limits and use of a pod's cgroups
     Stats(stats::Args),
     /// Show what services printed
@@ -235,6 +238,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Up(args) => up::run(&cli.global, args),
         Command::Down(args) => down::run(&cli.global, args),
         Command::Ps(args) => ps::run(&cli.global, args),
+        Command::Checks(args) => checks::run(&cli.global, args),
         Command::Stats(args) => stats::run(&cli.global, args),
         Command::Logs(args) => logs::run(&cli.global, args),
         Command::Exec(args) => exec::run(&cli.global, args),

@@ -1,12 +1,17 @@
 //! `sampan ps`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::output::{self, Format};
 use super::{Global, Outcome};
+use crate::compose::project::CheckKind;
 use crate::pod::adopt;
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Cause, Health, Phase, Pod, PublishedPort, Sandbox, Status};
+use crate::pod::record::{
+    self, Cause, CheckResult, Health, Phase, Pod, PublishedPort, Sandbox, Status,
+};
 
 /// Options of `ps`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +43,9 @@ struct Row {
     image: String,
     status: Phase,
     health: Health,
+    ready: bool,
+    checks: BTreeMap<String, CheckResult>,
+    snoozed: Option<String>,
     pid: Option<i32>,
     exit_code: Option<i32>,
     signal: Option<i32>,
@@ -107,6 +115,9 @@ fn rows(dir: &PodDir, pod: &Pod, all: bool, wanted: &[String]) -> anyhow::Result
             image: service.image.clone(),
             status: status.phase,
             health: status.health,
+            ready: status.ready && status.phase == Phase::Running,
+            checks: status.checks,
+            snoozed: status.snoozed,
             pid: status
                 .process
                 .filter(|_| status.phase.active())
@@ -199,6 +210,13 @@ fn state(row: &Row) -> String {
         (Phase::Running, Health::Healthy) => text.push_str(" (healthy)"),
         (Phase::Running, Health::Unhealthy) => text.push_str(" (unhealthy)"),
         _ => {}
+    }
+    let readiness = |r: &CheckResult| r.kind == CheckKind::Readiness;
+    if row.status == Phase::Running && !row.ready && row.checks.values().any(readiness) {
+        text.push_str(" (not ready)");
+    }
+    if row.snoozed.is_some() {
+        text.push_str(" (not checked)");
     }
     text
 }

@@ -100,6 +100,12 @@ impl From<Failure> for Error {
 pub enum Rootfs {
     /// `root.path` of the bundle as it is.
     Bundle,
+    /// A folder that is shown as it is, read-only with all mounts below it from before anything is mounted in it: nothing of it
+    /// is changed, so a mount needs a place that is there.
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
     /// An overlay, mounted in the container's own mount namespace over the folder `root.path`.
     Overlay {
         /// Read-only layers, lowest first.

@@ -131,6 +131,9 @@ pub struct Attachment {
     pub aliases: Vec<String>,
     /// `CNI_ARGS` pairs.
     pub args: Vec<(String, String)>,
+    /// `groups` of Mesos' `NetworkInfo` (key `args` of the configuration).
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// Labels of the pod (capability `labels`, and the key `args` of the configuration).
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -63,7 +63,7 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
         pid: state.pid,
         console,
     };
-    let ended = console::wait(running, signals, None).map_err(shown);
+    let ended = console::wait(running, signals).map_err(shown);
     if call.values.has("keep") {
         return ended;
     }

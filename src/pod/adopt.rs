@@ -84,20 +84,62 @@ pub fn removing(dir: &PodDir) -> Result<Option<String>> {
     }
 }
 
-/// Holds everybody else off a pod until dropped.
-pub fn lock(folders: &Folders, name: &str) -> Result<File> {
-    let (file, path) = open_lock(folders, name)?;
-    file.lock().map_err(Error::io("lock", &path))?;
-    Ok(file)
+/// A pod's lock. Its file goes with the pod.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    path: PathBuf,
+    pod: PathBuf,
 }
 
-/// As [`lock`]; `None`: somebody else is at work on it.
-pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<File>> {
-    let (file, path) = open_lock(folders, name)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // while it is held nobody makes the pod; one that cannot be removed is only a file too many
+        if !self.pod.exists() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Lock {
+    /// `None`: the file was removed before it was locked, so that the next one to come would lock another.
+    fn of(file: File, path: PathBuf, folders: &Folders, name: &str) -> Option<Lock> {
+        use std::os::unix::fs::MetadataExt;
+        let same = match (file.metadata(), fs::metadata(&path)) {
+            (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        };
+        same.then(|| Lock {
+            _file: file,
+            path,
+            pod: folders.pod(name).dir,
+        })
+    }
+}
+
+/// Holds everybody else off a pod until dropped.
+pub fn lock(folders: &Folders, name: &str) -> Result<Lock> {
+    loop {
+        let (file, path) = open_lock(folders, name)?;
+        file.lock().map_err(Error::io("lock", &path))?;
+        if let Some(lock) = Lock::of(file, path, folders, name) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// As [`lock`]; `None` where somebody holds it.
+pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<Lock>> {
+    loop {
+        let (file, path) = open_lock(folders, name)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+        }
+        if let Some(lock) = Lock::of(file, path, folders, name) {
+            return Ok(Some(lock));
+        }
     }
 }
 

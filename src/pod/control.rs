@@ -65,6 +65,13 @@ pub enum Request {
         /// Names.
         services: Vec<String>,
     },
+    /// Pause the checking of services that run; their next run is checked again.
+    Snooze {
+        /// Names.
+        services: Vec<String>,
+        /// From now on; 0 ends the pause.
+        seconds: u64,
+    },
     /// Attach a network; its attachment has the name of the interface. What is so already is success.
     Attach {
         /// The network.
@@ -102,6 +109,7 @@ impl Request {
             | Request::Stop { services, .. }
             | Request::Restart { services, .. }
             | Request::Kill { services, .. }
+            | Request::Snooze { services, .. }
             | Request::Wait { services } => services,
             Request::Up { .. }
             | Request::Attach { .. }

@@ -12,6 +12,7 @@
 
 pub mod adopt;
 pub mod bundle;
+pub mod checks;
 pub mod control;
 pub mod gc;
 pub mod interfaces;

@@ -308,6 +308,7 @@ fn attachment(
         container_id: owner::container_id(&pod.state, &dir.name),
         ifname: ifname.to_string(),
         args: owner::arguments(&dir.name, &network.extra.cni_args),
+        groups: network.extra.groups.clone(),
         labels: network.extra.labels.clone(),
         capabilities: network.extra.capabilities.clone(),
         network: list,

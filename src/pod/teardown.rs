@@ -13,7 +13,7 @@ use super::control::{self, QUIT, Request};
 use super::layout::{Folders, PodDir};
 use super::lock::{self, Held};
 use super::record::{self, Pod, ProcessId};
-use super::{Error, Result, adopt, sandbox};
+use super::{Error, Result, adopt, sandbox, volumes};
 use crate::container::{self, CreateRequest};
 use crate::image::Store;
 use crate::network::recorded;
@@ -148,6 +148,16 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
         if let Err(error) = sandbox::down(dir, pod) {
             failed.push(error);
         }
+    }
+    if failed.is_empty()
+        && let Some(pod) = pod.as_ref().filter(|pod| pod.owner.is_some())
+    {
+        // the pod's name does not come again, so nobody would find them; those with a name of their own stay
+        let named = |key: &str| format!("{}_{key}", dir.name);
+        let all = pod.project.volumes.iter();
+        let own = all.filter(|(key, volume)| volume.name == named(key));
+        let own: Vec<_> = own.map(|(_, volume)| volume).collect();
+        failed.extend(volumes::remove(folders, &dir.name, &own));
     }
     // taken before there is a record
     let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));

@@ -264,6 +264,14 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
     let store = Store::open(&request.folders.root)?;
     let mut images = BTreeMap::new();
     for (name, service) in &project.services {
+        if let Some(folder) = &service.rootfs {
+            let facts = ImageFacts {
+                layers: vec![folder.clone()],
+                ..ImageFacts::default()
+            };
+            images.insert(name.clone(), facts);
+            continue;
+        }
         let policy = request.pull.unwrap_or(service.pull_policy);
         let image = obtain(
             &store,
@@ -422,7 +430,9 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
                 .map_err(|errno| Error::io("make", &pipe)(errno.into()))?;
         }
     }
-    let ids: Vec<String> = pod.images.values().map(|image| image.id.clone()).collect();
+    // a folder of the host is no image
+    let ids = pod.images.values().map(|image| image.id.clone());
+    let ids: Vec<String> = ids.filter(|id| !id.is_empty()).collect();
     Store::open(&folders.root)?.hold(&dir.name, &ids)?;
     record::write(&dir.record(), pod)
 }

@@ -5,20 +5,19 @@
 //!
 //! Leaves to others: what a task is as a pod ([`super::task`]), how a pod comes up ([`crate::pod::up`]).
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Executor, Launch, Ledger, Planned};
+use super::ledger::{Executor, Ledger, Planned};
 use super::proto::task_status::Reason;
-use super::proto::{TaskInfo, TaskState};
-use crate::compose::Project;
+use super::proto::{ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskInfo, TaskState};
+use super::task::{self, Invalid, Surroundings, TaskPlan, fetch};
 use crate::image::{Progress, PullOptions};
 use crate::network::Cni;
-use crate::pod::record::{Owner, Policy};
+use crate::pod::record::Owner;
 use crate::pod::up::{UpSpec, up};
 use crate::pod::{Error, Result};
 
@@ -49,18 +48,35 @@ pub enum Line {
     },
 }
 
+impl From<Invalid> for Line {
+    fn from(invalid: Invalid) -> Line {
+        Line::Failed {
+            // that of no task is that of all
+            task: Some(invalid.task).filter(|task| !task.is_empty()),
+            state: invalid.state.into(),
+            reason: invalid.reason.map(Into::into),
+            message: invalid.message,
+        }
+    }
+}
+
+impl From<Error> for Line {
+    fn from(error: Error) -> Line {
+        Line::Failed {
+            task: None,
+            state: TaskState::Failed.into(),
+            reason: Some(Reason::ContainerLaunchFailed.into()),
+            message: error.to_string(),
+        }
+    }
+}
+
 /// Makes the pod of launch `number` of the executor with the folder `dir`; the exit code.
 pub fn run(dir: &Path, number: u64) -> u8 {
-    let failed = |error: Error| Line::Failed {
-        task: None,
-        state: TaskState::Failed.into(),
-        reason: Some(Reason::ContainerLaunchFailed.into()),
-        message: error.to_string(),
-    };
     match make(&Ledger::open(dir), number) {
         Ok(()) => 0,
-        Err(error) => {
-            say(&failed(error));
+        Err(line) => {
+            say(&line);
             1
         }
     }
@@ -80,31 +96,40 @@ impl Progress for Silent {
     fn advance(&self, _: &str, _: u64, _: u64) {}
 }
 
-fn make(ledger: &Ledger, number: u64) -> Result<()> {
+fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|error| Error::Other(format!("follow the executor: {error}")))?;
     let executor = ledger.executor()?;
     let launch = ledger.launch(number)?;
     let tasks = ledger.tasks(number)?;
-    let (project, plans) = plan(&executor, &launch, &tasks)?;
+    let around = surroundings(ledger, &executor)?;
+    let options = PullOptions {
+        plain_http: executor.plain_http,
+        ..PullOptions::default()
+    };
+    folders(&tasks, &around)?;
+    let files = fetch::spec(&tasks, launch.group, &around)?;
+    fetch::run(&files, &options).map_err(Error::Other)?;
+    let plan = task::plan(&tasks, launch.group, &around)?;
+    for note in &plan.notes {
+        eprintln!("sampan executor: {note}");
+    }
     say(&Line::Planned {
-        tasks: plans.clone(),
+        tasks: plan.tasks.iter().map(Planned::from).collect(),
     });
+    let of = |plan: TaskPlan| (plan.id, plan.services);
     let owner = Owner {
         process: executor.process,
         kind: "mesos".to_string(),
         framework: executor.framework.clone(),
         executor: executor.executor.clone(),
         agent: executor.agent.clone(),
-        tasks: plans
-            .into_iter()
-            .map(|plan| (plan.id, plan.services))
-            .collect(),
+        tasks: plan.tasks.into_iter().map(of).collect(),
         sandbox: executor.sandbox.clone(),
     };
     let spec = UpSpec {
         folders: executor.folders(),
-        project,
+        project: plan.project,
         services: Vec::new(),
         cgroup_parent: executor.cgroup_parent.clone(),
         cni: Cni {
@@ -112,75 +137,62 @@ fn make(ledger: &Ledger, number: u64) -> Result<()> {
             plugin_dirs: executor.cni_path.clone(),
             state: executor.state.clone(),
         },
-        policy: Policy::FailPod,
+        policy: plan.policy,
         pull: None,
-        pull_options: PullOptions {
-            plain_http: executor.plain_http,
-            ..PullOptions::default()
-        },
+        pull_options: options,
         force_recreate: false,
         wait: false,
         owner: Some(owner),
     };
-    up(spec, &Silent, &mut |_, _| {})
+    Ok(up(spec, &Silent, &mut |_, _| {})?)
 }
 
-fn plan(
-    executor: &Executor,
-    launch: &Launch,
-    tasks: &[TaskInfo],
-) -> Result<(Project, Vec<Planned>)> {
-    let other = |error: &dyn std::fmt::Display| Error::Other(error.to_string());
-    let mut services = serde_json::Map::new();
-    let mut plans = Vec::new();
-    for (at, task) in tasks.iter().enumerate() {
-        let name = format!("task{at}");
-        let image = task
-            .container
-            .as_ref()
-            .and_then(|c| c.mesos.as_ref()?.image.as_ref()?.docker.as_ref());
-        let command = task.command.as_ref().and_then(|c| c.value.clone());
-        let image =
-            image.ok_or_else(|| Error::Other(format!("task {}: no image", task.task_id.value)))?;
-        services.insert(
-            name.clone(),
-            serde_json::json!({
-                "image": image.name, "network_mode": "host", "stop_signal": "SIGTERM",
-                "entrypoint": ["/bin/sh", "-c", command.unwrap_or_default().replace('$', "$$")],
-            }),
-        );
-        let grace = task
-            .kill_policy
-            .as_ref()
-            .and_then(|p| p.grace_period.as_ref());
-        plans.push(Planned {
-            id: task.task_id.value.clone(),
-            services: vec![name],
-            grace: Some(std::time::Duration::from_nanos(
-                grace.map_or(3_000_000_000, |g| g.nanoseconds.max(0) as u64),
-            )),
-            ready: false,
-            max_completion: task
-                .max_completion_time
-                .as_ref()
-                .map(|t| std::time::Duration::from_nanos(t.nanoseconds.max(0) as u64)),
-        });
+impl From<&TaskPlan> for Planned {
+    fn from(plan: &TaskPlan) -> Planned {
+        Planned {
+            id: plan.id.clone(),
+            services: plan.services.clone(),
+            grace: plan.grace,
+            ready: plan.ready,
+            max_completion: plan.max_completion,
+        }
     }
-    let text = serde_json::json!({"name": launch.pod, "services": services}).to_string();
-    let path = executor
-        .state
-        .join("executors")
-        .join(format!("{}.yaml", launch.pod));
-    std::fs::write(&path, text).map_err(|error| other(&error))?;
-    let loaded = crate::compose::load(&crate::compose::LoadRequest {
-        files: vec![path.clone()],
-        working_dir: executor.sandbox.clone(),
-        project_name: None,
-        environment: BTreeMap::new(),
-        env_files: Vec::new(),
-        profiles: Vec::new(),
+}
+
+fn surroundings(ledger: &Ledger, executor: &Executor) -> Result<Surroundings> {
+    let subscribed = ledger.subscribed()?;
+    let subscribed =
+        subscribed.ok_or_else(|| Error::Other("there was no SUBSCRIBED event".into()))?;
+    // what names the pod is what the ledger says: the agent may leave it out
+    Ok(Surroundings {
+        framework: FrameworkInfo {
+            id: Some(FrameworkId {
+                value: executor.framework.clone(),
+            }),
+            ..subscribed.framework_info
+        },
+        executor: ExecutorInfo {
+            executor_id: ExecutorId {
+                value: executor.executor.clone(),
+            },
+            ..subscribed.executor_info
+        },
+        agent: subscribed.agent_info,
+        sandbox: executor.sandbox.clone(),
+        variables: executor.variables.clone(),
+        address: executor.address,
+        seccomp_profiles: executor.seccomp_profiles.clone(),
     })
-    .map_err(|error| other(&error))?;
-    let _ = std::fs::remove_file(&path);
-    Ok((loaded.project, plans))
+}
+
+/// `tasks/ID` in the sandbox, whose owner they have. An id that is no name is refused by the plan, and makes no folder elsewhere.
+fn folders(tasks: &[TaskInfo], around: &Surroundings) -> Result<()> {
+    let sandbox = &around.sandbox;
+    for task in tasks {
+        let folder = task::folder(sandbox, task);
+        if let Ok(below) = folder.strip_prefix(sandbox) {
+            fetch::make_folder(sandbox, below).map_err(Error::Other)?;
+        }
+    }
+    Ok(())
 }

@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Launch {
     pub number: u64,
     /// Name of its pod.
     pub pod: String,
+    /// A LAUNCH_GROUP.
+    pub group: bool,
     /// How far it is.
     pub phase: Phase,
     /// Its tasks in the agent's order.
@@ -181,6 +184,12 @@ pub struct Executor {
     pub cgroup_parent: Option<String>,
     /// Plain http to registries that are not on this machine.
     pub plain_http: bool,
+    /// Variables of all tasks.
+    pub variables: BTreeMap<String, String>,
+    /// Folder of seccomp profiles that tasks may name.
+    pub seccomp_profiles: Option<PathBuf>,
+    /// The machine's address.
+    pub address: Option<IpAddr>,
 }
 
 impl Executor {

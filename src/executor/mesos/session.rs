@@ -89,6 +89,7 @@ pub async fn run(
 ) {
     let mut patience = patience;
     let mut without = Instant::now();
+    let mut last = String::new();
     loop {
         // they belong to a connection that is over
         while calls.try_recv().is_ok() {}
@@ -96,6 +97,7 @@ pub async fn run(
             Ok((events, sender)) => {
                 let error = talk(events, sender, &link, &mut calls, &inputs).await;
                 patience.ever = true;
+                last.clear();
                 without = Instant::now();
                 if inputs.send(Input::Lost).await.is_err() {
                     return;

@@ -20,6 +20,7 @@ use super::super::record::{Cause, Failure, Goal, Health, Phase, Status, Verdict}
 use super::super::{Error, Result};
 use super::Event;
 use super::machine::Machine;
+use crate::compose::project::CheckKind;
 
 /// A client that reads this slowly is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -321,7 +322,16 @@ fn up(machine: &Machine, healthy: bool) -> Option<Answer> {
                 1,
                 format!(
                     "service {name} is unhealthy: {}",
-                    status.health_output.trim()
+                    status.failing(CheckKind::Health)
+                ),
+                name,
+            )),
+            _ if healthy && status.unready() => Some((
+                false,
+                1,
+                format!(
+                    "service {name} is not ready: {}",
+                    status.failing(CheckKind::Readiness)
                 ),
                 name,
             )),

@@ -8,6 +8,7 @@ mod clients;
 mod live;
 pub mod machine;
 mod owner;
+pub mod probe;
 mod pump;
 mod work;
 
@@ -24,15 +25,15 @@ use tokio::sync::mpsc;
 
 use self::clients::{Client, Clients};
 use self::machine::{Action, Facts, Input, Machine};
+use self::probe::Probes;
 use self::pump::Pumps;
 use super::control::{Answer, Request};
 use super::layout::PodDir;
-use super::plan;
 use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
-use super::{Error, Result, gc, lock, resolver, teardown};
+use super::{Error, Result, checks, gc, lock, plan, resolver, teardown};
 use crate::container;
 
 /// What reaches the loop.
@@ -53,6 +54,7 @@ struct Context {
     changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
+    probes: Probes,
 }
 
 impl Context {
@@ -109,6 +111,7 @@ async fn supervise(dir: &Path) -> Result<()> {
         changing: tokio::sync::Mutex::new(()),
         events,
         pumps,
+        probes: Probes::default(),
     });
     if failure.is_none() {
         live::resume(&context).await;
@@ -229,7 +232,7 @@ impl Supervisor {
             let facts = Facts {
                 depends_on: service.depends_on.clone(),
                 restart: service.restart,
-                probe: plan::probe(service, &image.config),
+                checks: checks::of(service, &image.config),
                 stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
                 grace: service.stop_grace_period,
             };
@@ -251,7 +254,7 @@ impl Supervisor {
             failure,
         };
         if supervisor.failure.is_none() {
-            supervisor.machine.resume();
+            supervisor.machine.resume(jiff::Timestamp::now());
             supervisor.adopt();
             let start = supervisor.context.pod.start.clone();
             supervisor.machine.begin(&start, &fresh);
@@ -432,6 +435,17 @@ impl Supervisor {
                     self.machine.killed(&running);
                 }
                 client.send(&self.send_signal(&running, signal));
+            }
+            Request::Snooze { services, seconds } => {
+                let length = Duration::from_secs(seconds);
+                let until = jiff::Timestamp::now()
+                    .checked_add(length)
+                    .unwrap_or(jiff::Timestamp::MAX);
+                self.machine
+                    .snooze(&all(services), length, &until.to_string());
+                client.send(&Answer::Done {
+                    exit_codes: Vec::new(),
+                });
             }
             Request::Wait { services } => self.clients.until_idle(client, all(services)),
             Request::Attach { .. }

@@ -1,4 +1,4 @@
-//! Carrying out: the short processes of our own, the watch over a container, probes and timers.
+//! Carrying out: the short processes of our own, the watch over a container, checks and timers.
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -8,14 +8,14 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::super::bundle::Prepared;
 use super::super::record::{self, Ended, Exit, Failure, Phase, ProcessId, Status};
 use super::super::{Error, Result, lock};
-use super::Context;
 use super::machine::{Action, Input};
+use super::{Context, probe};
+use crate::compose::project::Check;
 use crate::container;
 use crate::sys::pidfd;
 use crate::sys::watch::watch as watch_descriptor;
@@ -24,8 +24,6 @@ use crate::sys::watch::watch as watch_descriptor;
 const EXIT_RECORD: Duration = Duration::from_secs(2);
 /// Pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-/// Probe output that is kept (bytes), as in Docker.
-const PROBE_OUTPUT: u64 = 4096;
 
 /// Runs `sampan internal ARGS`; a failure comes back from the file it writes.
 pub async fn step(args: &[&OsStr], error_file: &Path) -> Result<()> {
@@ -75,8 +73,8 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
         }
         Action::Signal(signal) => told(container::kill(&dir, signal, false)),
         Action::Kill => told(container::kill(&dir, libc::SIGKILL, true)),
-        Action::Probe => {
-            tokio::task::spawn_local(probe(context, service, generation));
+        Action::Check(which, it) => {
+            tokio::task::spawn_local(check(context, service, generation, which, it));
         }
         Action::Timer(timer, after) => {
             tokio::task::spawn_local(async move {
@@ -363,74 +361,27 @@ async fn unlocked(path: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn probe(context: Rc<Context>, service: String, generation: u64) {
+async fn check(
+    context: Rc<Context>,
+    service: String,
+    generation: u64,
+    which: usize,
+    check: Rc<Check>,
+) {
     let began = jiff::Timestamp::now();
-    let (passed, output) = match probe_output(&context, &service).await {
-        Ok(result) => result,
-        Err(error) => (false, error.to_string()),
-    };
-    let started = record::read::<Status>(&context.dir.service(&service).status())
-        .ok()
-        .flatten()
-        .and_then(|s| s.started.parse::<jiff::Timestamp>().ok())
-        .unwrap_or(began);
-    let age = Duration::try_from(began.duration_since(started)).unwrap_or_default();
+    let tested = probe::run(&context, &service, &check).await;
+    let started = record::read::<Status>(&context.dir.service(&service).status());
+    let started = started.ok().flatten();
+    let started = started.and_then(|s| s.started.parse::<jiff::Timestamp>().ok());
+    let age = began.duration_since(started.unwrap_or(began));
     context.send(
         &service,
-        Input::Probed {
-            passed,
-            output,
-            age,
+        Input::Tested {
+            check: which,
+            tested,
+            age: Duration::try_from(age).unwrap_or_default(),
+            at: record::now(),
             generation,
         },
     );
-}
-
-async fn probe_output(context: &Context, service: &str) -> Result<(bool, String)> {
-    let dir = context.dir.service(service);
-    let facts = context.pod.project.services.get(service);
-    let image = context.pod.images.get(service);
-    let (Some(facts), Some(image)) = (facts, image) else {
-        return Ok((false, "no such service".to_string()));
-    };
-    let Some(probe) = super::plan::probe(facts, &image.config) else {
-        return Ok((true, String::new()));
-    };
-    let timeout = format!("{}", probe.timeout.as_millis());
-    let mut args: Vec<&OsStr> = vec![
-        "exec".as_ref(),
-        context.dir.dir.as_os_str(),
-        service.as_ref(),
-        "--timeout-ms".as_ref(),
-        timeout.as_ref(),
-        "--".as_ref(),
-    ];
-    args.extend(probe.command.iter().map(|a| OsStr::new(a.as_str())));
-    let mut child = command(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(Error::io("run probe of", &dir.dir))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    // what exceeds the bound is read too, so that the probe does not stop at a full pipe
-    async fn bounded(stream: Option<impl AsyncReadExt + Unpin>) -> Vec<u8> {
-        let mut kept = Vec::new();
-        if let Some(mut stream) = stream {
-            let _ = (&mut stream)
-                .take(PROBE_OUTPUT)
-                .read_to_end(&mut kept)
-                .await;
-            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
-        }
-        kept
-    }
-    let (mut text, rest, status) = tokio::join!(bounded(out), bounded(err), child.wait());
-    let status = status.map_err(Error::io("run probe of", &dir.dir))?;
-    text.extend(rest);
-    let mut text = String::from_utf8_lossy(&text).into_owned();
-    if status.code() == Some(124) {
-        text = format!("no answer within {} ms: {text}", probe.timeout.as_millis());
-    }
-    Ok((status.success(), text))
 }

@@ -23,6 +23,7 @@ use super::proto::{
     Event, ExecutorId, FrameworkInfo, KillPolicy, NetworkInfo, TaskId, TaskInfo, TaskState,
     TaskStatus, event,
 };
+use super::task::pod_name;
 use crate::pod::record::{self, Status, Verdict};
 
 /// How long an executor without a task waits for the last acknowledgement.
@@ -161,6 +162,7 @@ struct Ending {
 
 /// The executor.
 pub struct Machine {
+    framework: String,
     executor: String,
     /// How long the agent waits after SHUTDOWN.
     shutdown_grace: Duration,
@@ -175,8 +177,6 @@ pub struct Machine {
     order: u64,
     /// Updates up to this one have been sent over the present connection.
     told: u64,
-    /// Tags the names of pods: other executors run on the machine.
-    tag: String,
     ended: VecDeque<u64>,
     ending: Option<Ending>,
     /// Since when nothing but acknowledgements is missing.
@@ -197,17 +197,18 @@ pub fn is_terminal(state: TaskState) -> bool {
 }
 
 impl Machine {
-    /// An executor with the launches that its ledger has; `tag` makes names of pods its own.
+    /// An executor with the launches that its ledger has.
     pub fn new(
+        framework: &str,
         executor: &str,
         shutdown_grace: Duration,
-        tag: &str,
         launches: BTreeMap<u64, Launch>,
         random: fastrand::Rng,
     ) -> Machine {
         let updates = launches.values().flat_map(|launch| &launch.tasks);
         let order = updates.flat_map(|task| &task.updates).map(|u| u.order);
         let mut machine = Machine {
+            framework: framework.to_string(),
             executor: executor.to_string(),
             shutdown_grace,
             may_say_killing: false,
@@ -216,7 +217,6 @@ impl Machine {
             last: launches.keys().copied().max().unwrap_or(0),
             order: order.max().unwrap_or(0),
             told: 0,
-            tag: tag.to_string(),
             ended: VecDeque::new(),
             ending: None,
             waiting: None,
@@ -340,11 +340,11 @@ impl Machine {
             }
             (Type::Launch, event) => {
                 let tasks = event.launch.map(|launch| vec![launch.task]);
-                self.launch_tasks(now, tasks.unwrap_or_default());
+                self.launch_tasks(now, tasks.unwrap_or_default(), false);
             }
             (Type::LaunchGroup, event) => {
                 let tasks = event.launch_group.map(|launch| launch.task_group.tasks);
-                self.launch_tasks(now, tasks.unwrap_or_default());
+                self.launch_tasks(now, tasks.unwrap_or_default(), true);
             }
             (Type::Kill, event) => {
                 if let Some(kill) = event.kill {
@@ -394,11 +394,10 @@ impl Machine {
         self.actions.push(Action::Log(text));
     }
 
-    fn launch_tasks(&mut self, now: Now, tasks: Vec<TaskInfo>) {
-        let Some(first) = tasks.first() else {
+    fn launch_tasks(&mut self, now: Now, tasks: Vec<TaskInfo>, group: bool) {
+        if tasks.is_empty() {
             return self.log("a launch without tasks is passed over".into());
-        };
-        let slug = slug(&first.task_id.value);
+        }
         let mut ids = BTreeSet::new();
         for task in &tasks {
             let id = &task.task_id.value;
@@ -418,7 +417,8 @@ impl Machine {
         let launch = Launch {
             version: record::VERSION,
             number,
-            pod: format!("{slug}-{}-{number}", self.tag),
+            pod: pod_name(&tasks, &self.framework, &self.executor),
+            group,
             phase: Phase::Starting,
             tasks: tasks.iter().map(new).collect(),
         };
@@ -553,19 +553,4 @@ fn hash(id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
     hasher.finish()
-}
-
-/// What of a task's id may be in the name of a pod, at most 24 characters of it.
-fn slug(id: &str) -> String {
-    let plain = id.chars().map(|c| match c.to_ascii_lowercase() {
-        c if c.is_ascii_lowercase() || c.is_ascii_digit() => c,
-        _ => '-',
-    });
-    let text: String = plain.take(24).collect();
-    let text = text.trim_matches('-');
-    if text.is_empty() {
-        "task".into()
-    } else {
-        text.into()
-    }
 }

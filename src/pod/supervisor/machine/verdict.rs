@@ -1,6 +1,7 @@
 //! How a pod ended, from the statuses of its services alone: whoever looks at the same records comes to the same verdict.
 
 use super::super::super::record::{self, Cause, Goal, Phase, Policy, Status, Verdict};
+use crate::compose::project::CheckKind;
 
 /// A service for itself is to blame for it.
 pub fn is_failure(cause: Cause) -> bool {
@@ -80,11 +81,7 @@ fn message(service: &str, status: &Status, cause: Cause) -> String {
     let what = match cause {
         Cause::Exited => how,
         Cause::OutOfMemory => format!("ran out of memory and {how}"),
-        Cause::Unhealthy => format!(
-            "was unhealthy after {} failed probes: {}",
-            status.failing_streak,
-            status.health_output.trim()
-        ),
+        Cause::Unhealthy => format!("was unhealthy: {}", status.failing(CheckKind::Health)),
         Cause::NotStarted => format!(
             "could not be started: {}",
             status.error.as_deref().unwrap_or("for a reason unknown")
