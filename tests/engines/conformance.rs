@@ -1,5 +1,7 @@
 //! The same pod through every door: `tests/conformance/run` on machines that have them all.
 
+use std::path::Path;
+
 use crate::containerd::SYSTEMCTL;
 use crate::machine::Machine;
 use crate::podman::SETTINGS;
@@ -47,4 +49,16 @@ fn containers() {
         "#
     ));
     conform(&machine, "podman ctr", 2 * 5);
+}
+
+#[test]
+fn tasks() {
+    let agent = Path::new(env!("CARGO_BIN_EXE_sampan")).with_file_name("mesos-test-agent");
+    if !agent.exists() {
+        println!("skipped: needs {}, see `make test`", agent.display());
+        return;
+    }
+    let machine = Machine::installed();
+    machine.shell(&format!("ln -s {} /usr/local/bin", agent.display()));
+    conform(&machine, "mesos", 6);
 }
