@@ -10,6 +10,7 @@ mod exec;
 mod executor;
 mod explain;
 mod gc;
+mod generate;
 mod image;
 mod internal;
 mod lifecycle;
@@ -17,6 +18,7 @@ mod live;
 mod logs;
 mod network;
 mod networks;
+mod notify;
 mod output;
 mod ps;
 mod run;
@@ -56,6 +58,10 @@ struct Cli {
     command: Command,
 }
 
+/// Folder of images, volumes and what pods write.
+const ROOT: &str = "/var/lib/sampan";
+/// Folder of running pods.
+const STATE: &str = "/run/sampan";
 /// Folder of CNI configuration.
 const CNI_CONF: &str = "/etc/cni/net.d";
 /// Folders of CNI plugins.
@@ -72,7 +78,7 @@ struct Global {
         long,
         global = true,
         env = "SAMPAN_ROOT", hide_env_values = true,
-        default_value = "/var/lib/sampan",
+        default_value = ROOT,
         help_heading = GLOBAL, value_name = "DIR"
     )]
     root: PathBuf,
@@ -81,7 +87,7 @@ struct Global {
         long,
         global = true,
         env = "SAMPAN_STATE", hide_env_values = true,
-        default_value = "/run/sampan",
+        default_value = STATE,
         help_heading = GLOBAL, value_name = "DIR"
     )]
     state: PathBuf,
@@ -190,6 +196,9 @@ enum Command {
     Explain(explain::Args),
     /// Try on this machine what containers did to their runtimes in the past
     Selftest(selftest::Args),
+    /// Write files that have other programs run pods
+    #[command(subcommand)]
+    Generate(generate::Command),
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Write the man pages into a folder
@@ -260,6 +269,7 @@ fn dispatch(cli: Cli) -> Outcome {
             "options of oci go behind the word: `sampan oci --root DIR …`"
         )),
         Command::Selftest(args) => selftest::run(&args),
+        Command::Generate(command) => generate::run(&cli.global, command),
         Command::Completions(args) => shell::completions(&args, &mut whole()),
         Command::Man(args) => shell::man(&args, &whole()),
     }

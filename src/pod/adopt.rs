@@ -24,6 +24,9 @@ const LOST_MOST: u32 = 30;
 /// See [`LOST_MOST`].
 const LOST_SOON: Duration = Duration::from_secs(1);
 
+/// What a service manager tells the process that it started, and that one alone (sd_notify(3)).
+pub const SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
 /// Names of all pods, sorted.
 pub fn names(folders: &Folders) -> Result<Vec<String>> {
     let dir = folders.pods();
@@ -294,6 +297,9 @@ pub fn command(dir: &PodDir, step: &str) -> Result<Command> {
         .map_err(Error::io("open", &path))?;
     let err = log.try_clone().map_err(Error::io("open", &path))?;
     let mut command = Command::new("/proc/self/exe");
+    for name in SERVICE_MANAGER {
+        command.env_remove(name);
+    }
     command
         .args(["internal", step])
         .arg(&dir.dir)

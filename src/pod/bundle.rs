@@ -123,6 +123,7 @@ impl<'a> Prepared<'a> {
             keep_keyring: false,
             no_pivot: false,
             at_once: false,
+            dies_with_parent: false,
         };
         super::record::put(&self.dir.request(), &request)
     }

@@ -96,7 +96,7 @@ pub struct Pod {
 pub struct Owner {
     /// When it ends, however, the pod is stopped and removed.
     pub process: ProcessId,
-    /// What it is: `mesos`.
+    /// What it is: `mesos`; `up`, a command in the foreground, of which the ids are empty.
     pub kind: String,
     /// `FrameworkID`.
     pub framework: String,
@@ -166,6 +166,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What a command that followed the pod ends with: 0 when nothing failed.
+    pub fn code(&self) -> u8 {
+        match self.cause {
+            Cause::Stopped | Cause::Pod | Cause::Owner => 0,
+            // it may well have ended with 0 when it was stopped
+            Cause::Unhealthy | Cause::Hook => 1,
+            Cause::Exited | Cause::OutOfMemory | Cause::NotStarted => self
+                .exit_code
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+        }
+    }
+
     /// Every service did what it was there for.
     pub fn is_success(&self) -> bool {
         self.cause == Cause::Exited && self.exit_code == Some(0)

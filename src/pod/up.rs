@@ -85,6 +85,16 @@ pub fn up(
                 healthy: request.wait,
             }
         }
+        // not ours to stop: a job that is started while the last one still runs, say
+        Some(running) if belongs_to_another(&running, &pod) => {
+            let owner = running.owner.as_ref();
+            return Err(Error::Other(format!(
+                "pod {} is up and belongs to process {} ({}), which still runs; end that one first, or give this pod another name",
+                dir.name,
+                owner.map_or(0, |owner| owner.process.pid),
+                owner.map_or("", |owner| owner.kind.as_str()),
+            )));
+        }
         Some(running) if same(&running, &pod) && !request.force_recreate => {
             let start = Request::Start {
                 services: pod.start.clone(),
@@ -411,6 +421,16 @@ pub fn facts(store: &Store, image: &Image, progress: &dyn Progress) -> Result<Im
         id: image.id.clone(),
         layers: store.layers(image, progress)?,
         config: config.unwrap_or_default(),
+    })
+}
+
+/// It has an owner that lives and is not the one of the wanted pod.
+fn belongs_to_another(running: &Pod, wanted: &Pod) -> bool {
+    let ours = wanted.owner.as_ref().map(|owner| owner.process);
+    running.owner.as_ref().is_some_and(|owner| {
+        running.pid_namespace == wanted.pid_namespace
+            && Some(owner.process) != ours
+            && owner.process.alive()
     })
 }
 

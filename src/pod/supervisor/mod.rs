@@ -433,6 +433,7 @@ impl Supervisor {
             && !matches!(
                 request,
                 Request::Up { .. }
+                    | Request::Ping
                     | Request::Stop { .. }
                     | Request::Kill { .. }
                     | Request::Wait { .. }
@@ -496,6 +497,9 @@ impl Supervisor {
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. } => live::perform(&self.context, request, client),
+            Request::Ping => client.send(&Answer::Done {
+                exit_codes: Vec::new(),
+            }),
             Request::Watch => self
                 .clients
                 .watch(client, &self.saved, self.verdict.as_ref()),
