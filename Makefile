@@ -11,9 +11,9 @@ ROOT    ?= /var/lib/sampan
 # what building and the demo need; what the tests need besides (the peers they compare with)
 BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
-TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static catatonit conmon containerd containernetworking-plugins \
-                  docker-compose docker-registry iptables jq nftables openssl podman procps python3 python3-pip python3-seccomp runc skopeo strace systemd \
-                  uidmap umoci
+TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static catatonit conmon containerd containernetworking-plugins cron \
+                  docker-compose docker-registry iptables jq munge nftables openrc openssl podman procps python3 python3-pip \
+                  python3-seccomp runc skopeo slurm-wlm strace systemd uidmap umoci
 
 # the peers that `make bench` compares with
 BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static containernetworking-plugins crun iptables runc strace util-linux

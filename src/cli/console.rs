@@ -15,9 +15,6 @@ use super::Outcome;
 use crate::container::Exec;
 use crate::sys::pidfd;
 
-/// Exit code when a time limit was reached, as timeout(1) has it.
-const TIMED_OUT: u8 = 124;
-
 /// Our signals, which are the program's while we wait for it. The process has them blocked from now on; a container's own begins
 /// with none blocked.
 pub struct Signals(SignalFd);
@@ -49,7 +46,16 @@ impl Signals {
 }
 
 /// Waits for the program to end; it is a child of ours. Reaps whatever else becomes one.
-pub fn wait(running: Exec, signals: Signals, timeout_ms: Option<u64>) -> Outcome {
+pub fn wait(running: Exec, signals: Signals) -> Outcome {
+    wait_until(running, signals, None).map(|code| code.unwrap_or(255))
+}
+
+/// As [`wait`], at most so long; `None`: it was killed for that, with what it had started in its process group.
+pub fn wait_until(
+    running: Exec,
+    signals: Signals,
+    timeout_ms: Option<u64>,
+) -> anyhow::Result<Option<u8>> {
     let process = pidfd::open(running.pid)?;
     let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
     let mut bridge = running.console.map(Bridge::new).transpose()?;
@@ -73,7 +79,8 @@ pub fn wait(running: Exec, signals: Signals, timeout_ms: Option<u64>) -> Outcome
             break;
         }
         if deadline.is_some_and(|end| Instant::now() >= end) {
-            // ESRCH: it ended in this instant
+            // ESRCH: it ended in this instant, or leads no group; its number is its own until it is reaped
+            let _ = nix::sys::signal::killpg(Pid::from_raw(running.pid), Signal::SIGKILL);
             let _ = pidfd::send_signal(&process, libc::SIGKILL);
             timed_out = true;
             break;
@@ -84,13 +91,13 @@ pub fn wait(running: Exec, signals: Signals, timeout_ms: Option<u64>) -> Outcome
         bridge.rest()?;
     }
     if timed_out {
-        return Ok(TIMED_OUT);
+        return Ok(None);
     }
-    Ok(match status {
+    Ok(Some(match status {
         WaitStatus::Exited(_, code) => u8::try_from(code).unwrap_or(255),
         WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
         _ => 255,
-    })
+    }))
 }
 
 /// One of our signals, to where it belongs.

@@ -20,12 +20,17 @@ pub struct Args {
     /// Remove the pod although a network plugin fails to delete what it made
     #[arg(long)]
     force: bool,
+    /// Task of a framework, whose pod is meant, instead of the pod of this folder
+    task: Option<String>,
 }
 
 /// Stops in reverse order, removes everything; no pod is success.
 pub fn run(global: &Global, args: Args) -> Outcome {
     let folders = global.folders()?;
-    let name = global.pod_name()?;
+    let name = match &args.task {
+        Some(task) => global.pod_of(task)?,
+        None => global.pod_name()?,
+    };
     context::check_name(&name)?;
     let dir: PodDir = folders.pod(&name);
     let _lock = adopt::lock(&folders, &name)?;
@@ -35,10 +40,10 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
     if args.force {
         stop(&dir, args.timeout, &mut output::progress)?;
-        if let Err(error) = remove(&folders, &dir) {
+        if let Err(error) = remove(&folders, &dir, &mut output::progress) {
             output::warning(&format!("given up: {error}"));
             abandon_networks(&dir)?;
-            remove(&folders, &dir)?;
+            remove(&folders, &dir, &mut output::progress)?;
         }
     } else {
         stop_and_remove(&folders, &dir, args.timeout, &mut output::progress)?;

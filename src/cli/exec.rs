@@ -8,6 +8,7 @@ use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
 use crate::pod::layout::PodDir;
+use crate::pod::plan;
 use crate::pod::record::{self, Phase, Status};
 use crate::pod::users::Accounts;
 
@@ -35,7 +36,7 @@ pub struct Args {
     /// Working folder inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Service
+    /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
     service: String,
     /// Program and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -46,15 +47,17 @@ pub struct Args {
 pub fn run(global: &Global, args: Args) -> Outcome {
     // the container must not get at this program through /proc (CVE-2019-5736)
     crate::sys::seal::ensure()?;
-    let dir = global.pod()?;
+    let (dir, service) = global.target_service(args.service)?;
     let request = Request {
         command: args.command,
         user: args.user,
         env: args.env,
         workdir: args.workdir,
         tty: args.tty,
+        privileged: false,
     };
-    execute(&dir, &args.service, request, None)
+    // without a limit there is a code
+    execute(&dir, &service, request, None).map(|code| code.unwrap_or(255))
 }
 
 /// What to run in a service.
@@ -69,10 +72,17 @@ pub struct Request {
     pub workdir: Option<String>,
     /// With a terminal.
     pub tty: bool,
+    /// With all capabilities.
+    pub privileged: bool,
 }
 
-/// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: exit code 124).
-pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option<u64>) -> Outcome {
+/// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: no exit code).
+pub fn execute(
+    dir: &PodDir,
+    service: &str,
+    request: Request,
+    timeout_ms: Option<u64>,
+) -> anyhow::Result<Option<u8>> {
     let pod = adopt::load(dir)?.with_context(|| format!("no pod {} here", dir.name))?;
     let prepared = Prepared::new(&pod, dir, service)?;
     must_run(dir, service)?;
@@ -95,6 +105,12 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
         process["capabilities"]["effective"] = held.clone();
         process["capabilities"]["permitted"] = held;
         add_env(&mut process, &format!("HOME={}", user.home));
+    }
+    if request.privileged {
+        let all = plan::all_capabilities().map_err(anyhow::Error::msg)?;
+        for set in ["bounding", "effective", "permitted"] {
+            process["capabilities"][set] = json!(all);
+        }
     }
     if request.tty {
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
@@ -133,7 +149,7 @@ pub fn execute(dir: &PodDir, service: &str, request: Request, timeout_ms: Option
             return Err(refusal(service, code, message));
         }
     };
-    console::wait(running, signals, timeout_ms)
+    console::wait_until(running, signals, timeout_ms)
 }
 
 /// Says what is the case instead of what is not there.

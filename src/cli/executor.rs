@@ -1,8 +1,10 @@
 //! `sampan executor`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use super::{Global, Outcome};
+use super::{Global, Outcome, context, output};
+use crate::cgroup::Cgroup;
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::run::Options;
 use crate::executor::mesos::{run, shim};
@@ -33,6 +35,12 @@ pub struct Mesos {
     /// Allow plain http to registries that are not on this machine
     #[arg(long)]
     plain_http: bool,
+    /// Variable of every task, KEY=VALUE; may be given several times
+    #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = context::pair)]
+    env: Vec<(String, String)>,
+    /// Folder of the seccomp profiles that tasks may name
+    #[arg(long, value_name = "DIR")]
+    seccomp_profiles: Option<PathBuf>,
 }
 
 /// `--log-format`.
@@ -46,8 +54,14 @@ pub enum LogFormat {
 }
 
 /// The process that the agent starts: it keeps the real executor running.
-pub fn run(command: Command) -> Outcome {
+pub fn run(global: &Global, command: Command) -> Outcome {
     let Command::Mesos(_) = command;
+    // while it is alone there: the pods' cgroups hang below
+    if global.cgroup_parent.is_none() && !Cgroup::own()?.make_room()? {
+        output::warning(
+            "other processes are in the executor's cgroup: tasks with limits are refused; give pods another one with --cgroup-parent",
+        );
+    }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     Ok(shim::run(&words)?)
 }
@@ -66,6 +80,8 @@ pub fn run_real(global: &Global, command: Command) -> Outcome {
         },
         log_json: args.log_format == LogFormat::Json,
         plain_http: args.plain_http,
+        variables: args.env.into_iter().collect(),
+        seccomp_profiles: args.seccomp_profiles,
     };
     Ok(run::run(&options)?)
 }

@@ -25,6 +25,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     let mut code = u8::from(found.iter().any(|one| one.outcome == Became::Failed));
     if !args.dry_run {
         code |= networks::sweep_idle(global)?;
+        crate::executor::mesos::ledger::sweep(&folders.state)?;
     }
     if args.json {
         output::json(&found)?;

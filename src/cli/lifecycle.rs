@@ -7,7 +7,7 @@ use crate::pod::{adopt, plan};
 /// Which services.
 #[derive(Debug, clap::Args)]
 pub struct Services {
-    /// Services; all when none is named
+    /// Services, or tasks of a framework; all when none is named
     services: Vec<String>,
 }
 
@@ -17,7 +17,7 @@ pub struct Stop {
     /// Seconds until SIGKILL, instead of each service's `stop_grace_period`
     #[arg(short, long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Services; all when none is named
+    /// Services, or tasks of a framework; all when none is named
     services: Vec<String>,
 }
 
@@ -27,52 +27,69 @@ pub struct Kill {
     /// Signal by name or number
     #[arg(short, long, default_value = "SIGKILL", value_name = "SIGNAL")]
     signal: String,
-    /// Services; all when none is named
+    /// Services, or tasks of a framework; all when none is named
     services: Vec<String>,
 }
 
 /// Which services to wait for.
 #[derive(Debug, clap::Args)]
 pub struct Wait {
-    /// Services; all when none is named
+    /// Services, or tasks of a framework; all when none is named
     services: Vec<String>,
 }
 
-fn ask(global: &Global, request: &Request) -> anyhow::Result<Vec<(String, Option<i32>)>> {
-    let dir = global.pod()?;
-    Ok(adopt::ask(&dir, request, &mut output::progress)?)
+pub(super) fn ask(
+    global: &Global,
+    words: Vec<String>,
+    request: impl FnOnce(Vec<String>) -> Request,
+) -> anyhow::Result<Vec<(String, Option<i32>)>> {
+    let (dir, services) = global.target(words)?;
+    Ok(adopt::ask(&dir, &request(services), &mut output::progress)?)
 }
 
 /// `start`.
 pub fn start(global: &Global, args: Services) -> Outcome {
-    let services = args.services;
     let healthy = false;
-    ask(global, &Request::Start { services, healthy }).map(|_| 0)
+    ask(global, args.services, |services| Request::Start {
+        services,
+        healthy,
+    })
+    .map(|_| 0)
 }
 
 /// `stop`.
 pub fn stop(global: &Global, args: Stop) -> Outcome {
     let Stop { timeout, services } = args;
-    ask(global, &Request::Stop { services, timeout }).map(|_| 0)
+    ask(global, services, |services| Request::Stop {
+        services,
+        timeout,
+    })
+    .map(|_| 0)
 }
 
 /// `restart`.
 pub fn restart(global: &Global, args: Stop) -> Outcome {
     let Stop { timeout, services } = args;
-    ask(global, &Request::Restart { services, timeout }).map(|_| 0)
+    ask(global, services, |services| Request::Restart {
+        services,
+        timeout,
+    })
+    .map(|_| 0)
 }
 
 /// `kill`.
 pub fn kill(global: &Global, args: Kill) -> Outcome {
     let signal = plan::signal_number(&args.signal).map_err(anyhow::Error::msg)?;
-    let services = args.services;
-    ask(global, &Request::Kill { services, signal }).map(|_| 0)
+    ask(global, args.services, |services| Request::Kill {
+        services,
+        signal,
+    })
+    .map(|_| 0)
 }
 
 /// `wait`: prints a line for each service, ends with the last one's exit code.
 pub fn wait(global: &Global, args: Wait) -> Outcome {
-    let services = args.services;
-    let codes = ask(global, &Request::Wait { services })?;
+    let codes = ask(global, args.services, |services| Request::Wait { services })?;
     let mut last = 0;
     for (service, code) in &codes {
         let text = code.map_or("unknown".to_string(), |code| code.to_string());

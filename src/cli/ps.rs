@@ -1,12 +1,17 @@
 //! `sampan ps`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::output::{self, Format};
 use super::{Global, Outcome};
+use crate::compose::project::CheckKind;
 use crate::pod::adopt;
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Cause, Health, Phase, Pod, PublishedPort, Sandbox, Status};
+use crate::pod::record::{
+    self, Cause, CheckResult, Health, Phase, Pod, PublishedPort, Sandbox, Status,
+};
 
 /// Options of `ps`.
 #[derive(Debug, clap::Args)]
@@ -23,7 +28,7 @@ pub struct Args {
     /// Only names of services
     #[arg(short, long)]
     quiet: bool,
-    /// Services; all when none is named
+    /// Services, or tasks of a framework; all when none is named
     services: Vec<String>,
 }
 
@@ -32,11 +37,15 @@ pub struct Args {
 struct Row {
     version: u32,
     pod: String,
+    task: Option<String>,
     service: String,
     id: String,
     image: String,
     status: Phase,
     health: Health,
+    ready: bool,
+    checks: BTreeMap<String, CheckResult>,
+    snoozed: Option<String>,
     pid: Option<i32>,
     exit_code: Option<i32>,
     signal: Option<i32>,
@@ -54,17 +63,18 @@ struct Row {
 /// Lists from the pods' records, so that it works without a supervisor too.
 pub fn run(global: &Global, args: Args) -> Outcome {
     let folders = global.folders()?;
-    let pods = if args.all_pods {
-        adopt::names(&folders)?
+    let (pods, services) = if args.all_pods {
+        (adopt::names(&folders)?, args.services.clone())
     } else {
-        vec![global.pod()?.name]
+        let (dir, services) = global.target(args.services.clone())?;
+        (vec![dir.name], services)
     };
     let mut rows = Vec::new();
     for name in pods {
         let dir = folders.pod(&name);
         // one without record is only just being made, or removed
         if let Some(pod) = adopt::load(&dir)? {
-            rows.extend(self::rows(&dir, &pod, &args)?);
+            rows.extend(self::rows(&dir, &pod, args.all, &services)?);
         }
     }
     if args.quiet {
@@ -77,13 +87,13 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
 }
 
-fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
+fn rows(dir: &PodDir, pod: &Pod, all: bool, wanted: &[String]) -> anyhow::Result<Vec<Row>> {
     let ports: Vec<PublishedPort> = record::read(&dir.ports())?.unwrap_or_default();
     let sandbox: Sandbox = record::read(&dir.sandbox())?.unwrap_or_default();
     let removing = adopt::removing(dir)?;
     let mut rows = Vec::new();
     for (name, service) in &pod.project.services {
-        if !args.services.is_empty() && !args.services.contains(name) {
+        if !wanted.is_empty() && !wanted.contains(name) {
             continue;
         }
         let mut status: Status = record::read(&dir.service(name).status())?.unwrap_or_default();
@@ -92,21 +102,22 @@ fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
             // seen before the supervisor has told
             status.phase = Phase::Exited;
         }
-        if !args.all
-            && removing.is_none()
-            && !status.phase.active()
-            && status.phase != Phase::Restarting
+        if !all && removing.is_none() && !status.phase.active() && status.phase != Phase::Restarting
         {
             continue;
         }
         rows.push(Row {
             version: record::VERSION,
             pod: dir.name.clone(),
+            task: task_of(pod, name),
             service: name.clone(),
             id: crate::pod::bundle::container_id(&dir.name, name),
             image: service.image.clone(),
             status: status.phase,
             health: status.health,
+            ready: status.ready && status.phase == Phase::Running,
+            checks: status.checks,
+            snoozed: status.snoozed,
             pid: status
                 .process
                 .filter(|_| status.phase.active())
@@ -135,8 +146,19 @@ fn rows(dir: &PodDir, pod: &Pod, args: &Args) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// The task that a service is of.
+fn task_of(pod: &Pod, service: &String) -> Option<String> {
+    let tasks = &pod.owner.as_ref()?.tasks;
+    let of = tasks.iter().find(|(_, list)| list.contains(service));
+    of.map(|(id, _)| id.clone())
+}
+
 fn print(rows: &[Row], with_pod: bool) -> Outcome {
     let mut header = vec!["SERVICE", "IMAGE", "STATUS", "PORTS"];
+    let with_task = rows.iter().any(|row| row.task.is_some());
+    if with_task {
+        header.insert(0, "TASK");
+    }
     if with_pod {
         header.insert(0, "POD");
     }
@@ -150,6 +172,9 @@ fn print(rows: &[Row], with_pod: bool) -> Outcome {
                 state(row),
                 ports.join(", "),
             ];
+            if with_task {
+                cells.insert(0, row.task.clone().unwrap_or_default());
+            }
             if with_pod {
                 cells.insert(0, row.pod.clone());
             }
@@ -185,6 +210,13 @@ fn state(row: &Row) -> String {
         (Phase::Running, Health::Healthy) => text.push_str(" (healthy)"),
         (Phase::Running, Health::Unhealthy) => text.push_str(" (unhealthy)"),
         _ => {}
+    }
+    let readiness = |r: &CheckResult| r.kind == CheckKind::Readiness;
+    if row.status == Phase::Running && !row.ready && row.checks.values().any(readiness) {
+        text.push_str(" (not ready)");
+    }
+    if row.snoozed.is_some() {
+        text.push_str(" (not checked)");
     }
     text
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 
+use super::logs::{Followed, Follower};
+use super::notify::{Manager, Message};
 use super::up::Pull;
 use super::{Global, Outcome, context, logs, output};
 use crate::compose::project::PullPolicy;
@@ -116,6 +118,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         None => format!("run-{:08x}", fastrand::u32(..)),
     };
     context::check_name(&name)?;
+    let manager = Manager::from_environment()?;
     let folders = global.folders()?;
     let dir = folders.pod(&name);
     if adopt::load(&dir)?.is_some() {
@@ -149,7 +152,9 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
         force_recreate: false,
         wait: false,
+        detach: false,
         owner: None,
+        hooks_dir: global.hooks_dir(),
     };
     up(request, &output::Bars::new(), &mut |_, _| {}).map_err(|error| match error {
         pod::Error::Start {
@@ -166,7 +171,17 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     if args.detach {
         return output::print(&format!("{name}\n"));
     }
-    let code = logs::attach(&dir, &[SERVICE.to_string()], logs::Style::Raw)?;
+    manager.tell(&[Message::Ready {
+        main: std::process::id() as i32,
+    }]);
+    let watched = [SERVICE.to_string()];
+    let mut follower = Follower::new(&dir, &watched, logs::Style::Raw, &manager)?;
+    let code = loop {
+        // there is no file to read again
+        if let Followed::Ended(code) = follower.follow()? {
+            break code;
+        }
+    };
     if args.rm {
         let _lock = adopt::lock(&folders, &name)?;
         stop_and_remove(&folders, &dir, None, &mut |_, _| {})?;

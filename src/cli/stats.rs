@@ -13,11 +13,13 @@ pub struct Args {
     /// How to print: `table` or `json`
     #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     format: Format,
+    /// Task of a framework instead of the pod of this folder
+    task: Option<String>,
 }
 
 /// Prints limits and use of the pod's cgroup and of those below.
 pub fn run(global: &Global, args: Args) -> Outcome {
-    let dir = global.pod()?;
+    let (dir, _) = global.target(args.task.into_iter().collect())?;
     let pod = adopt::load(&dir)?.context("pod is gone")?;
     let tree = pod.cgroup.tree()?;
     if args.format == Format::Json {

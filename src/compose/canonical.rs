@@ -7,7 +7,7 @@
 //! `!reset` stay as they are. Ranges of ports are kept as text (`3000-3005`): they are expanded when resolved.
 
 use super::node::{At, Entry, Node, Pos, Result, Tag, Value, join};
-use super::units;
+use super::{contents, units};
 
 /// Rewrites one document.
 pub(super) fn canonical(mut root: Node) -> Result<Node> {
@@ -93,6 +93,11 @@ fn service(node: &mut Node, path: &str) -> Result<()> {
     edit(node, path, "devices", &mut |at| {
         one_or_list(at, &mut device)
     })?;
+    for key in ["configs", "secrets"] {
+        edit(node, path, key, &mut |at| {
+            one_or_list(at, &mut contents::canonical)
+        })?;
+    }
     edit(node, path, "extra_hosts", &mut extra_hosts)?;
     edit(node, path, "ulimits", &mut ulimits)?;
     for key in ["post_start", "pre_stop"] {
@@ -363,7 +368,10 @@ fn mount(at: &At<'_>) -> Result<Node> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
         [drive, rest, ..]
-            if drive.len() == 1 && rest.starts_with(['\\', '/']) && parts.len() > 2 =>
+            if drive.len() == 1
+                && drive.starts_with(|c: char| c.is_ascii_alphabetic())
+                && rest.starts_with(['\\', '/'])
+                && parts.len() > 2 =>
         {
             return Err(at.error(format_args!(
                 "{text:?} looks like a windows path; name a path of this machine"

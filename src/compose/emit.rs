@@ -42,6 +42,15 @@ pub fn to_yaml(project: &Project) -> String {
         (key.clone(), Out::Dict(out))
     });
     top.dict("volumes", volumes);
+    let files = project.services.values().flat_map(files);
+    top.dict(
+        "configs",
+        files.map(|(name, content, _)| {
+            let mut entry = Dict::default();
+            entry.text("content", &String::from_utf8_lossy(content));
+            (name, Out::Dict(entry))
+        }),
+    );
     let mut pod = Dict::default();
     pod.dict("limits", pod_limits(&project.pod.limits).0.into_iter());
     let hooks = project.pod.hooks.iter();
@@ -117,7 +126,9 @@ impl Dict {
 
 fn service(s: &Service) -> Dict {
     let mut out = Dict::default();
-    out.text("image", &s.image);
+    if s.rootfs.is_none() {
+        out.text("image", &s.image);
+    }
     match s.pull_policy {
         PullPolicy::Missing => {}
         PullPolicy::Always => out.text("pull_policy", "always"),
@@ -154,6 +165,7 @@ fn service(s: &Service) -> Dict {
     out.texts("dns_search", &s.dns_search);
     out.texts("dns_opt", &s.dns_opt);
     mounts(&s.volumes, &mut out);
+    out.list("configs", files(s).map(|(_, _, wanted)| Out::Dict(wanted)));
     restart(s.restart, &mut out);
     out.maybe_text("stop_signal", s.stop_signal.as_deref());
     out.text(
@@ -163,6 +175,8 @@ fn service(s: &Service) -> Dict {
     out.texts("cap_add", &s.cap_add);
     out.texts("cap_drop", &s.cap_drop);
     out.texts("security_opt", &s.security_opt);
+    out.maybe_text("pid", s.host_pid.then_some("host"));
+    out.maybe_text("ipc", s.host_ipc.then_some("host"));
     let flags = [
         ("privileged", s.privileged),
         ("read_only", s.read_only),
@@ -200,12 +214,43 @@ fn service(s: &Service) -> Dict {
     for (key, hooks) in [("post_start", &s.post_start), ("pre_stop", &s.pre_stop)] {
         out.list(key, hooks.iter().map(|h| Out::Dict(lifecycle_hook(h))));
     }
-    if !s.checks.is_empty() {
-        let mut extra = Dict::default();
-        extra.list("checks", s.checks.iter().map(|c| Out::Dict(check(c))));
-        out.put("x-sampan", Out::Dict(extra));
+    let mut extra = Dict::default();
+    let folder = s.rootfs.as_ref().map(|path| path.to_string_lossy());
+    extra.maybe_text("rootfs", folder.as_deref());
+    extra.texts("ambient", &s.ambient);
+    extra.maybe_text("address_variable", s.address_variable.as_deref());
+    if let Some(words) = &s.arguments {
+        let words = words.iter().cloned().map(Out::Text);
+        extra.put("arguments", Out::List(words.collect()));
     }
+    extra.maybe_text("default_working_dir", s.default_working_dir.as_deref());
+    extra.list("checks", s.checks.iter().map(|c| Out::Dict(check(c))));
+    out.dict("x-sampan", extra.0.into_iter());
     out
+}
+
+/// The files that a service brings along: a name for each, its content, and what the service says of it.
+fn files(s: &Service) -> impl Iterator<Item = (String, &[u8], Dict)> {
+    let files = s.volumes.iter().enumerate();
+    files.filter_map(|(i, m)| {
+        let MountSource::File {
+            content,
+            uid,
+            gid,
+            mode,
+        } = &m.source
+        else {
+            return None;
+        };
+        let name = format!("{}.{i}", s.name);
+        let mut wanted = Dict::default();
+        wanted.text("source", &name);
+        wanted.text("target", &m.target);
+        wanted.bare("uid", *uid);
+        wanted.bare("gid", *gid);
+        wanted.bare("mode", Some(format!("0o{mode:o}")));
+        Some((name, content.as_slice(), wanted))
+    })
 }
 
 fn dependencies(s: &Service, out: &mut Dict) {
@@ -325,8 +370,14 @@ fn mounts(mounts: &[Mount], out: &mut Dict) {
         |m: &Mount| matches!(&m.source, MountSource::Tmpfs { options, .. } if !options.is_empty());
     let split = mounts.iter().position(short).unwrap_or(mounts.len());
     let (long, short) = mounts.split_at(split);
-    out.list("volumes", long.iter().map(|m| Out::Dict(mount(m))));
-    out.list("tmpfs", short.iter().map(|m| Out::Text(short_tmpfs(m))));
+    let listed = long
+        .iter()
+        .filter(|m| !matches!(m.source, MountSource::File { .. }));
+    out.list("volumes", listed.map(|m| Out::Dict(mount(m))));
+    let listed = short
+        .iter()
+        .filter(|m| !matches!(m.source, MountSource::File { .. }));
+    out.list("tmpfs", listed.map(|m| Out::Text(short_tmpfs(m))));
 }
 
 fn short_tmpfs(m: &Mount) -> String {
@@ -373,6 +424,8 @@ fn mount(m: &Mount) -> Dict {
             "volume"
         }
         MountSource::Anonymous => "volume",
+        // among the configs
+        MountSource::File { .. } => "bind",
         MountSource::Tmpfs { size, mode, .. } => {
             inner.bare("size", *size);
             inner.bare("mode", mode.map(|mode| format!("0o{mode:o}")));
@@ -500,6 +553,7 @@ fn network_extra(extra: &NetworkExtra) -> Vec<(String, Out)> {
         config.map(|(key, value)| (key.clone(), json(value))),
     );
     out.list("plugins", extra.plugins.iter().map(json));
+    out.texts("groups", &extra.groups);
     out.texts_by_key("labels", &extra.labels);
     out.texts_by_key("cni_args", &extra.cni_args);
     let capabilities = extra.capabilities.iter();

@@ -33,6 +33,8 @@ const RULES: &[(&str, Rule)] = &[
         Rule::Unique(&["host_ip", "published", "target", "protocol"]),
     ),
     ("services.*.volumes", Rule::Unique(&["target"])),
+    ("services.*.configs", Rule::Unique(&["source", "target"])),
+    ("services.*.secrets", Rule::Unique(&["source", "target"])),
     ("services.*.devices", Rule::Unique(&["target"])),
     ("services.*.ulimits.*", Rule::Replace),
     ("services.*.env_file", Rule::Unique(&["path"])),

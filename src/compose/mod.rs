@@ -10,7 +10,7 @@
 //! | 3 validate | `schema` | known keys and shapes; what is not supported is refused |
 //! | 4 canonical | `canonical` | short forms → long forms |
 //! | 5 merge | `extends`, `merge` | a service over the one it extends, several files → one tree |
-//! | 6 resolve | `resolve`, `service`, `check`, `mount`, `port`, `limits`, `network`, `hooks`, `order` | defaults, references, types |
+//! | 6 resolve | `resolve`, `service`, `check`, `mount`, `contents`, `port`, `limits`, `network`, `hooks`, `order` | defaults, references, types |
 //!
 //! Phases 1 to 4 run per document, so that every finding has the place in the file it comes from. `emit` goes the other
 //! way: a project → a compose file that loads to the same project; `patch` merges a file over a project that is loaded already.
@@ -21,6 +21,7 @@
 
 mod canonical;
 mod check;
+mod contents;
 mod dotenv;
 mod emit;
 mod extends;
@@ -121,19 +122,27 @@ pub fn load_text(
     name: &str,
     request: &LoadRequest,
 ) -> std::result::Result<Loaded, Error> {
-    let place = files::absolute(&request.working_dir, Path::new(name));
-    let read = |path: &Path| match path == place {
-        true => Ok(text.as_bytes().to_vec()),
-        false => files::from_disk(path),
+    let request = LoadRequest {
+        files: vec![PathBuf::from(name)],
+        ..request.clone()
     };
-    let files = vec![PathBuf::from(name)];
-    load_with(
-        &LoadRequest {
-            files,
-            ..request.clone()
-        },
-        &read,
-    )
+    load_texts(&[(name.to_owned(), text.to_owned())], &request)
+}
+
+/// As [`load`], where those of the request's files that `texts` name are texts: name, text. Paths are relative to the folder of the first.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_texts(
+    texts: &[(String, String)],
+    request: &LoadRequest,
+) -> std::result::Result<Loaded, Error> {
+    let place = |name: &str| files::absolute(&request.working_dir, Path::new(name));
+    let read = |path: &Path| match texts.iter().find(|(name, _)| place(name) == path) {
+        Some((_, text)) => Ok(text.as_bytes().to_vec()),
+        None => files::from_disk(path),
+    };
+    load_with(request, &read)
 }
 
 fn load_with(request: &LoadRequest, read: Read<'_>) -> Result<Loaded> {
@@ -168,6 +177,7 @@ fn load_with(request: &LoadRequest, read: Read<'_>) -> Result<Loaded> {
         read,
         ..service::Context::of_folder(&folder)
     };
+    context.contents = contents::Contents::read(&At::root(&root), &context)?;
     let wanted = resolve::Request {
         name: &name,
         profiles: &profiles,

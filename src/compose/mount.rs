@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use super::canonical::PROPAGATIONS;
 use super::node::{At, Pos, Result};
 use super::project::{Mount, MountSource};
-use super::schema;
 use super::service::Context;
 use super::units;
+use super::{contents, schema};
 
 /// An absolute path in the container, without `.`, `..` and double slashes.
 pub(super) fn container_path(at: &At<'_>) -> Result<String> {
@@ -32,35 +32,45 @@ pub(super) fn container_path(at: &At<'_>) -> Result<String> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-/// All mounts: `volumes` in their order, then `tmpfs`.
+/// All mounts: `volumes` in their order, files of the host among `configs` and `secrets`, `tmpfs`, the other files.
 pub(super) fn mounts(at: &At<'_>, context: &Context<'_>) -> Result<Vec<Mount>> {
     let mut out = Vec::new();
     let mut seen: HashMap<String, Pos> = HashMap::new();
-    let volumes = at
-        .items_of("volumes")?
-        .into_iter()
-        .map(|item| (item, false));
-    let tmpfs = at.items_of("tmpfs")?.into_iter().map(|item| (item, true));
-    for (item, is_tmpfs) in volumes.chain(tmpfs) {
-        let target = target(&item)?;
+    let mut add = |item: &At<'_>, mount: Mount| {
+        let target = &mount.target;
         if let Some(first) = seen.insert(target.clone(), item.node.pos.clone()) {
             return Err(item.error(format_args!(
                 "{target} is mounted already, at {first}; remove one"
             )));
         }
-        let (source, read_only) = match is_tmpfs {
-            true => short_tmpfs(&item)?,
-            false => (
-                source(&item, context)?,
-                item.get("read_only").map_or(Ok(false), |at| at.bool())?,
-            ),
-        };
-        out.push(Mount {
+        out.push(mount);
+        Ok(())
+    };
+    let entry = |item: &At<'_>, (source, read_only): (MountSource, bool)| -> Result<Mount> {
+        Ok(Mount {
             origin: item.node.pos.origin(),
-            target,
+            target: target(item)?,
             source,
             read_only,
-        });
+        })
+    };
+    for item in at.items_of("volumes")? {
+        let read_only = item.get("read_only").map_or(Ok(false), |at| at.bool())?;
+        let mount = entry(&item, (source(&item, context)?, read_only))?;
+        add(&item, mount)?;
+    }
+    let (files, binds): (Vec<_>, Vec<_>) = contents::of_service(at, context)?
+        .into_iter()
+        .partition(|(_, mount)| matches!(mount.source, MountSource::File { .. }));
+    for (item, mount) in binds {
+        add(&item, mount)?;
+    }
+    for item in at.items_of("tmpfs")? {
+        let mount = entry(&item, short_tmpfs(&item)?)?;
+        add(&item, mount)?;
+    }
+    for (item, mount) in files {
+        add(&item, mount)?;
     }
     Ok(out)
 }

@@ -423,6 +423,7 @@ fn extra(at: &At<'_>, external: bool) -> Result<NetworkExtra> {
     }
     let mut extra = NetworkExtra {
         default: at.get("default").map_or(Ok(false), |at| at.bool())?,
+        groups: at.strings_of("groups")?,
         labels: service::text_map(at, "labels")?,
         cni_args: service::text_map(at, "cni_args")?,
         ..NetworkExtra::default()

@@ -186,18 +186,27 @@ pub struct Service {
     pub name: String,
     /// Where the service begins.
     pub origin: Origin,
-    /// Image reference as written.
+    /// Image reference as written; empty where `rootfs` stands instead of an image.
     pub image: String,
+    /// `x-sampan.rootfs`: a folder of the host that is the root file system as it is, read-only with all mounts below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<PathBuf>,
     /// `pull_policy`.
     pub pull_policy: PullPolicy,
     /// Replaces the image's entrypoint; `Some([])` clears it. The short form was split as a shell would.
     pub entrypoint: Option<Vec<String>>,
     /// Replaces the image's command.
     pub command: Option<Vec<String>>,
+    /// `x-sampan.arguments`: given to the image's program, its entrypoint or else the first word of its command, as with Mesos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Vec<String>>,
     /// `env_file` then `environment`, interpolated; a key without value that the surroundings lack is absent.
     pub environment: BTreeMap<String, String>,
     /// Absolute path in the container.
     pub working_dir: Option<String>,
+    /// `x-sampan.default_working_dir`: where neither the service nor its image names one; absolute path in the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_working_dir: Option<String>,
     /// `user[:group]`, names or numbers.
     pub user: Option<String>,
     /// `group_add`, names or numbers.
@@ -241,6 +250,18 @@ pub struct Service {
     pub cap_add: Vec<String>,
     /// As `cap_add`.
     pub cap_drop: Vec<String>,
+    /// `x-sampan.ambient`: capabilities that the program has whoever its user is; names as in `cap_add`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ambient: Vec<String>,
+    /// `pid: host`: the processes of the caller are seen, and no pid namespace is made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_pid: bool,
+    /// `ipc: host`: the caller's System V objects, message queues and `/dev/shm`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_ipc: bool,
+    /// `x-sampan.address_variable`: the variable that tells the program the pod's first address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_variable: Option<String>,
     /// `privileged`.
     pub privileged: bool,
     /// `security_opt`, as written; only those understood pass validation.
@@ -444,6 +465,9 @@ pub struct NetworkExtra {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// `plugins`: configurations of further plugins, run after the network's own.
     pub plugins: Vec<serde_json::Value>,
+    /// `groups`: names that plugins which know Mesos' message `NetworkInfo` are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     /// `labels`: the pod's on this network, which plugins are told.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -531,6 +555,18 @@ pub enum MountSource {
     },
     /// A volume without a name, made for this container and removed with it.
     Anonymous,
+    /// A file with this content, written into the pod's own folder (`configs`, `secrets`).
+    File {
+        /// What is in it; in the records as base64.
+        #[serde(with = "super::contents::base64")]
+        content: Vec<u8>,
+        /// Owner; `None`: the service's user.
+        uid: Option<u32>,
+        /// Group; `None`: that of the service's user.
+        gid: Option<u32>,
+        /// Permission bits.
+        mode: u32,
+    },
     /// Memory.
     Tmpfs {
         /// Bytes.

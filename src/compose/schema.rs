@@ -55,8 +55,8 @@ const TOP: &[(&str, Rule)] = &[
     ("services", Is(Named(&Map(SERVICE), true))),
     ("networks", Is(Named(&Map(NETWORK), false))),
     ("volumes", Is(Named(&Map(VOLUME), false))),
-    ("configs", Refused("mount the file with a bind mount")),
-    ("secrets", Refused("mount the file with a bind mount")),
+    ("configs", Is(Named(&Map(CONTENT), true))),
+    ("secrets", Is(Named(&Map(CONTENT), true))),
     ("include", Refused("name the files with several -f")),
     ("models", Refused(LATER)),
     ("x-sampan", Is(Map(POD))),
@@ -102,7 +102,7 @@ const SERVICE: &[(&str, Rule)] = &[
         Refused("the pod's cgroup is chosen on the command line"),
     ),
     ("command", Is(ONE_OR_LIST)),
-    ("configs", Refused("mount the file with a bind mount")),
+    ("configs", Is(CONTENTS)),
     ("container_name", Is(Scalar)),
     ("cpu_count", Refused("use cpus")),
     ("cpu_percent", Refused("use cpus")),
@@ -152,7 +152,7 @@ const SERVICE: &[(&str, Rule)] = &[
         "interface_name",
         Refused("it belongs below a network of the service"),
     ),
-    ("ipc", Refused(LATER)),
+    ("ipc", Is(Scalar)),
     ("isolation", Refused(LATER)),
     ("label_file", Refused("use labels")),
     ("labels", Is(LIST_OR_DICT)),
@@ -171,7 +171,7 @@ const SERVICE: &[(&str, Rule)] = &[
     ("networks", Is(Either(&[LIST, Dict(&Map(SERVICE_NETWORK))]))),
     ("oom_kill_disable", Refused(LATER)),
     ("oom_score_adj", Is(Scalar)),
-    ("pid", Refused(LATER)),
+    ("pid", Is(Scalar)),
     ("pids_limit", Is(Scalar)),
     ("platform", Is(Scalar)),
     ("ports", Is(List(&Either(&[Scalar, Map(PORT)])))),
@@ -186,7 +186,7 @@ const SERVICE: &[(&str, Rule)] = &[
     ("restart", Is(Scalar)),
     ("runtime", Refused(LATER)),
     ("scale", Is(Scalar)),
-    ("secrets", Refused("mount the file with a bind mount")),
+    ("secrets", Is(CONTENTS)),
     ("security_opt", Is(LIST)),
     ("shm_size", Is(Scalar)),
     ("stdin_open", Is(Scalar)),
@@ -207,10 +207,17 @@ const SERVICE: &[(&str, Rule)] = &[
     ("x-sampan", Is(Map(SERVICE_EXTRA))),
 ];
 
-const SERVICE_EXTRA: &[(&str, Rule)] = &[(
-    "checks",
-    Is(Either(&[List(&Map(CHECK)), Named(&Map(CHECK), true)])),
-)];
+const SERVICE_EXTRA: &[(&str, Rule)] = &[
+    ("address_variable", Is(Scalar)),
+    ("ambient", Is(LIST)),
+    ("arguments", Is(LIST)),
+    (
+        "checks",
+        Is(Either(&[List(&Map(CHECK)), Named(&Map(CHECK), true)])),
+    ),
+    ("default_working_dir", Is(Scalar)),
+    ("rootfs", Is(Scalar)),
+];
 
 const CHECK: &[(&str, Rule)] = &[
     ("name", Is(Scalar)),
@@ -242,6 +249,42 @@ const CHECK_TCP: &[(&str, Rule)] = &[
     ("port", Is(Scalar)),
     ("protocol", Is(Scalar)),
     ("host", Is(Scalar)),
+];
+
+/// What a service takes of `configs` or `secrets`.
+const CONTENTS: Kind = List(&Either(&[Scalar, Map(CONTENT_OF_SERVICE)]));
+
+const CONTENT_OF_SERVICE: &[(&str, Rule)] = &[
+    ("gid", Is(Scalar)),
+    ("mode", Is(Scalar)),
+    ("source", Is(Scalar)),
+    ("target", Is(Scalar)),
+    ("uid", Is(Scalar)),
+];
+
+/// An entry of `configs` or `secrets`.
+const CONTENT: &[(&str, Rule)] = &[
+    ("content", Is(Scalar)),
+    (
+        "driver",
+        Refused("there is no store of secrets; name a file"),
+    ),
+    (
+        "driver_opts",
+        Refused("there is no store of secrets; name a file"),
+    ),
+    ("environment", Is(Scalar)),
+    (
+        "external",
+        Refused("there is no store of them; name a file"),
+    ),
+    ("file", Is(Scalar)),
+    ("labels", Ignored("nothing shows them")),
+    (
+        "name",
+        Ignored("only those that are kept somewhere have a name"),
+    ),
+    ("template_driver", Refused("write the content out")),
 ];
 
 const LIFECYCLE_HOOK: &[(&str, Rule)] = &[
@@ -414,6 +457,7 @@ const NETWORK_EXTRA: &[(&str, Rule)] = &[
     ("cni_args", Is(Dict(&Scalar))),
     ("config", Is(Dict(&Anything))),
     ("default", Is(Scalar)),
+    ("groups", Is(LIST)),
     ("labels", Is(Dict(&Scalar))),
     ("plugins", Is(List(&Dict(&Anything)))),
     ("routes", Is(List(&Map(ROUTE)))),

@@ -12,7 +12,7 @@ use super::node::{At, Result};
 use super::project::{
     Condition, Dependency, HealthTest, Healthcheck, PullPolicy, Restart, Service,
 };
-use super::{check, dotenv, files, hooks, limits, mount, network, port, schema};
+use super::{check, contents, dotenv, files, hooks, limits, mount, network, port, schema};
 
 /// Most ports of a project, ranges expanded.
 const MAX_PORTS: usize = 65_536;
@@ -27,6 +27,8 @@ pub(super) struct Context<'a> {
     pub ports: usize,
     /// Who holds them.
     pub taken: port::Taken,
+    /// `configs` and `secrets` at the top.
+    pub contents: contents::Contents,
 }
 
 impl<'a> Context<'a> {
@@ -40,6 +42,7 @@ impl<'a> Context<'a> {
             warnings: Vec::new(),
             ports: 0,
             taken: port::Taken::default(),
+            contents: contents::Contents::default(),
         }
     }
 
@@ -79,10 +82,17 @@ impl<'a> Context<'a> {
 
 /// Reads one enabled service.
 pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Result<Service> {
-    let Some(image) = at.get("image") else {
-        return Err(at
-            .key_pos
-            .error(&at.path, "has no image; name one with image:"));
+    let (image, rootfs) = match (at.get("image"), at.find(&["x-sampan", "rootfs"])) {
+        (Some(image), None) => (nonempty(&image)?, None),
+        (None, Some(folder)) => (String::new(), Some(mount::container_path(&folder)?.into())),
+        (Some(_), Some(folder)) => {
+            return Err(folder.error("does not go together with image; remove one"));
+        }
+        (None, None) => {
+            return Err(at
+                .key_pos
+                .error(&at.path, "has no image; name one with image:"));
+        }
     };
     one_instance(at)?;
     platform(at)?;
@@ -90,12 +100,21 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
     Ok(Service {
         name: name.to_owned(),
         origin: at.key_pos.origin(),
-        image: nonempty(&image)?,
+        image,
+        rootfs,
         pull_policy: pull_policy(at)?,
         entrypoint: words(at, "entrypoint")?,
         command: words(at, "command")?,
+        arguments: match at.get("x-sampan") {
+            Some(extra) => words(&extra, "arguments")?,
+            None => None,
+        },
         environment: environment(at, context)?,
-        working_dir: working_dir(at)?,
+        working_dir: working_dir(at, "working_dir")?,
+        default_working_dir: match at.get("x-sampan") {
+            Some(extra) => working_dir(&extra, "default_working_dir")?,
+            None => None,
+        },
         user: optional(at, "user")?,
         group_add: at.strings_of("group_add")?,
         hostname: host_name(at, "hostname")?,
@@ -126,6 +145,12 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
         stop_grace_period: duration(at, "stop_grace_period")?.unwrap_or(Duration::from_secs(10)),
         cap_add: capabilities(at, "cap_add")?,
         cap_drop: capabilities(at, "cap_drop")?,
+        ambient: at
+            .get("x-sampan")
+            .map_or(Ok(Vec::new()), |at| capabilities(&at, "ambient"))?,
+        host_pid: shares_host(at, "pid", &["host"])?,
+        host_ipc: shares_host(at, "ipc", &["host", "private"])?,
+        address_variable: address_variable(at)?,
         privileged: flag(at, "privileged")?,
         security_opt: security_opt(at, context)?,
         read_only: flag(at, "read_only")?,
@@ -334,11 +359,37 @@ fn env_file(
     Ok(())
 }
 
-fn working_dir(at: &At<'_>) -> Result<Option<String>> {
-    let Some(at) = at.filled("working_dir") else {
+fn working_dir(at: &At<'_>, key: &str) -> Result<Option<String>> {
+    let Some(at) = at.filled(key) else {
         return Ok(None);
     };
     mount::container_path(&at).map(Some)
+}
+
+/// `pid`, `ipc`: the first of `known` is the host's.
+fn shares_host(at: &At<'_>, key: &str, known: &[&str]) -> Result<bool> {
+    let Some(at) = at.filled(key) else {
+        return Ok(false);
+    };
+    let text = at.raw()?;
+    match known.contains(&text) {
+        true => Ok(text == "host"),
+        false => Err(at.error(format_args!(
+            "{text:?} is not supported yet; only {} is",
+            known.join(" or ")
+        ))),
+    }
+}
+
+fn address_variable(at: &At<'_>) -> Result<Option<String>> {
+    let Some(at) = at.find(&["x-sampan", "address_variable"]) else {
+        return Ok(None);
+    };
+    let name = nonempty(&at)?;
+    match name.contains('=') {
+        true => Err(at.error(format_args!("{name:?} is not the name of a variable"))),
+        false => Ok(Some(name)),
+    }
 }
 
 fn host_name(at: &At<'_>, key: &str) -> Result<Option<String>> {

@@ -7,6 +7,8 @@
 //!        docker.rs       ─┘
 //! ```
 //!
+//! Files that are no images take the same way in with the same limits: `download.rs`, `extract.rs`, `zip.rs`.
+//!
 //! *Invariants:* whatever came from outside is verified against its digest before it is visible;
 //! every number, name and size in it has a limit; a store survives the death of any writer at any
 //! instant. What is on disk and how it is locked is told in `store.rs`.
@@ -19,7 +21,9 @@ pub mod build;
 mod collect;
 mod digest;
 mod docker;
+mod download;
 mod error;
+mod extract;
 mod http;
 mod import;
 mod ingest;
@@ -32,12 +36,15 @@ mod store;
 mod stream;
 mod unpack;
 mod whiteout;
+mod zip;
 
 use oci_spec::image::ImageConfiguration;
 
 pub use collect::Pruned;
 pub use digest::Digest;
+pub use download::download;
 pub use error::Error;
+pub use extract::{Owner, extract, is_archive};
 pub use import::import;
 pub use manifest::{Descriptor, Platform};
 pub use registry::{PullOptions, pull};

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 
 use super::archive::{Archive, Entry, Kind, Time, shown};
 use super::error::{Context, Error};
+use super::extract::Owner;
 use super::whiteout::{self, Name};
 use super::{metadata, stream};
 
@@ -57,7 +58,7 @@ pub(super) fn unpack(
 ) -> Result<Unpacked, Error> {
     let reading = || format!("read {what}");
     let mut stream = stream::Layer::open(input, size).doing(reading)?;
-    let mut tree = Tree::open(folder, what)?;
+    let mut tree = Tree::open(folder, what, Form::Layer)?;
     let mut archive = Archive::new(&mut stream);
     while let Some(entry) = archive.next().doing(reading)? {
         tree.apply(&entry, &mut archive.content())?;
@@ -73,10 +74,20 @@ pub(super) fn unpack(
     })
 }
 
+/// What a tree of files is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A layer: names of whiteouts have their meaning.
+    Layer,
+    /// Files of one owner: a name is a name, nothing in it has rights of its own, and there are no devices. Others may use the folder.
+    Files(Owner),
+}
+
 /// The folder being filled.
-struct Tree<'a> {
+pub(super) struct Tree<'a> {
     root: OwnedFd,
     what: &'a str,
+    form: Form,
     parent: Option<Parent>,
     implied: BTreeSet<Vec<u8>>,
     entries: u64,
@@ -91,35 +102,55 @@ struct Parent {
 }
 
 impl<'a> Tree<'a> {
-    fn open(folder: &Path, what: &'a str) -> Result<Tree<'a>, Error> {
+    /// Of an existing, empty folder.
+    fn open(folder: &Path, what: &'a str, form: Form) -> Result<Tree<'a>, Error> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(folder, flags, Mode::empty()).at("open", folder)?;
-        Ok(Tree {
+        Ok(Tree::new(root, what, form))
+    }
+
+    /// Of a folder that is open.
+    pub(super) fn new(root: OwnedFd, what: &'a str, form: Form) -> Tree<'a> {
+        Tree {
             root,
             what,
+            form,
             parent: None,
             implied: BTreeSet::new(),
             entries: 0,
             buffer: vec![0; CHUNK],
-        })
+        }
     }
 
-    fn refuse(&self, path: &[u8], why: impl std::fmt::Display) -> Error {
+    pub(super) fn refuse(&self, path: &[u8], why: impl std::fmt::Display) -> Error {
         Error::invalid(
             self.what,
             format!("entry {} is refused: {why}", shown(path)),
         )
     }
 
-    fn apply(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), Error> {
+    /// Makes one entry.
+    pub(super) fn apply(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), Error> {
+        let plain = match self.form {
+            Form::Layer => None,
+            Form::Files(owner) => Some(owner.plain(entry)),
+        };
+        let entry = plain.as_ref().unwrap_or(entry);
         self.entries += 1;
         if self.entries > MAX_ENTRIES {
             return Err(self.refuse(&entry.path, format!("more than {MAX_ENTRIES} entries")));
         }
         let components = self.components(&entry.path, &entry.path)?;
         let Some((name, parents)) = components.split_last() else {
-            return self.apply_root(entry);
+            // the folder itself is not the archive's
+            return match self.form {
+                Form::Layer => self.apply_root(entry),
+                Form::Files(_) => Ok(()),
+            };
         };
+        if let Form::Files(_) = self.form {
+            return self.make(entry, parents, name, content);
+        }
         for parent in parents {
             match whiteout::classify(parent) {
                 Name::Plain => {}
@@ -211,7 +242,7 @@ impl<'a> Tree<'a> {
                 .doing(|| format!("replace {}", shown(&entry.path)))?;
         }
         self.create(entry, name, content)?;
-        if is_directory && replaces {
+        if is_directory && replaces && self.form == Form::Layer {
             // the file or whiteout that stood here hid the folder below for good
             let folder = open_folder(&self.parent()?.fd, name).doing(|| self.making(entry))?;
             whiteout::set_opaque(&folder).doing(|| self.making(entry))?;
@@ -265,6 +296,9 @@ impl<'a> Tree<'a> {
                     .map_err(|error| self.explain(entry, error));
             }
             Kind::Symlink(target) => rustix::fs::symlinkat(target.as_slice(), parent, name),
+            Kind::Character(..) | Kind::Block(..) if self.form != Form::Layer => {
+                return Err(self.refuse(&entry.path, "a device"));
+            }
             Kind::Character(major, minor) => node(FileType::CharacterDevice, *major, *minor),
             Kind::Block(major, minor) => node(FileType::BlockDevice, *major, *minor),
             Kind::Fifo => rustix::fs::mknodat(parent, name, FileType::Fifo, private, 0),
@@ -377,7 +411,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Gives the current parent its times back.
-    fn leave_parent(&mut self) -> Result<(), Error> {
+    pub(super) fn leave_parent(&mut self) -> Result<(), Error> {
         let Some(parent) = self.parent.take() else {
             return Ok(());
         };
@@ -439,13 +473,17 @@ impl<'a> Tree<'a> {
             .and_then(|()| open_folder(folder, name))
             .doing(doing)?;
         // neither umask nor a setgid folder above has a say
-        rustix::fs::fchown(
-            &made,
-            Some(rustix::fs::Uid::ROOT),
-            Some(rustix::fs::Gid::ROOT),
-        )
-        .and_then(|()| rustix::fs::fchmod(&made, mode))
-        .doing(doing)?;
+        let owner = match self.form {
+            Form::Layer => Owner { uid: 0, gid: 0 },
+            Form::Files(owner) => owner,
+        };
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(owner.uid),
+            rustix::fs::Gid::from_raw(owner.gid),
+        );
+        rustix::fs::fchown(&made, Some(uid), Some(gid))
+            .and_then(|()| rustix::fs::fchmod(&made, mode))
+            .doing(doing)?;
         if hidden {
             whiteout::set_opaque(&made).doing(doing)?;
         }

@@ -139,7 +139,7 @@ fn wishes(attachment: &Attachment) -> Map<String, Value> {
 /// where there is anything to tell; what the file has in `args` stays.
 fn add_args(config: &mut Map<String, Value>, attachment: &Attachment) {
     let a = attachment;
-    if a.labels.is_empty() && a.ips.is_empty() && a.ports.is_empty() {
+    if a.labels.is_empty() && a.ips.is_empty() && a.ports.is_empty() && a.groups.is_empty() {
         return;
     }
     let labels: Vec<_> = a
@@ -152,6 +152,9 @@ fn add_args(config: &mut Map<String, Value>, attachment: &Attachment) {
     if !labels.is_empty() {
         cni.insert("labels".into(), json!(labels));
         info.insert("labels".into(), json!({"labels": labels}));
+    }
+    if !a.groups.is_empty() {
+        info.insert("groups".into(), json!(a.groups));
     }
     if !a.ips.is_empty() {
         cni.insert("ips".into(), json!(a.ips));

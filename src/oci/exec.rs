@@ -46,7 +46,7 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
     let running = container::exec_with(&state.dir, &process, options)?;
     watcher.tell(running.pid)?;
     match signals {
-        Some(signals) => console::wait(running, signals, None).map_err(shown),
+        Some(signals) => console::wait(running, signals).map_err(shown),
         None => Ok(0),
     }
 }

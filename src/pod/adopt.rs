@@ -24,6 +24,9 @@ const LOST_MOST: u32 = 30;
 /// See [`LOST_MOST`].
 const LOST_SOON: Duration = Duration::from_secs(1);
 
+/// What a service manager tells the process that it started, and that one alone (sd_notify(3)).
+pub const SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
 /// Names of all pods, sorted.
 pub fn names(folders: &Folders) -> Result<Vec<String>> {
     let dir = folders.pods();
@@ -81,21 +84,81 @@ pub fn removing(dir: &PodDir) -> Result<Option<String>> {
     }
 }
 
-/// Holds everybody else off a pod until dropped.
-pub fn lock(folders: &Folders, name: &str) -> Result<File> {
-    let (file, path) = open_lock(folders, name)?;
-    file.lock().map_err(Error::io("lock", &path))?;
-    Ok(file)
+/// A pod's lock. Its file goes with the pod.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    path: PathBuf,
+    pod: PathBuf,
 }
 
-/// As [`lock`]; `None`: somebody else is at work on it.
-pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<File>> {
-    let (file, path) = open_lock(folders, name)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(fs::TryLockError::WouldBlock) => Ok(None),
-        Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // while it is held nobody makes the pod; one that cannot be removed is only a file too many
+        if !self.pod.exists() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+impl Lock {
+    /// `None`: the file was removed before it was locked, so that the next one to come would lock another.
+    fn of(file: File, path: PathBuf, folders: &Folders, name: &str) -> Option<Lock> {
+        use std::os::unix::fs::MetadataExt;
+        let same = match (file.metadata(), fs::metadata(&path)) {
+            (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        };
+        same.then(|| Lock {
+            _file: file,
+            path,
+            pod: folders.pod(name).dir,
+        })
+    }
+}
+
+/// Holds everybody else off a pod until dropped.
+pub fn lock(folders: &Folders, name: &str) -> Result<Lock> {
+    loop {
+        let (file, path) = open_lock(folders, name)?;
+        file.lock().map_err(Error::io("lock", &path))?;
+        if let Some(lock) = Lock::of(file, path, folders, name) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// As [`lock`]; `None` where somebody holds it.
+pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<Lock>> {
+    loop {
+        let (file, path) = open_lock(folders, name)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
+        }
+        if let Some(lock) = Lock::of(file, path, folders, name) {
+            return Ok(Some(lock));
+        }
+    }
+}
+
+/// Removes the lock files of pods that are gone; those that somebody holds stay.
+pub fn sweep_locks(folders: &Folders) -> Result<()> {
+    let dir = folders.pods();
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::io("read", &dir))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", &dir))?.file_name();
+        if let Some(pod) = name.to_string_lossy().strip_suffix(".lock")
+            && !folders.pod(pod).dir.exists()
+        {
+            drop(try_lock(folders, pod)?);
+        }
+    }
+    Ok(())
 }
 
 fn open_lock(folders: &Folders, name: &str) -> Result<(File, PathBuf)> {
@@ -234,6 +297,9 @@ pub fn command(dir: &PodDir, step: &str) -> Result<Command> {
         .map_err(Error::io("open", &path))?;
     let err = log.try_clone().map_err(Error::io("open", &path))?;
     let mut command = Command::new("/proc/self/exe");
+    for name in SERVICE_MANAGER {
+        command.env_remove(name);
+    }
     command
         .args(["internal", step])
         .arg(&dir.dir)

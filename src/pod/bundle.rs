@@ -1,8 +1,10 @@
 //! The files of one service before it starts: `config.json`, `create.json`, and what is mounted from the pod's folder.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -16,7 +18,7 @@ use crate::compose::project::{MountSource, Service};
 use crate::container::{CreateRequest, Rootfs};
 use crate::network::hosts::{self, Source};
 use crate::rootfs::resolve::clean;
-use crate::sys::file::write_atomic;
+use crate::sys::file::replace;
 
 /// Id of a service's container.
 pub fn container_id(pod: &str, service: &str) -> String {
@@ -29,7 +31,7 @@ type ImageVolume = (String, String);
 /// Everything that is known about a service when it starts.
 pub struct Prepared<'a> {
     pod: &'a Pod,
-    service: &'a Service,
+    service: Cow<'a, Service>,
     image: &'a ImageFacts,
     dir: ServiceDir,
     user: User,
@@ -41,6 +43,7 @@ impl<'a> Prepared<'a> {
     pub fn new(pod: &'a Pod, dir: &PodDir, name: &str) -> Result<Prepared<'a>> {
         let unknown = || Error::Other(format!("pod {} has no service {name}", pod.project.name));
         let service = pod.project.services.get(name).ok_or_else(unknown)?;
+        let service = with_address(service, dir)?;
         let image = pod.images.get(name).ok_or_else(unknown)?;
         let dir = dir.service(name);
         let mut layers = image.layers.clone();
@@ -52,21 +55,21 @@ impl<'a> Prepared<'a> {
             .unwrap_or_default();
         let user = Accounts::read(&layers)
             .resolve(&spec, &service.group_add)
-            .map_err(|why| refused(service, "user", &why))?;
+            .map_err(|why| refused(&service, "user", &why))?;
         Ok(Prepared {
             pod,
-            service,
             image,
             dir,
             user,
-            hostname: plan::hostname(&pod.project.name, service),
+            hostname: plan::hostname(&pod.project.name, &service),
+            service,
         })
     }
 
     /// `process` of the container, the base of every `exec`.
     pub fn process(&self) -> Result<Value> {
-        plan::process(self.service, self.image, &self.user, &self.hostname)
-            .map_err(|why| refused(self.service, "command", &why))
+        plan::process(&self.service, self.image, &self.user, &self.hostname)
+            .map_err(|why| refused(&self.service, "command", &why))
     }
 
     /// The user of the container by number.
@@ -94,22 +97,25 @@ impl<'a> Prepared<'a> {
             image_volumes,
         };
         let spec = plan::spec(
-            self.service,
+            &self.service,
             self.image,
             &self.user,
             &self.hostname,
             &places,
         )
-        .map_err(|why| refused(self.service, "", &why))?;
+        .map_err(|why| refused(&self.service, "", &why))?;
         self.write_json("config.json", &spec)?;
         let request = CreateRequest {
             id: container_id(&self.pod.project.name, &self.service.name),
             bundle: self.dir.dir.clone(),
             dir: self.dir.dir.clone(),
-            rootfs: Rootfs::Overlay {
-                lower: self.image.layers.clone(),
-                upper: self.dir.data.join("upper"),
-                work: self.dir.data.join("work"),
+            rootfs: match &self.service.rootfs {
+                Some(path) => Rootfs::Folder { path: path.clone() },
+                None => Rootfs::Overlay {
+                    lower: self.image.layers.clone(),
+                    upper: self.dir.data.join("upper"),
+                    work: self.dir.data.join("work"),
+                },
             },
             cgroup: self.pod.cgroup.child(&self.service.name),
             console_socket: None,
@@ -117,8 +123,9 @@ impl<'a> Prepared<'a> {
             keep_keyring: false,
             no_pivot: false,
             at_once: false,
+            dies_with_parent: false,
         };
-        super::record::write(&self.dir.request(), &request)
+        super::record::put(&self.dir.request(), &request)
     }
 
     fn write_json(&self, name: &str, value: &Value) -> Result<()> {
@@ -129,7 +136,26 @@ impl<'a> Prepared<'a> {
     fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.dir.dir.join(name);
         // readable inside by any user
-        write_atomic(&path, content, 0o644).map_err(Error::io("write", &path))
+        replace(&path, content, 0o644).map_err(Error::io("write", &path))
+    }
+
+    /// A file that the project brought along; its name is the place where it goes.
+    fn write_content(
+        &self,
+        target: &str,
+        content: &[u8],
+        (uid, gid): (u32, u32),
+        mode: u32,
+    ) -> Result<PathBuf> {
+        let dir = self.dir.dir.join("files");
+        fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+        let path = dir.join(single_name(target));
+        // nobody reads it before it has its owner: the pod's folder is ours alone
+        replace(&path, content, 0o600).map_err(Error::io("write", &path))?;
+        chown(&path, Some(uid), Some(gid)).map_err(Error::io("chown", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .map_err(Error::io("chmod", &path))?;
+        Ok(path)
     }
 
     fn write_names(&self, sandbox: &Sandbox) -> Result<()> {
@@ -142,15 +168,15 @@ impl<'a> Prepared<'a> {
             None => &[],
             Some(interface) => &interface.gateways,
         };
-        let hosts = hosts::hosts(&self.pod.project, self.service, gateways)?;
+        let hosts = hosts::hosts(&self.pod.project, &self.service, gateways)?;
         self.write_file("hosts", hosts.as_bytes())?;
         let host = hosts::host_resolv_conf()?;
-        let source = match resolver::address(self.pod, self.service) {
+        let source = match resolver::address(self.pod, &self.service) {
             Some(ip) => Source::Resolver(ip),
             None if on_host => Source::Host,
             None => Source::Pod,
         };
-        let resolv = hosts::resolv_conf(self.service, &sandbox.attached, &host, source)?;
+        let resolv = hosts::resolv_conf(&self.service, &sandbox.attached, &host, source)?;
         self.write_file("resolv.conf", resolv.as_bytes())?;
         self.write_file("hostname", format!("{}\n", self.hostname).as_bytes())
     }
@@ -167,13 +193,22 @@ impl<'a> Prepared<'a> {
                     path.clone()
                 }
                 MountSource::Tmpfs { .. } => PathBuf::new(),
+                MountSource::File {
+                    content,
+                    uid,
+                    gid,
+                    mode,
+                } => {
+                    let owner = (uid.unwrap_or(self.user.uid), gid.unwrap_or(self.user.gid));
+                    self.write_content(&mount.target, content, owner, *mode)?
+                }
                 MountSource::Volume { .. } | MountSource::Anonymous => {
                     volume_dir(self.pod, &self.dir, &mount.source, &mount.target)?
                 }
             };
             sources.push(source.to_string_lossy().into_owned());
         }
-        let image_volumes = image_volumes(self.service, self.image)
+        let image_volumes = image_volumes(&self.service, self.image)
             .into_iter()
             .map(|target| {
                 let source = anonymous_volume(&self.dir, &target);
@@ -182,6 +217,21 @@ impl<'a> Prepared<'a> {
             .collect();
         Ok((sources, image_volumes))
     }
+}
+
+/// The service with the variable that `x-sampan.address_variable` names, where the pod has an address.
+fn with_address<'a>(service: &'a Service, dir: &PodDir) -> Result<Cow<'a, Service>> {
+    let Some(name) = &service.address_variable else {
+        return Ok(Cow::Borrowed(service));
+    };
+    let sandbox = super::record::read::<Sandbox>(&dir.sandbox())?.unwrap_or_default();
+    let mut addresses = sandbox.interfaces.iter().flat_map(|i| &i.addresses);
+    let mut service = service.clone();
+    if let Some(address) = addresses.next() {
+        let address = address.addr().to_string();
+        service.environment.insert(name.clone(), address);
+    }
+    Ok(Cow::Owned(service))
 }
 
 /// Folder of a named or anonymous volume of a service; a `subpath` is resolved in it when it is mounted.
@@ -227,9 +277,13 @@ pub fn image_volumes(service: &Service, image: &ImageFacts) -> Vec<String> {
 /// Folder of a volume without a name: one for each place it is mounted at. The place is a single name, which no other place has and
 /// which leads nowhere else.
 pub fn anonymous_volume(dir: &ServiceDir, target: &str) -> PathBuf {
-    let place = clean(Path::new(target)).to_string_lossy().into_owned();
-    let name = place.replace('%', "%25").replace('/', "%2F");
-    dir.data.join("volumes").join(name)
+    dir.data.join("volumes").join(single_name(target))
+}
+
+/// A path as the name of a file, a different one for each.
+fn single_name(path: &str) -> String {
+    let place = clean(Path::new(path)).to_string_lossy().into_owned();
+    place.replace('%', "%25").replace('/', "%2F")
 }
 
 fn refused(service: &Service, key: &str, why: &str) -> Error {

@@ -12,8 +12,10 @@
 
 pub mod adopt;
 pub mod bundle;
+pub mod checks;
 pub mod control;
 pub mod gc;
+pub mod hooks;
 pub mod interfaces;
 pub mod keeper;
 pub mod layout;
@@ -26,6 +28,7 @@ pub mod record;
 mod resolver;
 pub mod sandbox;
 pub mod supervisor;
+pub mod tasks;
 pub mod teardown;
 pub mod up;
 pub mod users;

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::record::{Health, ImageConfig, ImageFacts};
+use super::record::{ImageConfig, ImageFacts};
 use super::users::User;
-use crate::compose::project::{HealthTest, Healthcheck, Limits, MountSource, Restart, Service};
+use crate::compose::project::{Limits, MountSource, Restart, Service};
 use crate::rootfs::options::SUBPATH;
 use crate::rootfs::resolve::clean;
 
@@ -72,6 +71,9 @@ const READ_ONLY: [&str; 5] = [
 
 /// The program to run: entrypoint and command.
 pub fn arguments(service: &Service, image: &ImageConfig) -> Result<Vec<String>, String> {
+    if let Some(arguments) = &service.arguments {
+        return with_arguments(service, image, arguments);
+    }
     let entrypoint = match &service.entrypoint {
         Some(own) => own.clone(),
         None => image.entrypoint.clone().unwrap_or_default(),
@@ -89,6 +91,27 @@ pub fn arguments(service: &Service, image: &ImageConfig) -> Result<Vec<String>, 
         ));
     }
     Ok(arguments)
+}
+
+/// Mesos' rule for arguments without a program: the entrypoint gets them, or else the first word of the command.
+fn with_arguments(
+    service: &Service,
+    image: &ImageConfig,
+    arguments: &[String],
+) -> Result<Vec<String>, String> {
+    let filled = |words: &Option<Vec<String>>| words.clone().filter(|w| !w.is_empty());
+    let mut program = match (filled(&image.entrypoint), filled(&image.cmd)) {
+        (Some(entrypoint), _) => entrypoint,
+        (None, Some(command)) => command.into_iter().take(1).collect(),
+        (None, None) => {
+            return Err(format!(
+                "x-sampan.arguments: image {} names no program that they could be given to",
+                service.image
+            ));
+        }
+    };
+    program.extend(arguments.iter().cloned());
+    Ok(program)
 }
 
 /// The environment, sorted by name: a path, the image's, the service's, and what is derived.
@@ -120,7 +143,7 @@ pub fn environment(
 
 /// For `ALL`, as in Docker: every capability that there is to give. Inside of something that holds some back, a container
 /// gets the rest.
-fn all_capabilities() -> Result<Vec<String>, String> {
+pub fn all_capabilities() -> Result<Vec<String>, String> {
     let held = caps::read(None, caps::CapSet::Permitted)
         .map_err(|error| format!("read the capabilities there are: {error}"))?;
     let mut all: Vec<String> = caps::all()
@@ -169,6 +192,20 @@ pub fn capabilities(service: &Service) -> Result<Vec<String>, String> {
     }
     set.sort_unstable();
     Ok(set)
+}
+
+/// `x-sampan.ambient`; capabilities(7): what is ambient is inheritable and permitted, too.
+fn ambient(service: &Service, bounding: &[String]) -> Result<Vec<String>, String> {
+    let names = service.ambient.iter().map(|name| capability(name));
+    let mut names = names.collect::<Result<Vec<_>, _>>()?;
+    names.sort_unstable();
+    names.dedup();
+    match names.iter().find(|name| !bounding.contains(name)) {
+        Some(name) => Err(format!(
+            "x-sampan.ambient: {name} is not among the service's capabilities; add it to cap_add"
+        )),
+        None => Ok(names),
+    }
 }
 
 fn device_rules(service: &Service) -> Result<(Vec<Value>, Vec<Value>), String> {
@@ -375,6 +412,11 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
             &["nosuid", "noexec", "nodev", "mode=1777", &shm],
         ),
     ];
+    if service.host_ipc {
+        let shm = mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]);
+        list.retain(|m| m["destination"] != "/dev/shm");
+        list.push(shm);
+    }
     // what the service mounts itself, or anything above it, takes the place of ours
     let own: Vec<_> = service
         .volumes
@@ -386,7 +428,12 @@ fn mounts(service: &Service, places: &Places<'_>) -> Result<Vec<Value>, String> 
         !own.iter().any(|above| at.starts_with(above))
     });
     let ours = list.len();
-    for name in ["hosts", "resolv.conf", "hostname"] {
+    // a folder of the host shows the host's own, as it may have none to put ours in place of
+    let names: &[&str] = match service.rootfs {
+        Some(_) => &[],
+        None => &["hosts", "resolv.conf", "hostname"],
+    };
+    for name in names {
         let source = format!("{}/{name}", places.service_dir);
         list.push(mount(
             &format!("/etc/{name}"),
@@ -426,7 +473,7 @@ fn service_mount(mount: &crate::compose::project::Mount, source: &str) -> Value 
                 vec![bind.to_string(), propagation.to_string()],
             )
         }
-        MountSource::Volume { .. } | MountSource::Anonymous => (
+        MountSource::Volume { .. } | MountSource::Anonymous | MountSource::File { .. } => (
             "bind",
             source,
             vec!["rbind".to_string(), "rprivate".to_string()],
@@ -471,16 +518,18 @@ pub fn process(
     hostname: &str,
 ) -> Result<Value, String> {
     let bounding = capabilities(service)?;
-    // no ambient set: a user other than root keeps only what the file gives (CVE-2022-24769)
+    let ambient = ambient(service, &bounding)?;
+    // no ambient set of our own: a user other than root keeps only what the file gives (CVE-2022-24769)
     let held = if user.uid == 0 {
         bounding.clone()
     } else {
-        Vec::new()
+        ambient.clone()
     };
     let cwd = service
         .working_dir
         .clone()
         .or_else(|| image.config.working_dir.clone().filter(|d| !d.is_empty()))
+        .or_else(|| service.default_working_dir.clone())
         .unwrap_or_else(|| "/".to_string());
     Ok(without_nulls(json!({
         "terminal": service.tty,
@@ -488,7 +537,7 @@ pub fn process(
         "args": arguments(service, &image.config)?,
         "env": environment(service, &image.config, user, hostname),
         "cwd": cwd,
-        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": []},
+        "capabilities": {"bounding": bounding, "effective": held, "permitted": held, "inheritable": ambient, "ambient": ambient},
         "rlimits": rlimits(service),
         "noNewPrivileges": no_new_privileges(service),
         "oomScoreAdj": service.oom_score_adj,
@@ -522,6 +571,20 @@ fn seccomp(service: &Service) -> Result<Option<oci_spec::runtime::LinuxSeccomp>,
     }
 }
 
+fn namespaces(service: &Service, places: &Places<'_>) -> Vec<Value> {
+    let shared =
+        |kind: &&str| *kind == "pid" && service.host_pid || *kind == "ipc" && service.host_ipc;
+    let kinds = ["pid", "ipc", "uts", "mount", "cgroup"];
+    let own = kinds.iter().filter(|kind| !shared(kind));
+    let mut list: Vec<Value> = own.map(|kind| json!({"type": kind})).collect();
+    list.extend(
+        places
+            .netns
+            .map(|path| json!({"type": "network", "path": path})),
+    );
+    list
+}
+
 /// The whole `config.json`.
 pub fn spec(
     service: &Service,
@@ -535,17 +598,12 @@ pub fn spec(
     limits["devices"] = Value::Array(rules);
     let process = process(service, image, user, hostname)?;
     let mut linux = json!({
-        "namespaces": [
-            {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
-        ],
+        "namespaces": namespaces(service, places),
         "resources": limits,
         "devices": devices,
         "sysctl": service.sysctls,
         "rootfsPropagation": "rprivate",
     });
-    if let (Some(path), Some(list)) = (places.netns, linux["namespaces"].as_array_mut()) {
-        list.push(json!({"type": "network", "path": path}));
-    }
     if !service.privileged {
         linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
@@ -561,78 +619,13 @@ pub fn spec(
     Ok(without_nulls(json!({
         "ociVersion": "1.2.1",
         "process": process,
-        "root": {"path": "rootfs", "readonly": service.read_only},
+        "root": {"path": "rootfs", "readonly": service.read_only || service.rootfs.is_some()},
         "hostname": hostname,
         "domainname": service.domainname,
         "mounts": mounts(service, places)?,
         "linux": linux,
         "annotations": annotations,
     })))
-}
-
-/// A probe with every default applied; `None`: there is no health check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// Program with arguments.
-    pub command: Vec<String>,
-    /// Between the end of one and the start of the next.
-    pub interval: Duration,
-    /// Longest run.
-    pub timeout: Duration,
-    /// Failures do not count.
-    pub start_period: Duration,
-    /// Interval meanwhile.
-    pub start_interval: Duration,
-    /// Failures in a row.
-    pub retries: u32,
-}
-
-/// The service's health check over the image's (Docker: each value by itself).
-pub fn probe(service: &Service, image: &ImageConfig) -> Option<Probe> {
-    let own = service.healthcheck.as_ref();
-    if own.is_some_and(|h| h.disabled) {
-        return None;
-    }
-    let inherited = image.healthcheck.clone().unwrap_or_default();
-    let command = match own.and_then(|h| h.test.as_ref()) {
-        Some(HealthTest::Exec(command)) => command.clone(),
-        Some(HealthTest::Shell(text)) => shell(text),
-        None => match inherited.test.as_deref()? {
-            [kind, command @ ..] if kind == "CMD" => command.to_vec(),
-            [kind, text] if kind == "CMD-SHELL" => shell(text),
-            _ => return None,
-        },
-    };
-    if command.is_empty() {
-        return None;
-    }
-    let time = |own: Option<Duration>, image: u64, default: Duration| {
-        // as in Docker, zero is no value
-        own.filter(|time| !time.is_zero())
-            .or((image > 0).then(|| Duration::from_nanos(image)))
-            .unwrap_or(default)
-    };
-    let of = |pick: fn(&Healthcheck) -> Option<Duration>| own.and_then(pick);
-    let seconds = Duration::from_secs;
-    Some(Probe {
-        command,
-        interval: time(of(|h| h.interval), inherited.interval, seconds(30)),
-        timeout: time(of(|h| h.timeout), inherited.timeout, seconds(30)),
-        start_period: time(of(|h| h.start_period), inherited.start_period, seconds(0)),
-        start_interval: time(
-            of(|h| h.start_interval),
-            inherited.start_interval,
-            seconds(5),
-        ),
-        retries: own
-            .and_then(|h| h.retries.filter(|count| *count > 0))
-            .or((inherited.retries > 0).then_some(inherited.retries))
-            .unwrap_or(3),
-    })
-}
-
-fn shell(text: &str) -> Vec<String> {
-    vec!["/bin/sh".to_string(), "-c".to_string(), text.to_string()]
 }
 
 /// Signal that asks a service to end.
@@ -689,14 +682,6 @@ pub fn restarts(policy: Restart, exit_code: Option<i32>, restarts: u32, stopped:
         Restart::No => false,
         Restart::Always | Restart::UnlessStopped => true,
         Restart::OnFailure { max } => exit_code != Some(0) && max.is_none_or(|max| restarts < max),
-    }
-}
-
-/// Health at the start of a run.
-pub fn initial_health(probe: Option<&Probe>) -> Health {
-    match probe {
-        Some(_) => Health::Starting,
-        None => Health::None,
     }
 }
 

@@ -133,17 +133,6 @@ fn swap_is_limited_by_default_only_where_it_is_accounted() {
 }
 
 #[test]
-fn zero_in_a_health_check_is_no_value() {
-    let service = service(
-        r#"{"image": "x", "healthcheck": {"test": "true", "interval": "0s", "timeout": "0s", "retries": 0}}"#,
-    );
-    let probe = probe(&service, &ImageConfig::default()).unwrap();
-    assert_eq!(probe.interval, Duration::from_secs(30));
-    assert_eq!(probe.timeout, Duration::from_secs(30));
-    assert_eq!(probe.retries, 3);
-}
-
-#[test]
 fn security_options_choose_the_filter() {
     for (text, filtered) in [
         (r#"{"image": "x"}"#, true),
@@ -164,5 +153,70 @@ fn security_options_choose_the_filter() {
         seccomp(&missing)
             .unwrap_err()
             .starts_with("seccomp profile /work/no.json: ")
+    );
+}
+
+#[test]
+fn what_frameworks_ask_for() {
+    let image = |entrypoint: &[&str], cmd: &[&str]| ImageConfig {
+        entrypoint: Some(entrypoint.iter().map(ToString::to_string).collect()),
+        cmd: Some(cmd.iter().map(ToString::to_string).collect()),
+        ..ImageConfig::default()
+    };
+    let asking = service(r#"{"image": "x", "x-sampan": {"arguments": ["a", "b"]}}"#);
+    for (image, expected) in [
+        (image(&["e", "f"], &["c"]), Ok(vec!["e", "f", "a", "b"])),
+        (image(&[], &["c", "d"]), Ok(vec!["c", "a", "b"])),
+        (
+            image(&[], &[]),
+            Err("x-sampan.arguments: image x names no program that they could be given to"),
+        ),
+    ] {
+        let found = arguments(&asking, &image);
+        let expected = expected.map(|words| words.into_iter().map(str::to_string).collect());
+        assert_eq!(found, expected.map_err(str::to_string));
+    }
+    let asking = service(
+        r#"{"image": "x", "pid": "host", "ipc": "host", "cap_drop": ["ALL"], "cap_add": ["NET_RAW"],
+            "x-sampan": {"ambient": ["net_raw"], "default_working_dir": "/w"}}"#,
+    );
+    let user = User {
+        uid: 7,
+        ..User::default()
+    };
+    let facts = ImageFacts {
+        config: image(&["e"], &[]),
+        ..ImageFacts::default()
+    };
+    let found = process(&asking, &facts, &user, "h").unwrap();
+    assert_eq!(found["cwd"], "/w");
+    for set in [
+        "bounding",
+        "effective",
+        "permitted",
+        "inheritable",
+        "ambient",
+    ] {
+        assert_eq!(found["capabilities"][set], json!(["CAP_NET_RAW"]), "{set}");
+    }
+    let kinds: Vec<Value> = namespaces(&asking, &Places::default());
+    assert_eq!(
+        kinds,
+        [
+            json!({"type": "uts"}),
+            json!({"type": "mount"}),
+            json!({"type": "cgroup"})
+        ]
+    );
+    let list = mounts(&asking, &Places::default()).unwrap();
+    let shm = list
+        .iter()
+        .find(|m| m["destination"] == "/dev/shm")
+        .unwrap();
+    assert_eq!(shm["source"], "/dev/shm");
+    let more = service(r#"{"image": "x", "x-sampan": {"ambient": ["SYS_ADMIN"]}}"#);
+    assert_eq!(
+        process(&more, &facts, &user, "h").unwrap_err(),
+        "x-sampan.ambient: CAP_SYS_ADMIN is not among the service's capabilities; add it to cap_add"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,20 +12,29 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
-use crate::compose::project::Network;
+use crate::compose::project::{CheckKind, CheckTest, Network};
 use crate::network::{Attached, Cni, Offer, PortMapping};
-use crate::sys::file::write_atomic;
+use crate::sys::file::{replace, write_atomic};
 
 /// Version of every record's form.
 pub const VERSION: u32 = 1;
 
-/// Writes a record, durably.
+/// Writes a record of what outlives the machine's end, durably.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Record {
         path: path.to_path_buf(),
         source,
     })?;
     write_atomic(path, &text, 0o600).map_err(Error::io("write", path))
+}
+
+/// Writes a record of what ends with the machine: whole or not at all, and known to every process at once.
+pub fn put<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Record {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    replace(path, &text, 0o600).map_err(Error::io("write", path))
 }
 
 /// Reads a record; `None` when there is none.
@@ -41,6 +50,14 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
             path: path.to_path_buf(),
             source,
         })
+}
+
+/// Adds a line to `events.log`.
+pub fn event(path: &Path, service: &str, text: &str) -> Result<()> {
+    let line = format!("{} {service} {}\n", now(), text.replace('\n', "\\n"));
+    let file = fs::OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .map_err(Error::io("write to", path))
 }
 
 /// `pod.json`: everything the supervisor needs, decided by `up`.
@@ -79,7 +96,7 @@ pub struct Pod {
 pub struct Owner {
     /// When it ends, however, the pod is stopped and removed.
     pub process: ProcessId,
-    /// What it is: `mesos`.
+    /// What it is: `mesos`; `up`, a command in the foreground, of which the ids are empty.
     pub kind: String,
     /// `FrameworkID`.
     pub framework: String,
@@ -125,6 +142,8 @@ pub enum Cause {
     Pod,
     /// The pod's owner ended.
     Owner,
+    /// A hook of the pod failed.
+    Hook,
 }
 
 /// `verdict.json`: how the pod ended. There while none of its services runs or is going to.
@@ -132,7 +151,7 @@ pub enum Cause {
 pub struct Verdict {
     /// [`VERSION`].
     pub version: u32,
-    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made.
+    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made, or a hook of the pod failed.
     pub service: Option<String>,
     /// Why that one ended.
     pub cause: Cause,
@@ -147,6 +166,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What a command that followed the pod ends with: 0 when nothing failed.
+    pub fn code(&self) -> u8 {
+        match self.cause {
+            Cause::Stopped | Cause::Pod | Cause::Owner => 0,
+            // it may well have ended with 0 when it was stopped
+            Cause::Unhealthy | Cause::Hook => 1,
+            Cause::Exited | Cause::OutOfMemory | Cause::NotStarted => self
+                .exit_code
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+        }
+    }
+
     /// Every service did what it was there for.
     pub fn is_success(&self) -> bool {
         self.cause == Cause::Exited && self.exit_code == Some(0)
@@ -356,12 +388,20 @@ pub struct Status {
     pub cause: Option<Cause>,
     /// The kernel's out-of-memory killer ended a process of it.
     pub oom_killed: bool,
-    /// What the health check says.
+    /// It runs, and its `post_start` hooks have not ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub post_start: bool,
+    /// What the health checks say together.
     pub health: Health,
-    /// Consecutive failed probes.
-    pub failing_streak: u32,
-    /// Output of the last probe (bounded).
-    pub health_output: String,
+    /// It runs and its readiness checks pass; where it has none, it is not unhealthy nor still to become healthy.
+    #[serde(default)]
+    pub ready: bool,
+    /// Results of its checks in this run, or the last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checks: BTreeMap<String, CheckResult>,
+    /// Checking is paused until then (RFC 3339), as somebody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snoozed: Option<String>,
     /// Starts after the first.
     pub restarts: u32,
     /// RFC 3339; empty before.
@@ -383,13 +423,151 @@ impl Default for Status {
             signal: None,
             cause: None,
             oom_killed: false,
+            post_start: false,
             health: Health::None,
-            failing_streak: 0,
-            health_output: String::new(),
+            ready: false,
+            checks: BTreeMap::new(),
+            snoozed: None,
             restarts: 0,
             started: String::new(),
             finished: String::new(),
             error: None,
+        }
+    }
+}
+
+impl Status {
+    /// A readiness check fails.
+    pub fn unready(&self) -> bool {
+        let mut all = self.checks.values();
+        all.any(|r| r.kind == CheckKind::Readiness && r.state == CheckState::Failing)
+    }
+
+    /// The checks of a kind that fail, in words; of those that are not passing yet where none fails.
+    pub fn failing(&self, kind: CheckKind) -> String {
+        let of = |state: CheckState| {
+            let all = self.checks.iter();
+            let all = all.filter(move |(_, r)| r.kind == kind && r.state == state);
+            all.map(|(name, r)| match r.failures {
+                0 => format!("{name}: {}", r.told()),
+                1 => format!("{name} failed: {}", r.told()),
+                count => format!("{name} failed {count} times: {}", r.told()),
+            })
+            .collect::<Vec<_>>()
+        };
+        let mut texts = of(CheckState::Failing);
+        if texts.is_empty() {
+            texts = of(CheckState::Starting);
+        }
+        texts.join("; ")
+    }
+}
+
+/// What a check of a service came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// What it decides.
+    pub kind: CheckKind,
+    /// What its results come to.
+    pub state: CheckState,
+    /// What the last one that says something measured.
+    pub measured: Measured,
+    /// What that one printed, or why it failed (bounded); the words of one after which nothing changed are not kept.
+    pub message: String,
+    /// Since when `state` and `measured` are so (RFC 3339); empty before the first.
+    pub since: String,
+    /// Failures in a row that count; always 0 for [`CheckKind::Check`].
+    pub failures: u32,
+    /// Successes in a row, at most as many as are needed; always 0 for [`CheckKind::Check`].
+    pub successes: u32,
+}
+
+impl CheckResult {
+    /// Before the first.
+    pub fn new(kind: CheckKind, measured: Measured) -> CheckResult {
+        CheckResult {
+            kind,
+            state: CheckState::Starting,
+            measured,
+            message: String::new(),
+            since: String::new(),
+            failures: 0,
+            successes: 0,
+        }
+    }
+
+    /// The last result that counts, for those who want each one and no thresholds: `false` after every failure that counts.
+    pub fn healthy(&self) -> Option<bool> {
+        match (self.state, self.failures) {
+            (CheckState::Starting, 0) => None,
+            (state, failures) => Some(failures == 0 && state == CheckState::Passing),
+        }
+    }
+
+    /// The result in words.
+    pub fn told(&self) -> String {
+        let what = match &self.measured {
+            Measured::Command {
+                exit_code: Some(code),
+            } => format!("exit code {code}"),
+            Measured::Http {
+                status_code: Some(code),
+            } => format!("status {code}"),
+            Measured::Tcp {
+                succeeded: Some(true),
+            } => "connected".to_string(),
+            Measured::Tcp {
+                succeeded: Some(false),
+            } => "not connected".to_string(),
+            _ => "no result".to_string(),
+        };
+        match self.message.trim() {
+            "" => what,
+            message => format!("{what}: {message}"),
+        }
+    }
+}
+
+/// What the results of a check come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckState {
+    /// Nothing yet that counts.
+    Starting,
+    /// So many passed in a row as `success_threshold` says.
+    Passing,
+    /// So many failed in a row as `consecutive_failures` says.
+    Failing,
+}
+
+/// What a check measured; without a value: nothing yet, no answer in time, or it could not be tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Measured {
+    /// Of a program.
+    Command {
+        /// 128 + signal number when a signal ended it.
+        exit_code: Option<i32>,
+    },
+    /// Of a request.
+    Http {
+        /// Status of the answer.
+        status_code: Option<u16>,
+    },
+    /// Of a connection.
+    Tcp {
+        /// It was made.
+        succeeded: Option<bool>,
+    },
+}
+
+impl Measured {
+    /// Before there is anything.
+    pub fn nothing(test: &CheckTest) -> Measured {
+        match test {
+            CheckTest::Command(_) => Measured::Command { exit_code: None },
+            CheckTest::Http(_) => Measured::Http { status_code: None },
+            CheckTest::Tcp(_) => Measured::Tcp { succeeded: None },
         }
     }
 }
@@ -426,18 +604,18 @@ pub enum Phase {
     Failed,
 }
 
-/// What the health check says.
+/// What the health checks say together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// There is no health check.
+    /// There is none.
     #[default]
     None,
     /// Not known yet.
     Starting,
-    /// The last probe passed.
+    /// All pass.
     Healthy,
-    /// So many failed as `retries` says.
+    /// One fails.
     Unhealthy,
 }
 

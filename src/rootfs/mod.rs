@@ -116,6 +116,9 @@ pub enum Step {
     OpenNull,
     /// Mount what [`Step::OpenRoot`] opened over its own folder.
     MountRoot,
+    /// Take the host's `/proc`, `/sys` and `/dev` out of the root, which gets its own, and make it read-only with all else that is
+    /// mounted below it.
+    SealRoot,
     /// Mount an overlay as root over a folder.
     MountOverlay {
         /// The folder.
@@ -227,6 +230,7 @@ impl Work {
             }
             Step::OpenNull => self.null = Some(devices::null()?),
             Step::MountRoot => self.mount_root()?,
+            Step::SealRoot => pivot::seal(self.root()?)?,
             Step::MountOverlay { path, layers } => {
                 self.root = Some(layers.mount(path, &self.layers)?);
                 self.layers.clear();

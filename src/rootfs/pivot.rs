@@ -78,6 +78,26 @@ pub fn change_root(root: &OwnedFd) -> Result<(), Error> {
     rustix::process::chdir("/").context(|| "enter /".to_owned())
 }
 
+/// Takes the kernel's file systems out of a root that is the host's, and makes the rest read-only.
+pub fn seal(root: &OwnedFd) -> Result<(), Error> {
+    for name in ["proc", "sys", "dev"] {
+        let link = format!("/proc/self/fd/{}/{name}", root.as_raw_fd());
+        loop {
+            match unmount(&link, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+                // there may be several on top of each other
+                Ok(()) => {}
+                Err(Errno::INVAL | Errno::NOENT) => break,
+                Err(error) => return Err(error).context(|| format!("unmount /{name}")),
+            }
+        }
+    }
+    let attributes = Attributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        ..Attributes::default()
+    };
+    mount::set_attributes(root, true, attributes).context(|| "make the root read-only".to_owned())
+}
+
 /// `rootfsPropagation`.
 pub fn propagation(root: &OwnedFd, kind: u64, recursive: bool) -> Result<(), Error> {
     let attributes = Attributes {

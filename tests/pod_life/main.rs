@@ -6,6 +6,7 @@
 mod pod_support;
 
 mod features;
+mod frameworks;
 mod images;
 mod leftovers;
 mod lifecycle;

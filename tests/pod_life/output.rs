@@ -64,6 +64,7 @@ services:
             "signal",
             "started",
             "status",
+            "task",
             "version"
         ]
     );

@@ -14,7 +14,7 @@ use sampan::pod::record::{Owner, Policy, ProcessId};
 use sampan::pod::up::UpSpec;
 use serde_json::Value;
 
-use super::pod_support::{BUSYBOX, Ended, Host, until};
+use super::pod_support::{BUSYBOX, Ended, Host, run, until};
 
 /// A description of the host's own pod from a compose text.
 fn spec(host: &Host, text: &str) -> UpSpec {
@@ -47,7 +47,9 @@ fn spec(host: &Host, text: &str) -> UpSpec {
         pull_options: Default::default(),
         force_recreate: false,
         wait: false,
+        detach: false,
         owner: None,
+        hooks_dir: None,
     }
 }
 
@@ -277,6 +279,44 @@ fn stubborn() -> String {
     )
 }
 
+/// From a folder that has nothing to do with the pod.
+fn commands_by_task(host: &Host) {
+    let elsewhere = |arguments: &[&str]| {
+        let mut command = host.command(arguments);
+        run(command.current_dir(host.path()), b"")
+    };
+    assert_eq!(elsewhere(&["exec", "t-1/hard", "echo", "x"]).ok(), "x\n");
+    let several = "sampan: task t-1 has several services: t-1/web, t-1/hard\n";
+    assert_eq!(elsewhere(&["exec", "t-1", "echo", "x"]).fails(1), several);
+    assert_eq!(
+        elsewhere(&["logs", "--no-log-prefix", "t-1/web"]).ok(),
+        "up\n"
+    );
+    let rows = elsewhere(&["ps", "--format", "json", "t-1"]).json();
+    let tasks: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| &r["task"])
+        .collect();
+    assert_eq!(tasks, ["t-1", "t-1"]);
+    let table = elsewhere(&["ps", "-A"]).ok();
+    assert!(table.starts_with("POD"), "{table}");
+    assert!(table.lines().next().unwrap().contains("TASK"), "{table}");
+    let tree = elsewhere(&["stats", "--format", "json", "t-1"]).json();
+    assert_eq!(tree["children"].as_array().unwrap().len(), 2);
+    elsewhere(&["kill", "-s", "CONT", "t-1/web"]).ok();
+    let none = elsewhere(&["logs", "t-2"]);
+    assert!(
+        none.fails(1).starts_with("sampan: no task t-2 here: "),
+        "{none:?}"
+    );
+    let none = "sampan: no task t-2 here; `sampan ps -A` lists all\n";
+    assert_eq!(elsewhere(&["down", "t-2"]).fails(1), none);
+    let names = elsewhere(&["internal", "names"]).ok();
+    assert_eq!(names, "t-1\nt-1/hard\nt-1/web\n");
+}
+
 #[test]
 fn a_pod_goes_with_its_owner() {
     let host = Host::new();
@@ -288,6 +328,7 @@ fn a_pod_goes_with_its_owner() {
     host.await_log("web", "up");
     host.await_log("hard", "up");
     assert_eq!(host.sampan(&["gc"]).ok(), "");
+    commands_by_task(&host);
     let mut watch = Watch::new(&host);
     owner.end();
     let (verdict, phases) = watch.until("verdict");

@@ -11,6 +11,7 @@ use super::*;
 
 mod attributes;
 mod checks;
+mod contents;
 mod errors;
 mod hostile;
 

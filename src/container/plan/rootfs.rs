@@ -109,6 +109,14 @@ fn begin(stages: &mut Stages, around: Around<'_>, propagation: Option<(u64, bool
             });
             stages.inside.push(Step::MountRoot);
         }
+        Rootfs::Folder { path } => {
+            let open = Step::OpenRoot {
+                path: path.clone(),
+                follow_host: false,
+            };
+            stages.outside.extend([Step::Isolate, open]);
+            stages.inside.extend([Step::MountRoot, Step::SealRoot]);
+        }
         Rootfs::Overlay { lower, upper, work } => {
             stages.outside.push(Step::Isolate);
             let layers = Layers {

@@ -12,15 +12,16 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Executor, Launch, Ledger, Planned};
+use super::ledger::{Executor, Ledger, Planned};
+use super::privileges;
 use super::proto::task_status::Reason;
-use super::proto::{TaskInfo, TaskState};
-use crate::compose::Project;
+use super::proto::{ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskInfo, TaskState};
+use super::task::{self, Invalid, Surroundings, TaskPlan, fetch};
 use crate::image::{Progress, PullOptions};
 use crate::network::Cni;
-use crate::pod::record::{Owner, Policy};
+use crate::pod::record::Owner;
 use crate::pod::up::{UpSpec, up};
-use crate::pod::{Error, Result};
+use crate::pod::{Error, Result, hooks};
 
 /// The step of `sampan internal`.
 pub const STEP: &str = "mesos-launch";
@@ -49,18 +50,35 @@ pub enum Line {
     },
 }
 
+impl From<Invalid> for Line {
+    fn from(invalid: Invalid) -> Line {
+        Line::Failed {
+            // that of no task is that of all
+            task: Some(invalid.task).filter(|task| !task.is_empty()),
+            state: invalid.state.into(),
+            reason: invalid.reason.map(Into::into),
+            message: invalid.message,
+        }
+    }
+}
+
+impl From<Error> for Line {
+    fn from(error: Error) -> Line {
+        Line::Failed {
+            task: None,
+            state: TaskState::Failed.into(),
+            reason: Some(Reason::ContainerLaunchFailed.into()),
+            message: error.to_string(),
+        }
+    }
+}
+
 /// Makes the pod of launch `number` of the executor with the folder `dir`; the exit code.
 pub fn run(dir: &Path, number: u64) -> u8 {
-    let failed = |error: Error| Line::Failed {
-        task: None,
-        state: TaskState::Failed.into(),
-        reason: Some(Reason::ContainerLaunchFailed.into()),
-        message: error.to_string(),
-    };
     match make(&Ledger::open(dir), number) {
         Ok(()) => 0,
-        Err(error) => {
-            say(&failed(error));
+        Err(line) => {
+            say(&line);
             1
         }
     }
@@ -80,31 +98,46 @@ impl Progress for Silent {
     fn advance(&self, _: &str, _: u64, _: u64) {}
 }
 
-fn make(ledger: &Ledger, number: u64) -> Result<()> {
+fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|error| Error::Other(format!("follow the executor: {error}")))?;
+    let missing = privileges::missing()
+        .map_err(|error| Error::Other(format!("look at the executor's privileges: {error}")))?;
+    if let Some(missing) = missing {
+        return Err(Error::Other(missing.to_string()).into());
+    }
     let executor = ledger.executor()?;
     let launch = ledger.launch(number)?;
     let tasks = ledger.tasks(number)?;
-    let (project, plans) = plan(&executor, &launch, &tasks)?;
+    let around = surroundings(ledger, &executor)?;
+    let options = PullOptions {
+        plain_http: executor.plain_http,
+        ..PullOptions::default()
+    };
+    folders(&tasks, &around)?;
+    let files = fetch::spec(&tasks, launch.group, &around)?;
+    fetch::run(&files, &options).map_err(Error::Other)?;
+    let plan = task::plan(&tasks, launch.group, &around)?;
+    for note in &plan.notes {
+        eprintln!("sampan executor: {note}");
+    }
     say(&Line::Planned {
-        tasks: plans.clone(),
+        tasks: plan.tasks.iter().map(Planned::from).collect(),
     });
+    let of = |plan: TaskPlan| (plan.id, plan.services);
+    let tasks_of: BTreeMap<String, Vec<String>> = plan.tasks.into_iter().map(of).collect();
     let owner = Owner {
         process: executor.process,
         kind: "mesos".to_string(),
         framework: executor.framework.clone(),
         executor: executor.executor.clone(),
         agent: executor.agent.clone(),
-        tasks: plans
-            .into_iter()
-            .map(|plan| (plan.id, plan.services))
-            .collect(),
+        tasks: tasks_of.clone(),
         sandbox: executor.sandbox.clone(),
     };
     let spec = UpSpec {
         folders: executor.folders(),
-        project,
+        project: plan.project,
         services: Vec::new(),
         cgroup_parent: executor.cgroup_parent.clone(),
         cni: Cni {
@@ -112,75 +145,113 @@ fn make(ledger: &Ledger, number: u64) -> Result<()> {
             plugin_dirs: executor.cni_path.clone(),
             state: executor.state.clone(),
         },
-        policy: Policy::FailPod,
+        policy: plan.policy,
         pull: None,
-        pull_options: PullOptions {
-            plain_http: executor.plain_http,
-            ..PullOptions::default()
-        },
+        pull_options: options,
         force_recreate: false,
         wait: false,
+        // a kill must find services that run, and give them their grace
+        detach: true,
         owner: Some(owner),
+        hooks_dir: hooks::usual_folder(),
     };
-    up(spec, &Silent, &mut |_, _| {})
+    up(spec, &Silent, &mut |_, _| {}).map_err(|error| of_task(error, &tasks_of))
 }
 
-fn plan(
-    executor: &Executor,
-    launch: &Launch,
-    tasks: &[TaskInfo],
-) -> Result<(Project, Vec<Planned>)> {
-    let other = |error: &dyn std::fmt::Display| Error::Other(error.to_string());
-    let mut services = serde_json::Map::new();
-    let mut plans = Vec::new();
-    for (at, task) in tasks.iter().enumerate() {
-        let name = format!("task{at}");
-        let image = task
-            .container
-            .as_ref()
-            .and_then(|c| c.mesos.as_ref()?.image.as_ref()?.docker.as_ref());
-        let command = task.command.as_ref().and_then(|c| c.value.clone());
-        let image =
-            image.ok_or_else(|| Error::Other(format!("task {}: no image", task.task_id.value)))?;
-        services.insert(
-            name.clone(),
-            serde_json::json!({
-                "image": image.name, "network_mode": "host", "stop_signal": "SIGTERM",
-                "entrypoint": ["/bin/sh", "-c", command.unwrap_or_default().replace('$', "$$")],
-            }),
-        );
-        let grace = task
-            .kill_policy
-            .as_ref()
-            .and_then(|p| p.grace_period.as_ref());
-        plans.push(Planned {
-            id: task.task_id.value.clone(),
-            services: vec![name],
-            grace: Some(std::time::Duration::from_nanos(
-                grace.map_or(3_000_000_000, |g| g.nanoseconds.max(0) as u64),
-            )),
-            ready: false,
-            max_completion: task
-                .max_completion_time
-                .as_ref()
-                .map(|t| std::time::Duration::from_nanos(t.nanoseconds.max(0) as u64)),
-        });
+/// A failure is that of the task whose service it is.
+fn of_task(error: Error, tasks: &BTreeMap<String, Vec<String>>) -> Line {
+    let service = match &error {
+        Error::Start { service, .. } => service.clone(),
+        _ => None,
+    };
+    let mut line = Line::from(error);
+    if let (Line::Failed { task, .. }, Some(service)) = (&mut line, service) {
+        let own = tasks
+            .iter()
+            .find(|(_, services)| services.contains(&service));
+        *task = own.map(|(id, _)| id.clone());
     }
-    let text = serde_json::json!({"name": launch.pod, "services": services}).to_string();
-    let path = executor
-        .state
-        .join("executors")
-        .join(format!("{}.yaml", launch.pod));
-    std::fs::write(&path, text).map_err(|error| other(&error))?;
-    let loaded = crate::compose::load(&crate::compose::LoadRequest {
-        files: vec![path.clone()],
-        working_dir: executor.sandbox.clone(),
-        project_name: None,
-        environment: BTreeMap::new(),
-        env_files: Vec::new(),
-        profiles: Vec::new(),
+    line
+}
+
+impl From<&TaskPlan> for Planned {
+    fn from(plan: &TaskPlan) -> Planned {
+        Planned {
+            id: plan.id.clone(),
+            services: plan.services.clone(),
+            grace: plan.grace,
+            ready: plan.ready,
+            max_completion: plan.max_completion,
+        }
+    }
+}
+
+fn surroundings(ledger: &Ledger, executor: &Executor) -> Result<Surroundings> {
+    let subscribed = ledger.subscribed()?;
+    let subscribed =
+        subscribed.ok_or_else(|| Error::Other("there was no SUBSCRIBED event".into()))?;
+    // what names the pod is what the ledger says: the agent may leave it out
+    Ok(Surroundings {
+        framework: FrameworkInfo {
+            id: Some(FrameworkId {
+                value: executor.framework.clone(),
+            }),
+            ..subscribed.framework_info
+        },
+        executor: ExecutorInfo {
+            executor_id: ExecutorId {
+                value: executor.executor.clone(),
+            },
+            ..subscribed.executor_info
+        },
+        agent: subscribed.agent_info,
+        sandbox: executor.sandbox.clone(),
+        variables: executor.variables.clone(),
+        address: executor.address,
+        seccomp_profiles: executor.seccomp_profiles.clone(),
     })
-    .map_err(|error| other(&error))?;
-    let _ = std::fs::remove_file(&path);
-    Ok((loaded.project, plans))
+}
+
+/// `tasks/ID` in the sandbox, whose owner they have. An id that is no name is refused by the plan, and makes no folder elsewhere.
+fn folders(tasks: &[TaskInfo], around: &Surroundings) -> Result<()> {
+    let sandbox = &around.sandbox;
+    for task in tasks {
+        let folder = task::folder(sandbox, task);
+        if let Ok(below) = folder.strip_prefix(sandbox) {
+            fetch::make_folder(sandbox, below).map_err(Error::Other)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_that_of_the_task_whose_service_it_is() {
+        let start = |service: Option<&str>| Error::Start {
+            code: 125,
+            message: "no image".into(),
+            service: service.map(str::to_owned),
+        };
+        let tasks = [("a", vec!["web", "db"]), ("b", vec!["job"])];
+        let tasks = tasks.map(|(id, services)| {
+            let services = services.into_iter().map(str::to_owned).collect();
+            (id.to_owned(), services)
+        });
+        let tasks = BTreeMap::from(tasks);
+        for (error, expected) in [
+            (start(Some("db")), Some("a")),
+            (start(Some("job")), Some("b")),
+            (start(Some("other")), None),
+            (start(None), None),
+            (Error::Other("no network".into()), None),
+        ] {
+            let Line::Failed { task, .. } = of_task(error, &tasks) else {
+                panic!("a failure");
+            };
+            assert_eq!(task.as_deref(), expected);
+        }
+    }
 }

@@ -15,3 +15,4 @@ pub mod recordio;
 pub mod run;
 pub mod session;
 pub mod shim;
+pub mod task;

@@ -6,16 +6,17 @@
 //! Leaves to others: what is done when ([`super::machine`]).
 
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
+use super::ledger::Executor;
 use super::proto::NetworkInfo;
 use crate::network::PortMapping;
 use crate::pod::control::Request;
-use crate::pod::layout::{Folders, PodDir};
+use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Sandbox};
 use crate::pod::{Error, Result, watch};
 
@@ -34,14 +35,30 @@ pub async fn stop(dir: &PodDir, services: &[String], grace: Option<Duration>) ->
     watch::ask(dir, &request).await.map(|_| ())
 }
 
-/// Removes a pod with its volumes; no pod is success.
-pub async fn remove(folders: &Folders, pod: &str) -> Result<()> {
+/// Removes a pod; no pod is success.
+pub async fn remove(executor: &Executor, pod: &str) -> Result<()> {
+    let words = ["-p", pod, "down", "--timeout", "0"];
+    command(executor, &words, &format!("remove pod {pod}")).await
+}
+
+/// Removes what executors left that were killed as a whole.
+pub async fn collect_garbage(executor: &Executor) -> Result<()> {
+    command(executor, &["gc"], "remove what others left").await
+}
+
+/// Runs a command of our own, which has the words for why it failed.
+async fn command(executor: &Executor, words: &[&str], what: &str) -> Result<()> {
+    let paths = |paths: &[PathBuf]| std::env::join_paths(paths).unwrap_or_default();
     let output = Command::new("/proc/self/exe")
         .arg("--root")
-        .arg(&folders.root)
+        .arg(&executor.root)
         .arg("--state")
-        .arg(&folders.state)
-        .args(["-p", pod, "down", "--timeout", "0"])
+        .arg(&executor.state)
+        .arg("--cni-conf")
+        .arg(paths(&executor.cni_conf))
+        .arg("--cni-path")
+        .arg(paths(&executor.cni_path))
+        .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -53,7 +70,7 @@ pub async fn remove(folders: &Folders, pod: &str) -> Result<()> {
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let text: String = text.trim().chars().take(1000).collect();
-    Err(Error::Other(format!("remove pod {pod}: {text}")))
+    Err(Error::Other(format!("{what}: {text}")))
 }
 
 /// The last line that a service printed, on standard error if there is one.

@@ -57,6 +57,10 @@ pub struct Options {
     pub log_json: bool,
     /// Plain http to registries that are not on this machine.
     pub plain_http: bool,
+    /// Variables of all tasks.
+    pub variables: BTreeMap<String, String>,
+    /// Folder of seccomp profiles that tasks may name.
+    pub seccomp_profiles: Option<PathBuf>,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -141,6 +145,7 @@ async fn serve(
     let (inputs, mut inbox) = mpsc::channel(INBOX);
     let (calls, outbox) = mpsc::unbounded_channel();
     let (context, ever) = open(options, environment, shim, inputs.clone(), calls)?;
+    tokio::task::spawn_local(sweep(context.clone()));
     let patience = Patience {
         recovery: environment.recovery.map(|recovery| recovery.timeout),
         backoff: environment
@@ -179,6 +184,11 @@ async fn serve(
     }
 }
 
+/// A service of the pod runs, or ran.
+fn is_started(answer: &Answer) -> bool {
+    matches!(answer, Answer::Status { status, .. } if !status.started.is_empty())
+}
+
 fn now() -> Now {
     let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Now {
@@ -209,14 +219,16 @@ fn open(
         cni_path: options.cni_path.clone(),
         cgroup_parent: options.cgroup_parent.clone(),
         plain_http: options.plain_http,
+        variables: options.variables.clone(),
+        seccomp_profiles: options.seccomp_profiles.clone(),
+        address: environment.endpoint.host.parse().ok(),
     };
     ledger.begin(&executor)?;
     let subscribed = ledger.subscribed()?;
-    let tag = format!("{:x}-{:x}", shim.pid, shim.start_time);
     let mut machine = Machine::new(
+        &environment.framework_id,
         &environment.executor_id,
         environment.shutdown_grace,
-        &tag,
         ledger.load()?,
         fastrand::Rng::new(),
     );
@@ -235,10 +247,17 @@ fn open(
         launching: RefCell::default(),
         watching: RefCell::default(),
     };
-    if let Err(error) = ledger::sweep(&options.folders.state) {
-        context.log(&error.to_string());
-    }
     Ok((Rc::new(context), subscribed.is_some()))
+}
+
+/// What executors left that were killed as a whole, with their pods.
+async fn sweep(context: Rc<Context>) {
+    let swept = ledger::sweep(&context.folders.state);
+    for done in [swept, pods::collect_garbage(&context.executor).await] {
+        if let Err(error) = done {
+            context.tell(Input::Note(error.to_string())).await;
+        }
+    }
 }
 
 impl Context {
@@ -399,7 +418,7 @@ impl Context {
     async fn not_started(&self, number: u64, failure: NotStarted) {
         if let Some(dir) = self.pod(number)
             && dir.dir.exists()
-            && let Err(error) = pods::remove(&self.folders, &dir.name).await
+            && let Err(error) = pods::remove(&self.executor, &dir.name).await
         {
             self.tell(Input::Note(error.to_string())).await;
         }
@@ -485,15 +504,23 @@ impl Context {
 
     /// Tells the machine what becomes of a pod, until it is gone.
     async fn watch(&self, number: u64, dir: &PodDir) {
-        let networks = pods::networks(dir).unwrap_or_else(|error| {
-            self.log(&error.to_string());
-            Vec::new()
-        });
-        self.tell(Input::Started(number, networks)).await;
+        self.tell(Input::Started(number)).await;
+        let mut connected = false;
         let mut watch = Watch::new(dir.clone());
         loop {
             match watch.next().await {
-                Ok(Some(answer)) => self.hear(number, dir, answer).await,
+                Ok(Some(answer)) => {
+                    // they are made before the first service starts
+                    if !connected && is_started(&answer) {
+                        let found = pods::networks(dir).unwrap_or_else(|error| {
+                            self.log(&error.to_string());
+                            Vec::new()
+                        });
+                        connected = true;
+                        self.tell(Input::Networks(number, found)).await;
+                    }
+                    self.hear(number, dir, answer).await;
+                }
                 Ok(None) => {
                     let text = format!(
                         "pod {} was removed by a command on the agent's machine",
@@ -559,7 +586,7 @@ impl Context {
                 return;
             };
             let _turn = context.permits.acquire().await;
-            let failure = pods::remove(&context.folders, &dir.name).await.err();
+            let failure = pods::remove(&context.executor, &dir.name).await.err();
             let failure = failure.map(|error| error.to_string());
             context.tell(Input::Removed(number, failure)).await;
         });

@@ -20,6 +20,7 @@ use super::super::record::{Cause, Failure, Goal, Health, Phase, Status, Verdict}
 use super::super::{Error, Result};
 use super::Event;
 use super::machine::Machine;
+use crate::compose::project::CheckKind;
 
 /// A client that reads this slowly is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -244,13 +245,20 @@ impl Clients {
         let _ = tokio::time::timeout(FAREWELL, all).await;
     }
 
-    /// Answers those whose condition holds now.
-    pub fn answer(&mut self, machine: &Machine, failure: Option<&Failure>) {
+    /// Answers those whose condition holds now. `busy`: a hook of the pod runs, which is waited for; `hook`: how one failed the pod.
+    pub fn answer(
+        &mut self,
+        machine: &Machine,
+        failure: Option<&Failure>,
+        (busy, hook): (bool, Option<&str>),
+    ) {
         self.0.retain(|(client, until)| {
             if client.gone() {
                 return false;
             }
             let answer = match until {
+                Until::Up { .. } | Until::Stopped(_) if busy => None,
+                Until::Up { .. } if hook.is_some() => hook.map(Answer::failed),
                 Until::Up { healthy } => match failure {
                     Some(failure) => Some(Answer::Failed {
                         code: failure.code,
@@ -321,7 +329,16 @@ fn up(machine: &Machine, healthy: bool) -> Option<Answer> {
                 1,
                 format!(
                     "service {name} is unhealthy: {}",
-                    status.health_output.trim()
+                    status.failing(CheckKind::Health)
+                ),
+                name,
+            )),
+            _ if healthy && status.unready() => Some((
+                false,
+                1,
+                format!(
+                    "service {name} is not ready: {}",
+                    status.failing(CheckKind::Readiness)
                 ),
                 name,
             )),
@@ -397,7 +414,8 @@ mod tests {
         let text = format!("cut off: more than {BACKLOG} bytes were waiting to be read; ask again");
         let answer: Answer = serde_json::from_str(&last).unwrap();
         assert_eq!(answer, Answer::failed(text));
-        clients.answer(&Machine::new(BTreeMap::new(), Default::default()), None);
+        let machine = Machine::new(BTreeMap::new(), Default::default());
+        clients.answer(&machine, None, (false, None));
         assert_eq!(clients.0.len(), 1);
     }
 

@@ -4,18 +4,26 @@
 //! when nothing that depends on it and is to stop too still runs; a timer that is no longer meant is ignored; why a
 //! service ends is in its status before anything is done about it, so a successor decides the same.
 
+mod checks;
 mod dependency;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+pub use self::checks::Tested;
+use self::checks::{Checks, Next};
 use self::dependency::{Satisfied, satisfied};
-use super::super::plan::{self, Probe};
+use super::super::hooks::View;
+use super::super::plan;
 use super::super::record::{
-    Cause, Failure, Goal, Health, Phase, Policy, ProcessId, Status, Verdict,
+    Cause, CheckResult, CheckState, Failure, Goal, Health, Phase, Policy, ProcessId, Status,
+    Verdict,
 };
-use crate::compose::project::{Dependency, Restart};
+use crate::compose::project::{Check, CheckKind, Dependency, Restart};
 
 /// What does not change about a service.
 #[derive(Debug, Clone)]
@@ -24,12 +32,16 @@ pub struct Facts {
     pub depends_on: BTreeMap<String, Dependency>,
     /// `restart`.
     pub restart: Restart,
-    /// Health check with its defaults.
-    pub probe: Option<Probe>,
+    /// Checks with their defaults.
+    pub checks: Vec<Check>,
     /// Signal that asks it to end.
     pub stop_signal: i32,
     /// Time until SIGKILL.
     pub grace: Duration,
+    /// It has `post_start` hooks.
+    pub post_start: bool,
+    /// It has `pre_stop` hooks.
+    pub pre_stop: bool,
 }
 
 /// Something that happened.
@@ -57,15 +69,31 @@ pub enum Input {
         /// RFC 3339.
         at: String,
     },
-    /// A probe ended.
-    Probed {
-        /// It passed.
-        passed: bool,
-        /// Its output.
-        output: String,
-        /// Time since the service started.
+    /// A check ended.
+    Tested {
+        /// Which one.
+        check: usize,
+        /// What it came to.
+        tested: Tested,
+        /// How long the service had run when it began.
         age: Duration,
+        /// RFC 3339.
+        at: String,
         /// The unit's generation when it began.
+        generation: u64,
+    },
+    /// Its `post_start` hooks have ended; why the first failed that did.
+    PostStarted {
+        /// Text.
+        failure: Option<String>,
+        /// The unit's generation when they began.
+        generation: u64,
+    },
+    /// Its `pre_stop` hooks have ended; why those failed that did.
+    PreStopped {
+        /// Text.
+        failure: Option<String>,
+        /// The unit's generation when they began.
         generation: u64,
     },
     /// A timer ran out.
@@ -84,8 +112,10 @@ pub struct Timer {
 /// What a timer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimerKind {
-    /// The next probe.
-    Probe,
+    /// The next run of a check.
+    Check(usize),
+    /// The end of a pause of checking; which one of the run.
+    Snooze(u64),
     /// The end of the grace period.
     Grace,
     /// The end of the restart delay.
@@ -97,12 +127,16 @@ pub enum TimerKind {
 pub enum Action {
     /// Run `create` and `start`.
     Start,
+    /// Run the `post_start` hooks.
+    PostStart,
+    /// Run the `pre_stop` hooks.
+    PreStop,
     /// Send a signal to the first process.
     Signal(i32),
     /// SIGKILL for all of its cgroup.
     Kill,
-    /// Run the health check once.
-    Probe,
+    /// Run a check once.
+    Check(usize, Rc<Check>),
     /// Give [`Input::Timer`] back later.
     Timer(Timer, Duration),
     /// A line for the pod's events.
@@ -111,13 +145,14 @@ pub enum Action {
 
 struct Unit {
     facts: Facts,
+    checks: Checks,
     status: Status,
     /// Counts runs: timers and probes of an earlier one mean nothing.
     generation: u64,
     /// Restarts since it last ran for long.
     streak: u32,
-    /// Early probes so far.
-    early: u32,
+    /// Pauses of checking so far.
+    snoozes: u64,
     /// Grace period of the next stop instead of its own.
     grace: Option<Duration>,
 }
@@ -126,6 +161,8 @@ struct Unit {
 pub struct Machine {
     units: BTreeMap<String, Unit>,
     policy: Policy,
+    /// See [`Machine::hold`].
+    held: bool,
     actions: Vec<(String, Action)>,
 }
 
@@ -135,21 +172,20 @@ const RESTART_DELAY: Duration = Duration::from_millis(100);
 const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
 /// A service that ran this long starts over with [`RESTART_DELAY`].
 const RESTART_RESET: Duration = Duration::from_secs(10);
-/// First delay of a probe while the service is not healthy yet, doubled until the interval is reached.
-const EARLY_PROBE: Duration = Duration::from_millis(100);
 
 impl Machine {
     /// A machine over services in known states.
     pub fn new(services: BTreeMap<String, (Facts, Status)>, policy: Policy) -> Machine {
         let units = services
             .into_iter()
-            .map(|(name, (facts, status))| {
+            .map(|(name, (mut facts, status))| {
                 let unit = Unit {
+                    checks: Checks::new(std::mem::take(&mut facts.checks)),
                     facts,
                     status,
                     generation: 0,
                     streak: 0,
-                    early: 0,
+                    snoozes: 0,
                     grace: None,
                 };
                 (name, unit)
@@ -158,6 +194,7 @@ impl Machine {
         Machine {
             units,
             policy,
+            held: false,
             actions: Vec::new(),
         }
     }
@@ -232,6 +269,11 @@ impl Machine {
         }
     }
 
+    /// Whether services must not be asked to stop yet when all that runs is to.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// How the pod ended, while it is at rest.
     pub fn verdict(&self) -> Option<Verdict> {
         verdict::verdict(self.policy, self.statuses())
@@ -285,7 +327,7 @@ impl Machine {
 
     /// Goes on from statuses that an earlier supervisor left: sets the timers that ended with it, and decides what it
     /// may have been killed before.
-    pub fn resume(&mut self) {
+    pub fn resume(&mut self, now: Timestamp) {
         let mut ended = false;
         for (name, unit) in &mut self.units {
             // asking again is harmless, forgetting is not
@@ -293,14 +335,19 @@ impl Machine {
                 unit.status.phase = Phase::Running;
             }
             unit.generation += 1;
-            let timer = match unit.status.phase {
-                Phase::Running => unit
-                    .probe_delay(RESTART_RESET)
-                    .map(|delay| unit.timer_action(TimerKind::Probe, delay)),
-                Phase::Restarting => Some(unit.timer_action(TimerKind::Restart, RESTART_DELAY)),
-                _ => None,
-            };
-            self.actions.extend(timer.map(|t| (name.clone(), t)));
+            let mut out = Vec::new();
+            match unit.status.phase {
+                Phase::Running => {
+                    unit.resume_checks(now, &mut out);
+                    out.extend(unit.status.post_start.then_some(Action::PostStart));
+                }
+                Phase::Restarting => {
+                    out.push(unit.timer_action(TimerKind::Restart, RESTART_DELAY));
+                }
+                _ => {}
+            }
+            self.actions
+                .extend(out.into_iter().map(|a| (name.clone(), a)));
             ended |= unit.status.phase == Phase::Exited;
         }
         if ended && self.policy == Policy::AbortOnExit {
@@ -316,8 +363,33 @@ impl Machine {
                 && unit.status.phase == Phase::Running
             {
                 unit.status.goal = Goal::Stop;
+                unit.status.ready = false;
                 unit.ends_for(Cause::Stopped);
                 unit.status.phase = Phase::Stopping;
+            }
+        }
+    }
+
+    /// Pauses the checking of services that run; `until` is what is told of the end. Again: from now on. Zero ends the pause.
+    pub fn snooze(&mut self, services: &[String], length: Duration, until: &str) {
+        for name in services {
+            let Some(unit) = self.units.get_mut(name) else {
+                continue;
+            };
+            if unit.status.phase != Phase::Running {
+                continue;
+            }
+            unit.snoozes += 1;
+            let ends = length.is_zero();
+            unit.status.snoozed = (!ends).then(|| until.to_string());
+            let text = match ends {
+                true => "is checked again".to_string(),
+                false => format!("is not checked until {until}"),
+            };
+            self.actions.push((name.clone(), Action::Note(text)));
+            if !ends {
+                let timer = unit.timer_action(TimerKind::Snooze(unit.snoozes), length);
+                self.actions.push((name.clone(), timer));
             }
         }
     }
@@ -359,13 +431,29 @@ impl Machine {
                 unit.exited(code, oom, ran, &mut out);
                 ended = !matches!(unit.status.phase, Phase::Restarting | Phase::Waiting);
             }
-            Input::Probed {
-                passed,
-                output,
+            Input::Tested {
+                check,
+                tested,
                 age,
+                at,
                 generation,
-            } if generation == unit.generation => unit.probed(passed, output, age, &mut out),
-            Input::Probed { .. } => {}
+            } => {
+                if generation == unit.generation && unit.status.phase == Phase::Running {
+                    let next = unit
+                        .checks
+                        .tested(check, tested, age, &at, &mut unit.status);
+                    unit.follow(next, &mut out);
+                }
+            }
+            Input::PostStarted {
+                failure,
+                generation,
+            } if generation == unit.generation => unit.post_started(failure, &mut out),
+            Input::PreStopped {
+                failure,
+                generation,
+            } if generation == unit.generation => unit.pre_stopped(failure, &mut out),
+            Input::PostStarted { .. } | Input::PreStopped { .. } => {}
             Input::Timer(timer) => unit.timer(timer, &mut out),
         }
         self.actions
@@ -419,6 +507,13 @@ impl Machine {
     /// Every service is where it is wanted to be for now: nothing waits, starts or stops.
     pub fn settled(&self) -> bool {
         self.units.values().all(|unit| match unit.status.goal {
+            // its start is not over, or has failed
+            Goal::Run
+                if unit.status.phase == Phase::Running
+                    && (unit.status.post_start || unit.status.error.is_some()) =>
+            {
+                false
+            }
             Goal::Run => !matches!(
                 unit.status.phase,
                 Phase::Waiting | Phase::Starting | Phase::Stopping
@@ -428,10 +523,12 @@ impl Machine {
         })
     }
 
-    /// The health check of a running service has not said anything yet.
+    /// The health or readiness checks of a running service have not come to anything yet.
     pub fn undecided(&self) -> bool {
         self.units.values().any(|unit| {
-            unit.status.phase == Phase::Running && unit.status.health == Health::Starting
+            let starting =
+                |r: &CheckResult| r.kind != CheckKind::Check && r.state == CheckState::Starting;
+            unit.status.phase == Phase::Running && unit.status.checks.values().any(starting)
         })
     }
 
@@ -499,8 +596,11 @@ impl Machine {
         match (unit.status.goal, unit.status.phase) {
             (Goal::Run, Phase::Waiting) => self.may_start(unit),
             (Goal::Stop | Goal::Restart, Phase::Running) if !self.is_needed(name) => {
-                Some(Step::Stop)
+                let held = self.held && View::of(self.units.values().map(|u| &u.status)).ending;
+                (!held).then_some(Step::Stop)
             }
+            // its start failed
+            (Goal::Run, Phase::Running) if unit.status.error.is_some() => Some(Step::Stop),
             (Goal::Stop | Goal::Restart, Phase::Restarting) => Some(Step::Ended),
             (Goal::Restart, Phase::Exited | Phase::Failed | Phase::Waiting) => Some(Step::Again),
             _ => None,
@@ -513,7 +613,11 @@ impl Machine {
                 .units
                 .get(name)
                 .map_or(Satisfied::Never("is not there"), |on| {
-                    satisfied(dependency.condition, &on.status, on.facts.probe.is_some())
+                    satisfied(
+                        dependency.condition,
+                        &on.status,
+                        on.checks.any(CheckKind::Health),
+                    )
                 });
             match verdict {
                 Satisfied::Yes => {}
@@ -564,7 +668,6 @@ impl Unit {
     }
 
     fn started(&mut self, process: ProcessId, out: &mut Vec<Action>) {
-        self.early = 0;
         self.status.phase = Phase::Running;
         self.status.process = Some(process);
         self.status.exit_code = None;
@@ -575,26 +678,32 @@ impl Unit {
         }
         self.status.oom_killed = false;
         self.status.error = None;
-        self.status.failing_streak = 0;
-        self.status.health = plan::initial_health(self.facts.probe.as_ref());
-        if let Some(delay) = self.probe_delay(Duration::ZERO) {
-            out.push(self.timer_action(TimerKind::Probe, delay));
-        }
+        let next = self.checks.begin(&mut self.status);
+        self.follow(next, out);
+        self.status.post_start = self.facts.post_start;
+        out.extend(self.facts.post_start.then_some(Action::PostStart));
     }
 
-    /// Until the first interval is over, probes come early: a service that is ready sooner is seen sooner.
-    fn probe_delay(&self, age: Duration) -> Option<Duration> {
-        let probe = self.facts.probe.as_ref()?;
-        let interval = if age < probe.start_period {
-            probe.start_interval.min(probe.interval)
-        } else {
-            probe.interval
-        };
-        if self.status.health == Health::Starting {
-            let early = EARLY_PROBE.saturating_mul(1 << self.early.min(16));
-            return Some(early.min(interval));
+    /// What its checks want done.
+    fn follow(&self, next: impl IntoIterator<Item = Next>, out: &mut Vec<Action>) {
+        out.extend(next.into_iter().map(|next| match next {
+            Next::Later(check, after) => self.timer_action(TimerKind::Check(check), after),
+            Next::Run(index, check) => Action::Check(index, check),
+            Next::Note(text) => Action::Note(text),
+        }));
+    }
+
+    fn resume_checks(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let age = between(&self.status.started, now).unwrap_or_default();
+        let next = self.checks.resume(&mut self.status, age);
+        self.follow(next, out);
+        if let Some(until) = self.status.snoozed.take()
+            && let Ok(end) = until.parse::<Timestamp>()
+            && let Some(left) = between(&now.to_string(), end)
+        {
+            self.status.snoozed = Some(until);
+            out.push(self.timer_action(TimerKind::Snooze(self.snoozes), left));
         }
-        Some(interval)
     }
 
     fn exited(&mut self, code: Option<i32>, oom: bool, ran: Duration, out: &mut Vec<Action>) {
@@ -608,9 +717,6 @@ impl Unit {
         } else {
             Cause::Exited
         });
-        if self.status.health != Health::None {
-            self.status.health = Health::Starting;
-        }
         if ran >= RESTART_RESET {
             self.streak = 0;
         }
@@ -621,7 +727,11 @@ impl Unit {
         let why = if oom { ": out of memory" } else { "" };
         out.push(Action::Note(format!("{ended}{why}")));
         let stopped = self.status.goal != Goal::Run;
-        if plan::restarts(self.facts.restart, code, self.status.restarts, stopped) {
+        self.status.post_start = false;
+        if self.status.error.is_some() {
+            self.status.phase = Phase::Failed;
+            self.status.exit_code = Some(125);
+        } else if plan::restarts(self.facts.restart, code, self.status.restarts, stopped) {
             let delay = RESTART_DELAY
                 .saturating_mul(1 << self.streak.min(16))
                 .min(RESTART_DELAY_MOST);
@@ -633,43 +743,7 @@ impl Unit {
         } else {
             self.status.phase = Phase::Exited;
         }
-    }
-
-    fn probed(&mut self, passed: bool, output: String, age: Duration, out: &mut Vec<Action>) {
-        let Some(probe) = self.facts.probe.clone() else {
-            return;
-        };
-        if self.status.phase != Phase::Running {
-            return;
-        }
-        let before = self.status.health;
-        self.status.health_output = output;
-        if passed {
-            self.status.failing_streak = 0;
-            self.status.health = Health::Healthy;
-        } else if before == Health::Starting && age < probe.start_period.max(probe.interval) {
-            // the start period; without one, the time before the first probe would be due
-            self.early += 1;
-        } else {
-            self.status.failing_streak += 1;
-            if self.status.failing_streak >= probe.retries {
-                self.status.health = Health::Unhealthy;
-            }
-        }
-        if before != self.status.health {
-            let text = match self.status.health {
-                Health::Healthy => "is healthy".to_string(),
-                _ => format!(
-                    "is unhealthy after {} failed probes: {}",
-                    self.status.failing_streak,
-                    self.status.health_output.trim()
-                ),
-            };
-            out.push(Action::Note(text));
-        }
-        if let Some(delay) = self.probe_delay(age) {
-            out.push(self.timer_action(TimerKind::Probe, delay));
-        }
+        self.checks.end(&mut self.status);
     }
 
     fn timer(&mut self, timer: Timer, out: &mut Vec<Action>) {
@@ -677,7 +751,13 @@ impl Unit {
             return;
         }
         match (timer.kind, self.status.phase) {
-            (TimerKind::Probe, Phase::Running) => out.push(Action::Probe),
+            (TimerKind::Check(check), Phase::Running) => {
+                self.follow(self.checks.due(check, &self.status), out);
+            }
+            (TimerKind::Snooze(which), Phase::Running) if which == self.snoozes => {
+                self.status.snoozed = None;
+                out.push(Action::Note("is checked again".to_string()));
+            }
             (TimerKind::Grace, Phase::Stopping) => out.push(Action::Kill),
             (TimerKind::Restart, Phase::Restarting) => {
                 self.status.restarts += 1;
@@ -687,12 +767,43 @@ impl Unit {
         }
     }
 
+    fn post_started(&mut self, failure: Option<String>, out: &mut Vec<Action>) {
+        self.status.post_start = false;
+        let Some(failure) = failure else { return };
+        out.push(Action::Note(failure.clone()));
+        // one that is asked to stop is not failed by that
+        if self.status.goal == Goal::Run && self.status.phase == Phase::Running {
+            self.ends_for(Cause::NotStarted);
+            self.status.error = Some(failure);
+        }
+    }
+
+    fn pre_stopped(&mut self, failure: Option<String>, out: &mut Vec<Action>) {
+        out.extend(failure.map(Action::Note));
+        if self.status.phase == Phase::Stopping {
+            out.push(Action::Signal(self.facts.stop_signal));
+        }
+    }
+
+    /// The time until SIGKILL is also that of the hooks.
     fn ask_to_stop(&mut self, out: &mut Vec<Action>) {
         self.status.phase = Phase::Stopping;
-        out.push(Action::Signal(self.facts.stop_signal));
+        self.status.ready = false;
+        out.push(match self.facts.pre_stop {
+            true => Action::PreStop,
+            false => Action::Signal(self.facts.stop_signal),
+        });
         let grace = self.grace.take().unwrap_or(self.facts.grace);
         out.push(self.timer_action(TimerKind::Grace, grace));
     }
+}
+
+/// From one time to a later one; `None`: it is not later, or no time.
+fn between(from: &str, to: Timestamp) -> Option<Duration> {
+    let from = from.parse::<Timestamp>().ok()?;
+    Duration::try_from(to.duration_since(from))
+        .ok()
+        .filter(|time| !time.is_zero())
 }
 
 #[cfg(test)]

@@ -5,16 +5,17 @@
 //! where the last one was killed.
 
 mod clients;
+mod hooks;
 mod live;
 pub mod machine;
 mod owner;
+pub mod probe;
 mod pump;
 mod work;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,16 +24,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::clients::{Client, Clients};
+use self::hooks::Hooks;
 use self::machine::{Action, Facts, Input, Machine};
+use self::probe::Probes;
 use self::pump::Pumps;
 use super::control::{Answer, Request};
+use super::hooks::View;
 use super::layout::PodDir;
-use super::plan;
 use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
-use super::{Error, Result, gc, lock, resolver, teardown};
+use super::{Error, Result, checks, gc, lock, plan, resolver, sandbox, teardown, volumes};
 use crate::container;
 
 /// What reaches the loop.
@@ -40,6 +43,8 @@ enum Event {
     Service(String, Input),
     Note(String, String),
     Client(Request, Client),
+    /// The process of a hook ended.
+    Hook(Result<()>),
 }
 
 /// What tasks need; shared. Of the record nothing changes; what the kernel has of networks and ports does.
@@ -53,6 +58,7 @@ struct Context {
     changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
+    probes: Probes,
 }
 
 impl Context {
@@ -85,7 +91,7 @@ async fn supervise(dir: &Path) -> Result<()> {
     let dir = PodDir::open(dir, &pod.root);
     // one whose keeper was killed may still be at it
     let _only = lock::acquire(&dir.supervisor_lock())?;
-    record::write(&dir.supervisor(), &ProcessId::own()?)?;
+    record::put(&dir.supervisor(), &ProcessId::own()?)?;
     let (events, mut inbox) = mpsc::unbounded_channel();
     // what has to be there is opened before anybody is told that we are
     let pumps = open_pumps(&dir, &pod, &events)?;
@@ -109,6 +115,7 @@ async fn supervise(dir: &Path) -> Result<()> {
         changing: tokio::sync::Mutex::new(()),
         events,
         pumps,
+        probes: Probes::default(),
     });
     if failure.is_none() {
         live::resume(&context).await;
@@ -168,23 +175,23 @@ async fn set_up(dir: &PodDir, pod: &Pod) -> Result<(Sandbox, Reservation)> {
         Some(ports) => ports::hold(&ports),
         None => {
             let (ports, reservation) = ports::reserve(&pod.project)?;
-            record::write(&dir.ports(), &ports)?;
+            record::put(&dir.ports(), &ports)?;
             reservation
         }
     };
     if let Some(sandbox) = record::read(&dir.sandbox())? {
         return Ok((sandbox, reservation));
     }
-    work::step(
-        &["volumes-up".as_ref(), dir.dir.as_os_str()],
-        &dir.dir.join("error.json"),
-    )
-    .await?;
-    work::step(
-        &["sandbox-up".as_ref(), dir.dir.as_os_str()],
-        &dir.dir.join("error.json"),
-    )
-    .await?;
+    let error_file = dir.dir.join("error.json");
+    if volumes::any(pod) {
+        work::step(&["volumes-up".as_ref(), dir.dir.as_os_str()], &error_file).await?;
+    }
+    if pod.project.on_host() {
+        // there is no namespace to enter, nor anything to wait for
+        sandbox::up(&dir.dir)?;
+    } else {
+        work::step(&["sandbox-up".as_ref(), dir.dir.as_os_str()], &error_file).await?;
+    }
     let sandbox = record::read(&dir.sandbox())?
         .ok_or_else(|| Error::Other(format!("no sandbox in {}", dir.dir.display())))?;
     Ok((sandbox, reservation))
@@ -214,6 +221,7 @@ struct Supervisor {
     /// As on disk.
     verdict: Option<Verdict>,
     clients: Clients,
+    hooks: Hooks,
     /// Set-up failed: nothing can be started.
     failure: Option<Failure>,
 }
@@ -229,9 +237,11 @@ impl Supervisor {
             let facts = Facts {
                 depends_on: service.depends_on.clone(),
                 restart: service.restart,
-                probe: plan::probe(service, &image.config),
+                checks: checks::of(service, &image.config),
                 stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
                 grace: service.stop_grace_period,
+                post_start: !service.post_start.is_empty(),
+                pre_stop: !service.pre_stop.is_empty(),
             };
             let path = context.dir.service(name).status();
             let status = record::read::<Status>(&path)?;
@@ -245,13 +255,14 @@ impl Supervisor {
         let mut supervisor = Supervisor {
             machine: Machine::new(services, context.pod.policy),
             verdict: record::read(&context.dir.verdict())?,
+            hooks: Hooks::load(&context)?,
             context,
             saved,
             clients: Clients::default(),
             failure,
         };
         if supervisor.failure.is_none() {
-            supervisor.machine.resume();
+            supervisor.machine.resume(jiff::Timestamp::now());
             supervisor.adopt();
             let start = supervisor.context.pod.start.clone();
             supervisor.machine.begin(&start, &fresh);
@@ -280,12 +291,36 @@ impl Supervisor {
             Event::Service(name, input) => self.machine.input(&name, input),
             Event::Note(name, text) => self.note(&name, &text),
             Event::Client(request, client) => self.request(request, client),
+            Event::Hook(done) => match self.hooks.ended(&self.context, done) {
+                // it is in the events already
+                Ok(text) => text.iter().for_each(|text| self.clients.progress("", text)),
+                Err(error) => self.note("", &error.to_string()),
+            },
         }
     }
 
     /// Carries out what the machine decided, saves what changed, then answers who waits.
     fn settle(&mut self) {
-        for (name, action) in self.machine.take_actions() {
+        // what a hook's end sets free is done at once
+        while self.step() {}
+        let hooks = (self.hooks.busy(), self.hooks.failure());
+        self.clients
+            .answer(&self.machine, self.failure.as_ref(), hooks);
+    }
+
+    /// Gives whether there may be more to do.
+    fn step(&mut self) -> bool {
+        if self.hooks.failure().is_some() {
+            self.stop_for(Cause::Hook);
+        }
+        self.machine.hold(self.hooks.holds());
+        let actions = self.machine.take_actions();
+        if actions.iter().any(|(_, action)| *action == Action::Start)
+            && let Err(error) = self.hooks.begin(&self.context)
+        {
+            self.note("", &error.to_string());
+        }
+        for (name, action) in actions {
             if let Action::Note(text) = &action {
                 self.note(&name, text);
             }
@@ -297,7 +332,16 @@ impl Supervisor {
             self.save(&name);
         }
         self.judge();
-        self.clients.answer(&self.machine, self.failure.as_ref());
+        let view = View {
+            broken: self.failure.is_some(),
+            ..View::of(self.machine.statuses().map(|(_, status)| status))
+        };
+        self.hooks
+            .advance(&self.context, view)
+            .unwrap_or_else(|error| {
+                self.note("", &error.to_string());
+                false
+            })
     }
 
     fn save(&mut self, name: &str) {
@@ -308,7 +352,7 @@ impl Supervisor {
         if self.saved.get(name) == Some(status) {
             return;
         }
-        match record::write(&path, status) {
+        match record::put(&path, status) {
             Ok(()) => {
                 self.saved.insert(name.to_string(), status.clone());
                 self.clients.status(name, status);
@@ -325,14 +369,27 @@ impl Supervisor {
     fn judge(&mut self) {
         let verdict = match &self.failure {
             Some(failure) => Some(no_sandbox(failure)),
-            None => self.machine.verdict(),
+            None => self
+                .machine
+                .verdict()
+                .map(|verdict| match self.hooks.failure() {
+                    Some(text) => Verdict {
+                        service: None,
+                        cause: Cause::Hook,
+                        exit_code: None,
+                        signal: None,
+                        message: text.to_string(),
+                        ..verdict
+                    },
+                    None => verdict,
+                }),
         };
         if verdict == self.verdict {
             return;
         }
         let path = self.context.dir.verdict();
         let done = match &verdict {
-            Some(verdict) => record::write(&path, verdict),
+            Some(verdict) => record::put(&path, verdict),
             None => remove_stale(&path),
         };
         if let Err(error) = done {
@@ -348,17 +405,8 @@ impl Supervisor {
     /// One line in the pod's events and to every client that waits.
     fn note(&self, service: &str, text: &str) {
         self.clients.progress(service, text);
-        let line = format!(
-            "{} {service} {}\n",
-            record::now(),
-            text.replace('\n', "\\n")
-        );
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.context.dir.events());
         // an event that cannot be written is still told to the clients
-        let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
+        let _ = record::event(&self.context.dir.events(), service, text);
     }
 
     fn request(&mut self, request: Request, client: Client) {
@@ -385,6 +433,7 @@ impl Supervisor {
             && !matches!(
                 request,
                 Request::Up { .. }
+                    | Request::Ping
                     | Request::Stop { .. }
                     | Request::Kill { .. }
                     | Request::Wait { .. }
@@ -432,11 +481,25 @@ impl Supervisor {
                 }
                 client.send(&self.send_signal(&running, signal));
             }
+            Request::Snooze { services, seconds } => {
+                let length = Duration::from_secs(seconds);
+                let until = jiff::Timestamp::now()
+                    .checked_add(length)
+                    .unwrap_or(jiff::Timestamp::MAX);
+                self.machine
+                    .snooze(&all(services), length, &until.to_string());
+                client.send(&Answer::Done {
+                    exit_codes: Vec::new(),
+                });
+            }
             Request::Wait { services } => self.clients.until_idle(client, all(services)),
             Request::Attach { .. }
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. } => live::perform(&self.context, request, client),
+            Request::Ping => client.send(&Answer::Done {
+                exit_codes: Vec::new(),
+            }),
             Request::Watch => self
                 .clients
                 .watch(client, &self.saved, self.verdict.as_ref()),
@@ -463,8 +526,15 @@ impl Supervisor {
     }
 
     fn stop_all(&mut self) {
-        let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
-        self.machine.stop(&all, None, Cause::Stopped);
+        self.stop_for(Cause::Stopped);
+    }
+
+    /// Wants every service stopped that is not to stop already.
+    fn stop_for(&mut self, why: Cause) {
+        let wanted = |status: &Status| status.goal != Goal::Stop;
+        let all = self.machine.statuses().filter(|(_, s)| wanted(s));
+        let all: Vec<String> = all.map(|(name, _)| name.to_string()).collect();
+        self.machine.stop(&all, None, why);
     }
 
     /// One step on the way: asked to end, killed, removed.
@@ -494,9 +564,11 @@ impl Supervisor {
     }
 
     fn at_rest(&self) -> bool {
-        self.machine
-            .statuses()
-            .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+        self.hooks.at_rest()
+            && self
+                .machine
+                .statuses()
+                .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
     }
 }
 

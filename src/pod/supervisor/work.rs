@@ -1,4 +1,4 @@
-//! Carrying out: the short processes of our own, the watch over a container, probes and timers.
+//! Carrying out: the short processes of our own, the watch over a container, checks and timers.
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -8,14 +8,14 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::super::bundle::Prepared;
 use super::super::record::{self, Ended, Exit, Failure, Phase, ProcessId, Status};
 use super::super::{Error, Result, lock};
-use super::Context;
 use super::machine::{Action, Input};
+use super::{Context, probe};
+use crate::compose::project::Check;
 use crate::container;
 use crate::sys::pidfd;
 use crate::sys::watch::watch as watch_descriptor;
@@ -24,8 +24,6 @@ use crate::sys::watch::watch as watch_descriptor;
 const EXIT_RECORD: Duration = Duration::from_secs(2);
 /// Pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
-/// Probe output that is kept (bytes), as in Docker.
-const PROBE_OUTPUT: u64 = 4096;
 
 /// Runs `sampan internal ARGS`; a failure comes back from the file it writes.
 pub async fn step(args: &[&OsStr], error_file: &Path) -> Result<()> {
@@ -73,10 +71,13 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
         Action::Start => {
             tokio::task::spawn_local(start(context, service));
         }
+        Action::PostStart | Action::PreStop => {
+            tokio::task::spawn_local(hooks(context, service, generation, action));
+        }
         Action::Signal(signal) => told(container::kill(&dir, signal, false)),
         Action::Kill => told(container::kill(&dir, libc::SIGKILL, true)),
-        Action::Probe => {
-            tokio::task::spawn_local(probe(context, service, generation));
+        Action::Check(which, it) => {
+            tokio::task::spawn_local(check(context, service, generation, which, it));
         }
         Action::Timer(timer, after) => {
             tokio::task::spawn_local(async move {
@@ -88,19 +89,55 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
     }
 }
 
+/// Runs a service's own hooks: of `post_start` up to the first that fails, of `pre_stop` all.
+async fn hooks(context: Rc<Context>, service: String, generation: u64, action: Action) {
+    let Some(facts) = context.pod.project.services.get(&service) else {
+        return;
+    };
+    let before = action == Action::PreStop;
+    let (key, hooks) = match before {
+        true => ("pre_stop", &facts.pre_stop),
+        false => ("post_start", &facts.post_start),
+    };
+    let mut failed = Vec::new();
+    for (index, hook) in hooks.iter().enumerate() {
+        if let Err(why) = probe::hook(&context, &service, hook).await {
+            failed.push(format!("{key}[{index}] failed: {why}"));
+            if !before {
+                break;
+            }
+        }
+    }
+    let failure = (!failed.is_empty()).then(|| failed.join("; "));
+    let input = match before {
+        true => Input::PreStopped {
+            failure,
+            generation,
+        },
+        false => Input::PostStarted {
+            failure,
+            generation,
+        },
+    };
+    context.send(&service, input);
+}
+
 async fn start(context: Rc<Context>, service: String) {
-    let created = create(&context, &service).await;
-    go_on(context, service, created).await;
+    let started = launch(&context, &service).await;
+    follow(context, service, started).await;
 }
 
 /// Opens the gate of a container that was created, and follows it to its end.
-async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>) {
-    let opened = match created {
-        Ok(process) => open_gate(&context, &service, process).await,
-        Err(error) => Err(error),
-    };
-    match opened {
-        Ok((process, pidfd)) => {
+async fn go_on(context: Rc<Context>, service: String, process: ProcessId) {
+    let dir = context.dir.service(&service);
+    let opened = step(&["start".as_ref(), dir.dir.as_os_str()], &dir.error()).await;
+    follow(context, service, opened.map(|()| process)).await;
+}
+
+/// Follows a program that runs, or has run, to its end.
+async fn follow(context: Rc<Context>, service: String, started: Result<ProcessId>) {
+    match started {
+        Ok(process) => {
             let at = record::now();
             context.note(&service, "started".to_string());
             context.send(
@@ -110,7 +147,7 @@ async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>
                     at: at.clone(),
                 },
             );
-            watch(context, service, process, pidfd, at).await;
+            watch(context, service, process, at).await;
         }
         Err(error) => {
             clean(&context, &service).await;
@@ -126,33 +163,25 @@ async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>
     }
 }
 
-async fn create(context: &Context, service: &str) -> Result<ProcessId> {
+/// Makes the container and starts its program.
+async fn launch(context: &Context, service: &str) -> Result<ProcessId> {
     let dir = context.dir.service(service);
-    // what a killed supervisor left half made
-    clean(context, service).await;
+    // what a killed supervisor left half made, or an earlier run
+    if dir.request().exists() {
+        clean(context, service).await;
+    }
     let prepared = Prepared::new(&context.pod, &context.dir, service)?;
     prepared.write(&context.sandbox.borrow(), &context.dir.netns())?;
-    let mut create = command(&["create".as_ref(), dir.dir.as_os_str()]);
+    let mut launch = command(&["launch".as_ref(), dir.dir.as_os_str()]);
     // a reaper keeps the memory of this process: our environment is none of the container's business
-    create.env_clear();
-    create.stdout(pipe(&dir.pipe("stdout"))?);
-    create.stderr(pipe(&dir.pipe("stderr"))?);
-    run(create, &dir.error()).await?;
+    launch.env_clear();
+    launch.stdout(pipe(&dir.pipe("stdout"))?);
+    launch.stderr(pipe(&dir.pipe("stderr"))?);
+    run(launch, &dir.error()).await?;
     container::load(&dir.dir)
         .map_err(|error| Error::Other(error.to_string()))?
         .map(|state| process_of(&state))
-        .ok_or_else(|| Error::Other(format!("create left no state in {}", dir.dir.display())))
-}
-
-async fn open_gate(
-    context: &Context,
-    service: &str,
-    process: ProcessId,
-) -> Result<(ProcessId, OwnedFd)> {
-    let dir = context.dir.service(service);
-    let pidfd = pidfd::open(process.pid).map_err(Error::io("watch process of", &dir.dir))?;
-    step(&["start".as_ref(), dir.dir.as_os_str()], &dir.error()).await?;
-    Ok((process, pidfd))
+        .ok_or_else(|| Error::Other(format!("launch left no state in {}", dir.dir.display())))
 }
 
 fn process_of(state: &container::State) -> ProcessId {
@@ -180,13 +209,14 @@ async fn clean(context: &Context, service: &str) {
 }
 
 /// Waits for the end of a container, and tells it.
-async fn watch(
-    context: Rc<Context>,
-    service: String,
-    process: ProcessId,
-    pidfd: OwnedFd,
-    started: String,
-) {
+async fn watch(context: Rc<Context>, service: String, process: ProcessId, started: String) {
+    // after the open: what has this start time now is what the descriptor means
+    let pidfd = pidfd::open(process.pid).ok().filter(|_| {
+        crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
+    });
+    let Some(pidfd) = pidfd else {
+        return ended(&context, &service, process, None, &started).await;
+    };
     match watch_descriptor(pidfd) {
         Ok(pidfd) => {
             let _ = pidfd.readable().await;
@@ -287,7 +317,7 @@ async fn end_of(
         exit,
         oom: stats.is_ok_and(|stats| stats.oom_kills.unwrap_or(0) > 0),
     };
-    match record::write(&path, &ended) {
+    match record::put(&path, &ended) {
         Ok(()) => {
             // one that stays is removed with the pod
             let _ = std::fs::remove_file(exit_record);
@@ -321,7 +351,7 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
                 let process = process_of(&state);
                 match container::status(&state) {
                     container::Status::Created => {
-                        return go_on(context, service, Ok(process)).await;
+                        return go_on(context, service, process).await;
                     }
                     // it ended at its gate, which `start` removes once the program runs
                     container::Status::Stopped if dir.gate().exists() => {
@@ -344,14 +374,7 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
                 },
             );
         }
-        // after the open: what has this start time now is what the descriptor means
-        let pidfd = pidfd::open(process.pid).ok().filter(|_| {
-            crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
-        });
-        match pidfd {
-            Some(pidfd) => watch(context, service, process, pidfd, at).await,
-            None => ended(&context, &service, process, None, &at).await,
-        }
+        watch(context, service, process, at).await;
     });
 }
 
@@ -363,74 +386,27 @@ async fn unlocked(path: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn probe(context: Rc<Context>, service: String, generation: u64) {
+async fn check(
+    context: Rc<Context>,
+    service: String,
+    generation: u64,
+    which: usize,
+    check: Rc<Check>,
+) {
     let began = jiff::Timestamp::now();
-    let (passed, output) = match probe_output(&context, &service).await {
-        Ok(result) => result,
-        Err(error) => (false, error.to_string()),
-    };
-    let started = record::read::<Status>(&context.dir.service(&service).status())
-        .ok()
-        .flatten()
-        .and_then(|s| s.started.parse::<jiff::Timestamp>().ok())
-        .unwrap_or(began);
-    let age = Duration::try_from(began.duration_since(started)).unwrap_or_default();
+    let tested = probe::run(&context, &service, &check).await;
+    let started = record::read::<Status>(&context.dir.service(&service).status());
+    let started = started.ok().flatten();
+    let started = started.and_then(|s| s.started.parse::<jiff::Timestamp>().ok());
+    let age = began.duration_since(started.unwrap_or(began));
     context.send(
         &service,
-        Input::Probed {
-            passed,
-            output,
-            age,
+        Input::Tested {
+            check: which,
+            tested,
+            age: Duration::try_from(age).unwrap_or_default(),
+            at: record::now(),
             generation,
         },
     );
-}
-
-async fn probe_output(context: &Context, service: &str) -> Result<(bool, String)> {
-    let dir = context.dir.service(service);
-    let facts = context.pod.project.services.get(service);
-    let image = context.pod.images.get(service);
-    let (Some(facts), Some(image)) = (facts, image) else {
-        return Ok((false, "no such service".to_string()));
-    };
-    let Some(probe) = super::plan::probe(facts, &image.config) else {
-        return Ok((true, String::new()));
-    };
-    let timeout = format!("{}", probe.timeout.as_millis());
-    let mut args: Vec<&OsStr> = vec![
-        "exec".as_ref(),
-        context.dir.dir.as_os_str(),
-        service.as_ref(),
-        "--timeout-ms".as_ref(),
-        timeout.as_ref(),
-        "--".as_ref(),
-    ];
-    args.extend(probe.command.iter().map(|a| OsStr::new(a.as_str())));
-    let mut child = command(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(Error::io("run probe of", &dir.dir))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    // what exceeds the bound is read too, so that the probe does not stop at a full pipe
-    async fn bounded(stream: Option<impl AsyncReadExt + Unpin>) -> Vec<u8> {
-        let mut kept = Vec::new();
-        if let Some(mut stream) = stream {
-            let _ = (&mut stream)
-                .take(PROBE_OUTPUT)
-                .read_to_end(&mut kept)
-                .await;
-            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
-        }
-        kept
-    }
-    let (mut text, rest, status) = tokio::join!(bounded(out), bounded(err), child.wait());
-    let status = status.map_err(Error::io("run probe of", &dir.dir))?;
-    text.extend(rest);
-    let mut text = String::from_utf8_lossy(&text).into_owned();
-    if status.code() == Some(124) {
-        text = format!("no answer within {} ms: {text}", probe.timeout.as_millis());
-    }
-    Ok((status.success(), text))
 }

@@ -23,6 +23,7 @@ use super::proto::{
     Event, ExecutorId, FrameworkInfo, KillPolicy, NetworkInfo, TaskId, TaskInfo, TaskState,
     TaskStatus, event,
 };
+use super::task::pod_name;
 use crate::pod::record::{self, Status, Verdict};
 
 /// How long an executor without a task waits for the last acknowledgement.
@@ -59,8 +60,10 @@ pub enum Input {
     Terminate,
     /// It is known what the tasks of a launch are as a pod.
     Planned(u64, Vec<Planned>),
-    /// The pod of a launch is there.
-    Started(u64, Vec<NetworkInfo>),
+    /// The pod of a launch is there, and watched from now on.
+    Started(u64),
+    /// Its networks, in order of attachment.
+    Networks(u64, Vec<NetworkInfo>),
     /// There is no pod of a launch, and nothing of it is left.
     NotStarted(u64, NotStarted),
     /// A service's status.
@@ -161,6 +164,7 @@ struct Ending {
 
 /// The executor.
 pub struct Machine {
+    framework: String,
     executor: String,
     /// How long the agent waits after SHUTDOWN.
     shutdown_grace: Duration,
@@ -175,8 +179,6 @@ pub struct Machine {
     order: u64,
     /// Updates up to this one have been sent over the present connection.
     told: u64,
-    /// Tags the names of pods: other executors run on the machine.
-    tag: String,
     ended: VecDeque<u64>,
     ending: Option<Ending>,
     /// Since when nothing but acknowledgements is missing.
@@ -197,17 +199,18 @@ pub fn is_terminal(state: TaskState) -> bool {
 }
 
 impl Machine {
-    /// An executor with the launches that its ledger has; `tag` makes names of pods its own.
+    /// An executor with the launches that its ledger has.
     pub fn new(
+        framework: &str,
         executor: &str,
         shutdown_grace: Duration,
-        tag: &str,
         launches: BTreeMap<u64, Launch>,
         random: fastrand::Rng,
     ) -> Machine {
         let updates = launches.values().flat_map(|launch| &launch.tasks);
         let order = updates.flat_map(|task| &task.updates).map(|u| u.order);
         let mut machine = Machine {
+            framework: framework.to_string(),
             executor: executor.to_string(),
             shutdown_grace,
             may_say_killing: false,
@@ -216,7 +219,6 @@ impl Machine {
             last: launches.keys().copied().max().unwrap_or(0),
             order: order.max().unwrap_or(0),
             told: 0,
-            tag: tag.to_string(),
             ended: VecDeque::new(),
             ending: None,
             waiting: None,
@@ -301,7 +303,15 @@ impl Machine {
             }
             Input::Terminate => self.end(now, "the executor was asked to end".into(), true),
             Input::Planned(number, plans) => self.planned(number, plans),
-            Input::Started(number, networks) => self.started(now, number, &networks),
+            Input::Started(number) => self.started(now, number),
+            Input::Networks(number, networks) => {
+                if let Some(launch) = self.launches.get_mut(&number) {
+                    for task in &mut launch.tasks {
+                        task.networks.clone_from(&networks);
+                    }
+                    self.changed.insert(number);
+                }
+            }
             Input::NotStarted(number, failure) => self.not_started(now, number, failure),
             Input::Service {
                 launch,
@@ -321,7 +331,7 @@ impl Machine {
                     self.evaluate(now, number);
                 }
             }
-            Input::Gone(number, why) => self.gone(now, number, &why),
+            Input::Gone(number, why) => self.gone(now, number, None, &why),
             Input::Removed(number, failure) => self.removed(number, failure),
             Input::Note(text) => self.log(text),
             Input::Tick => {}
@@ -340,11 +350,11 @@ impl Machine {
             }
             (Type::Launch, event) => {
                 let tasks = event.launch.map(|launch| vec![launch.task]);
-                self.launch_tasks(now, tasks.unwrap_or_default());
+                self.launch_tasks(now, tasks.unwrap_or_default(), false);
             }
             (Type::LaunchGroup, event) => {
                 let tasks = event.launch_group.map(|launch| launch.task_group.tasks);
-                self.launch_tasks(now, tasks.unwrap_or_default());
+                self.launch_tasks(now, tasks.unwrap_or_default(), true);
             }
             (Type::Kill, event) => {
                 if let Some(kill) = event.kill {
@@ -394,11 +404,10 @@ impl Machine {
         self.actions.push(Action::Log(text));
     }
 
-    fn launch_tasks(&mut self, now: Now, tasks: Vec<TaskInfo>) {
-        let Some(first) = tasks.first() else {
+    fn launch_tasks(&mut self, now: Now, tasks: Vec<TaskInfo>, group: bool) {
+        if tasks.is_empty() {
             return self.log("a launch without tasks is passed over".into());
-        };
-        let slug = slug(&first.task_id.value);
+        }
         let mut ids = BTreeSet::new();
         for task in &tasks {
             let id = &task.task_id.value;
@@ -418,7 +427,8 @@ impl Machine {
         let launch = Launch {
             version: record::VERSION,
             number,
-            pod: format!("{slug}-{}-{number}", self.tag),
+            pod: pod_name(&tasks, &self.framework, &self.executor),
+            group,
             phase: Phase::Starting,
             tasks: tasks.iter().map(new).collect(),
         };
@@ -553,19 +563,4 @@ fn hash(id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
     hasher.finish()
-}
-
-/// What of a task's id may be in the name of a pod, at most 24 characters of it.
-fn slug(id: &str) -> String {
-    let plain = id.chars().map(|c| match c.to_ascii_lowercase() {
-        c if c.is_ascii_lowercase() || c.is_ascii_digit() => c,
-        _ => '-',
-    });
-    let text: String = plain.take(24).collect();
-    let text = text.trim_matches('-');
-    if text.is_empty() {
-        "task".into()
-    } else {
-        text.into()
-    }
 }

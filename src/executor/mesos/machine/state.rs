@@ -10,8 +10,10 @@ use super::super::proto::{
     CheckInfo, CheckStatusInfo, ContainerStatus, NetworkInfo, Resource, TaskInfo,
     TaskResourceLimitation, TaskState, check_info, check_status_info, value,
 };
+use super::super::task::CHECK;
 use super::{Live, Service};
-use crate::pod::record::{Cause, Goal, Health, Phase, Status};
+use crate::compose::project::CheckKind;
+use crate::pod::record::{Cause, CheckResult, Goal, Measured, Phase, Status};
 
 /// Longest message of a status (bytes).
 const MESSAGE: usize = 1024;
@@ -64,34 +66,46 @@ pub fn derive(task: &Task, live: &Live) -> Option<Change> {
         .collect();
     let services = services?;
     let healthy = health(&services);
+    let check_status = check_status(task, &services);
     if services.iter().all(|(_, service)| is_over(&service.status)) {
         let mut end = end(task, live, &services);
         end.healthy = end.healthy.or(healthy);
+        end.check_status = check_status;
         return Some(end);
     }
     let last = task.status.as_ref()?;
     if task.kill.is_some() {
         return None;
     }
-    if last.state() == TaskState::Running {
-        let news = healthy.is_some() && healthy != last.healthy;
-        return news.then(|| Change {
-            healthy,
-            reason: Some(Reason::TaskHealthCheckStatusUpdated),
-            ..Change::to(TaskState::Running)
-        });
-    }
-    runs(plan, &services).then(|| Change {
+    let now = Change {
         healthy,
+        check_status,
         ..Change::to(TaskState::Running)
-    })
+    };
+    if last.state() != TaskState::Running {
+        return runs(plan, &services).then_some(now);
+    }
+    // each of them the reason of an update of its own
+    if now.healthy.is_some() && now.healthy != last.healthy {
+        let words = words(&services);
+        let now = Change {
+            message: (healthy == Some(false)).then(|| bounded(&words)),
+            ..now
+        };
+        return Some(now.reason(Reason::TaskHealthCheckStatusUpdated));
+    }
+    if now.check_status.is_some() && now.check_status != last.check_status {
+        return Some(now.reason(Reason::TaskCheckStatusUpdated));
+    }
+    None
 }
 
 /// It does not run and will not.
 fn is_over(status: &Status) -> bool {
     match status.phase {
         Phase::Exited | Phase::Failed => status.goal != Goal::Restart,
-        Phase::Waiting => status.goal == Goal::Stop,
+        // one without a cause was not begun yet
+        Phase::Waiting => status.goal == Goal::Stop && status.cause.is_some(),
         Phase::Starting | Phase::Running | Phase::Stopping | Phase::Restarting => false,
     }
 }
@@ -101,19 +115,59 @@ fn runs(plan: &Planned, services: &[(&str, &Service)]) -> bool {
     services.iter().all(|(_, service)| {
         let status = &service.status;
         let done = status.phase == Phase::Exited && status.exit_code == Some(0);
-        let ready = matches!(status.health, Health::None | Health::Healthy);
-        !status.started.is_empty() && (!plan.ready || done || ready)
+        !status.started.is_empty() && (!plan.ready || done || status.ready)
     })
 }
 
-/// `None`: no health check has a result.
+/// Whether the last result of every health check is a success; `None` while one has none.
 fn health(services: &[(&str, &Service)]) -> Option<bool> {
-    let of = |wanted| services.iter().any(|(_, s)| s.status.health == wanted);
-    match (of(Health::Unhealthy), of(Health::Healthy)) {
-        (true, _) => Some(false),
-        (false, true) => Some(true),
-        (false, false) => None,
+    let checks = services.iter().flat_map(|(_, s)| s.status.checks.values());
+    let checks = checks.filter(|check| check.kind == CheckKind::Health);
+    let results: Vec<Option<bool>> = checks.map(CheckResult::healthy).collect();
+    if results.contains(&Some(false)) {
+        return Some(false);
     }
+    (!results.is_empty() && !results.contains(&None)).then_some(true)
+}
+
+/// The health checks whose last result is a failure.
+fn words(services: &[(&str, &Service)]) -> String {
+    let checks = services
+        .iter()
+        .flat_map(|(service, s)| s.status.checks.iter().map(move |check| (service, check)));
+    let failed = checks.filter(|(_, (_, check))| {
+        check.kind == CheckKind::Health && check.healthy() == Some(false)
+    });
+    let each = failed
+        .map(|(service, (name, check))| format!("service {service}: {name}: {}", check.told()));
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// The result of the task's check, once there is one.
+fn check_status(task: &Task, services: &[(&str, &Service)]) -> Option<CheckStatusInfo> {
+    let mut info = no_result(task.check?);
+    let measured = services
+        .iter()
+        .find_map(|(_, service)| service.status.checks.get(CHECK));
+    match measured.map(|check| &check.measured) {
+        Some(Measured::Command { exit_code }) => {
+            info.command = Some(check_status_info::Command {
+                exit_code: *exit_code,
+            });
+        }
+        Some(Measured::Http { status_code }) => {
+            info.http = Some(check_status_info::Http {
+                status_code: status_code.map(u32::from),
+            });
+        }
+        Some(Measured::Tcp { succeeded }) => {
+            info.tcp = Some(check_status_info::Tcp {
+                succeeded: *succeeded,
+            });
+        }
+        None => {}
+    }
+    Some(info)
 }
 
 fn end(task: &Task, live: &Live, services: &[(&str, &Service)]) -> Change {
@@ -157,7 +211,7 @@ pub fn killed(why: &Why) -> Change {
 fn is_failure(status: &Status) -> bool {
     match status.cause {
         Some(Cause::Exited | Cause::OutOfMemory) => status.exit_code != Some(0),
-        Some(Cause::Unhealthy | Cause::NotStarted) => true,
+        Some(Cause::Unhealthy | Cause::NotStarted | Cause::Hook) => true,
         Some(Cause::Stopped | Cause::Pod | Cause::Owner) => false,
         None => status.phase == Phase::Failed,
     }
@@ -192,11 +246,13 @@ fn failure(task: &Task, name: &str, service: &Service) -> Change {
         Some(Cause::Unhealthy) => Change {
             healthy: Some(false),
             ..Change::to(TaskState::Killed).because(&format!(
-                "service {name} was unhealthy after {} failed probes: {}",
-                status.failing_streak,
-                status.health_output.trim()
+                "service {name} is unhealthy: {}",
+                status.failing(CheckKind::Health)
             ))
         },
+        Some(Cause::Hook) => Change::to(TaskState::Failed).because(&format!(
+            "service {name} was stopped, for a hook of the pod failed"
+        )),
         Some(Cause::NotStarted) | None => {
             let why = status.error.as_deref().unwrap_or("for a reason unknown");
             Change::to(TaskState::Failed)

@@ -1,10 +1,11 @@
 //! Lives of tasks: what happens, and line by line what comes of it.
 
 use super::*;
+use crate::compose::project::CheckKind;
 use crate::executor::mesos::proto::{
     CheckInfo, DurationInfo, TaskGroupInfo, check_info, framework_info,
 };
-use crate::pod::record::{Cause, Goal, Health, Phase as At};
+use crate::pod::record::{Cause, CheckResult, CheckState, Goal, Measured, Phase as At};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,7 +24,7 @@ impl Life {
     fn of(launches: BTreeMap<u64, Launch>) -> Life {
         let random = fastrand::Rng::with_seed(1);
         Life {
-            machine: Machine::new("exec-1", 10 * SECOND, "tag", launches, random),
+            machine: Machine::new("0000", "exec-1", 10 * SECOND, launches, random),
             now: 1000 * SECOND,
             sent: Vec::new(),
         }
@@ -173,7 +174,7 @@ impl Life {
         };
         let plans = tasks.iter().map(plan).collect();
         let mut lines = self.input(Input::Planned(number, plans));
-        lines.extend(self.input(Input::Started(number, Vec::new())));
+        lines.extend(self.input(Input::Started(number)));
         lines
     }
 
@@ -217,6 +218,19 @@ fn ended(code: i32, cause: Cause) -> Status {
     }
 }
 
+/// Results of the task's health check: none yet, failed three times, passed.
+fn checks(healthy: Option<bool>) -> BTreeMap<String, CheckResult> {
+    let tcp = Measured::Tcp { succeeded: healthy };
+    let mut result = CheckResult::new(CheckKind::Health, tcp);
+    if let Some(healthy) = healthy {
+        (result.state, result.failures, result.message) = match healthy {
+            true => (CheckState::Passing, 0, String::new()),
+            false => (CheckState::Failing, 3, "refused".into()),
+        };
+    }
+    BTreeMap::from([("mesos-health".into(), result)])
+}
+
 fn line(action: &Action) -> String {
     match action {
         Action::KeepSubscribed(_) => "keep subscribed".into(),
@@ -257,7 +271,8 @@ fn a_task_from_start_to_end() {
         life.launch(&["shop.1_a"]),
         ["keep 1: 1 tasks", "shop.1_a TASK_STARTING", "start 1"]
     );
-    assert_eq!(life.machine.launch(1).unwrap().pod, "shop-1-a-tag-1");
+    let launch = life.machine.launch(1).unwrap();
+    assert!(launch.pod.starts_with("shop-1-a-") && !launch.group);
     assert_eq!(life.machine.take_changed(), BTreeSet::from([1]));
     assert!(life.up(1).is_empty());
     assert_eq!(life.runs(1, "shop.1_a"), ["shop.1_a TASK_RUNNING"]);
@@ -314,10 +329,12 @@ fn ends() {
             "t TASK_FAILED REASON_CONTAINER_LAUNCH_FAILED: service t could not be started: no /bin/x",
         ),
         (
-            with(Cause::Unhealthy, &|s| {
-                (s.failing_streak, s.health_output) = (3, "refused\n".into())
-            }),
-            "t TASK_KILLED healthy=false: service t was unhealthy after 3 failed probes: refused",
+            with(Cause::Unhealthy, &|s| s.checks = checks(Some(false))),
+            "t TASK_KILLED healthy=false: service t is unhealthy: mesos-health failed 3 times: not connected: refused",
+        ),
+        (
+            with(Cause::Hook, &|_| {}),
+            "t TASK_FAILED: service t was stopped, for a hook of the pod failed",
         ),
         (
             with(Cause::Stopped, &|s| s.goal = Goal::Stop),
@@ -638,28 +655,26 @@ fn health_is_told_when_it_changes() {
     let mut life = Life::subscribed(&[]);
     life.launch(&["a"]);
     life.up_as(1, |plan| plan.ready = true);
-    let health = |health| Status {
-        health,
+    let health = |healthy| Status {
+        checks: checks(healthy),
+        ready: healthy == Some(true),
         ..running()
     };
-    assert!(life.service(1, "a", health(Health::Starting)).is_empty());
-    for (status, expected) in [
-        (Health::Healthy, &["a TASK_RUNNING healthy=true"][..]),
-        (Health::Healthy, &[]),
-        (
-            Health::Unhealthy,
-            &["a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=false"],
-        ),
-        (Health::Unhealthy, &[]),
-        (
-            Health::Healthy,
-            &["a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=true"],
-        ),
+    assert!(life.service(1, "a", health(None)).is_empty());
+    let worse = "a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=false: \
+                 service a: mesos-health: not connected: refused";
+    let better = "a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=true";
+    for (healthy, expected) in [
+        (true, &["a TASK_RUNNING healthy=true"][..]),
+        (true, &[]),
+        (false, &[worse]),
+        (false, &[]),
+        (true, &[better]),
     ] {
-        assert_eq!(life.service(1, "a", health(status)), expected);
+        assert_eq!(life.service(1, "a", health(Some(healthy))), expected);
     }
     assert_eq!(life.kill("a", None), ["stop 1 a Some(3s)"]);
-    assert!(life.service(1, "a", health(Health::Unhealthy)).is_empty());
+    assert!(life.service(1, "a", health(Some(false))).is_empty());
 }
 
 #[test]
@@ -667,15 +682,40 @@ fn a_check_is_in_every_status() {
     let mut life = Life::subscribed(&[]);
     let mut info = task("a");
     info.check = Some(CheckInfo {
-        r#type: Some(check_info::Type::Tcp.into()),
+        r#type: Some(check_info::Type::Command.into()),
         ..CheckInfo::default()
     });
     life.launch_tasks(vec![info]);
-    let status = life.sent[0].check_status.clone().unwrap();
-    assert_eq!(
-        (status.r#type(), status.tcp.is_some()),
-        (check_info::Type::Tcp, true)
-    );
+    life.up(1);
+    let result = |exit_code| Status {
+        checks: BTreeMap::from([(
+            "mesos-check".into(),
+            CheckResult::new(CheckKind::Check, Measured::Command { exit_code }),
+        )]),
+        ..running()
+    };
+    let changed = "a TASK_RUNNING REASON_TASK_CHECK_STATUS_UPDATED";
+    for (code, expected) in [
+        (None, &["a TASK_RUNNING"][..]),
+        (None, &[]),
+        (Some(0), &[changed]),
+        (Some(0), &[]),
+        (Some(7), &[changed]),
+    ] {
+        assert_eq!(life.service(1, "a", result(code)), expected, "{code:?}");
+    }
+    life.kill("a", None);
+    life.service(1, "a", ended(143, Cause::Stopped));
+    let told: Vec<_> = life
+        .sent
+        .iter()
+        .map(|s| s.check_status.clone().unwrap())
+        .collect();
+    let codes: Vec<_> = told
+        .iter()
+        .map(|told| told.command.as_ref().unwrap().exit_code)
+        .collect();
+    assert_eq!(codes, [None, None, Some(0), Some(7), None]);
 }
 
 #[test]
@@ -687,6 +727,30 @@ fn a_pod_that_somebody_removes() {
     assert_eq!(
         life.input(Input::Gone(1, "pod x was removed".into())),
         ["a TASK_FAILED: pod x was removed", "remove 1"]
+    );
+}
+
+#[test]
+fn a_pod_without_its_network() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["a", "b"]);
+    life.up(1);
+    for name in ["a", "b"] {
+        assert!(life.service(1, name, Status::default()).is_empty());
+    }
+    let verdict = Verdict {
+        version: record::VERSION,
+        service: None,
+        cause: Cause::NotStarted,
+        exit_code: None,
+        signal: None,
+        message: "network front: no such network".into(),
+        finished: String::new(),
+    };
+    let end = "TASK_FAILED REASON_CONTAINER_LAUNCH_FAILED: network front: no such network";
+    assert_eq!(
+        life.input(Input::Verdict(1, verdict)),
+        [&format!("a {end}"), &format!("b {end}"), "remove 1"]
     );
 }
 

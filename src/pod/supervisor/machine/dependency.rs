@@ -28,6 +28,9 @@ pub fn satisfied(condition: Condition, on: &Status, probed: bool) -> Satisfied {
     {
         return Satisfied::Never("is stopped");
     }
+    if on.post_start && on.phase == Phase::Running {
+        return Satisfied::NotYet;
+    }
     let ended = on.phase == Phase::Exited;
     match condition {
         // a service that already ended had been started
@@ -41,6 +44,12 @@ pub fn satisfied(condition: Condition, on: &Status, probed: bool) -> Satisfied {
             Health::Unhealthy => Satisfied::Never("is unhealthy"),
             Health::None | Health::Starting => Satisfied::NotYet,
         },
+        Condition::ServiceReady if ended => Satisfied::Never("ended before it was ready"),
+        Condition::ServiceReady if on.ready => Satisfied::Yes,
+        Condition::ServiceReady if on.health == Health::Unhealthy => {
+            Satisfied::Never("is unhealthy")
+        }
+        Condition::ServiceReady if on.unready() => Satisfied::Never("is not ready"),
         Condition::ServiceCompletedSuccessfully if ended => match on.exit_code {
             Some(0) => Satisfied::Yes,
             _ => Satisfied::Never("did not complete successfully"),

@@ -1,7 +1,8 @@
 //! Lives of pods as inputs and the actions they lead to.
 
 use super::*;
-use crate::compose::project::Condition;
+use crate::compose::project::{CheckTest, Condition, HEALTHCHECK, HealthTest};
+use crate::pod::record::Measured;
 
 fn facts(depends_on: &[(&str, Condition)]) -> Facts {
     Facts {
@@ -17,22 +18,45 @@ fn facts(depends_on: &[(&str, Condition)]) -> Facts {
             })
             .collect(),
         restart: Restart::No,
-        probe: None,
+        checks: Vec::new(),
         stop_signal: 15,
         grace: Duration::from_secs(10),
+        post_start: false,
+        pre_stop: false,
     }
 }
 
-fn with_probe(mut facts: Facts) -> Facts {
-    facts.probe = Some(Probe {
-        command: vec!["true".into()],
+fn with_check(mut facts: Facts) -> Facts {
+    facts.checks.push(Check {
+        name: HEALTHCHECK.to_string(),
+        kind: CheckKind::Health,
+        test: CheckTest::Command(HealthTest::Shell("true".into())),
+        delay: None,
         interval: Duration::from_secs(1),
+        start_interval: None,
         timeout: Duration::from_secs(1),
-        start_period: Duration::ZERO,
-        start_interval: Duration::from_secs(5),
-        retries: 2,
+        grace_period: Duration::ZERO,
+        consecutive_failures: 2,
+        success_threshold: 1,
+        snooze: None,
     });
     facts
+}
+
+fn tested(passed: bool, age: u64) -> Input {
+    let exit_code = Some(i32::from(!passed));
+    Input::Tested {
+        check: 0,
+        tested: Tested {
+            ran: true,
+            passed,
+            measured: Measured::Command { exit_code },
+            message: "no".into(),
+        },
+        age: Duration::from_millis(age),
+        at: String::new(),
+        generation: 1,
+    }
 }
 
 fn machine(units: Vec<(&str, Facts)>) -> Machine {
@@ -74,7 +98,7 @@ fn all() -> Vec<String> {
 
 fn pod() -> Machine {
     machine(vec![
-        ("redis", with_probe(facts(&[]))),
+        ("redis", with_check(facts(&[]))),
         ("init", facts(&[("redis", Condition::ServiceHealthy)])),
         (
             "app",
@@ -94,15 +118,9 @@ fn services_start_when_their_dependencies_are_as_asked() {
     assert_eq!(names(&pod.take_actions(), &Action::Start), ["redis"]);
     pod.input("redis", run(2));
     assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
-    let probed = |passed| Input::Probed {
-        passed,
-        output: String::new(),
-        age: Duration::from_millis(100),
-        generation: 1,
-    };
-    pod.input("redis", probed(false));
+    pod.input("redis", tested(false, 100));
     assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
-    pod.input("redis", probed(true));
+    pod.input("redis", tested(true, 100));
     assert_eq!(names(&pod.take_actions(), &Action::Start), ["init"]);
     pod.input("init", run(3));
     assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
@@ -148,15 +166,7 @@ fn a_failed_dependency_fails_its_dependents() {
     pod.take_actions();
     pod.input("redis", run(2));
     for _ in 0..2 {
-        pod.input(
-            "redis",
-            Input::Probed {
-                passed: false,
-                output: "no".into(),
-                age: Duration::from_secs(2),
-                generation: 1,
-            },
-        );
+        pod.input("redis", tested(false, 2000));
     }
     pod.take_actions();
     assert_eq!(pod.status("redis").unwrap().health, Health::Unhealthy);
@@ -224,7 +234,7 @@ fn a_supervisor_that_comes_back_decides_what_the_last_one_would_have() {
         (
             Goal::Run,
             Phase::Running,
-            vec![timer(TimerKind::Probe, 1000)],
+            vec![timer(TimerKind::Check(0), 100)],
         ),
         (
             Goal::Run,
@@ -235,7 +245,7 @@ fn a_supervisor_that_comes_back_decides_what_the_last_one_would_have() {
             Goal::Stop,
             Phase::Stopping,
             vec![
-                timer(TimerKind::Probe, 1000),
+                timer(TimerKind::Check(0), 100),
                 Action::Signal(15),
                 timer(TimerKind::Grace, 10_000),
             ],
@@ -249,7 +259,7 @@ fn a_supervisor_that_comes_back_decides_what_the_last_one_would_have() {
             ("db", facts(&[]), status(Goal::Stop, Phase::Exited)),
             (
                 "web",
-                with_probe(facts(&[("db", Condition::ServiceStarted)])),
+                with_check(facts(&[("db", Condition::ServiceStarted)])),
                 status(goal, phase),
             ),
         ];
@@ -257,7 +267,7 @@ fn a_supervisor_that_comes_back_decides_what_the_last_one_would_have() {
             let map = services.iter().cloned();
             let map = map.map(|(n, f, s)| (n.to_string(), (f, s))).collect();
             let mut pod = Machine::new(map, policy);
-            pod.resume();
+            pod.resume(Timestamp::UNIX_EPOCH);
             pod
         };
         let mut pod = units(Policy::Compose);
@@ -293,21 +303,122 @@ fn a_restart_takes_along_who_asked_for_it() {
 
 #[test]
 fn a_timer_of_an_earlier_run_is_ignored() {
-    let mut pod = machine(vec![("web", with_probe(facts(&[])))]);
+    let mut pod = machine(vec![("web", with_check(facts(&[])))]);
     pod.start(&["web".to_string()]);
     pod.take_actions();
     pod.input("web", run(2));
     let generation = pod.generation("web");
     pod.input("web", exit(0));
     pod.take_actions();
-    let kind = TimerKind::Probe;
+    let kind = TimerKind::Check(0);
     pod.input("web", Input::Timer(Timer { kind, generation }));
     assert_eq!(pod.take_actions(), []);
 }
 
+#[test]
+fn a_service_may_wait_until_another_is_ready() {
+    let ready = |mut facts: Facts| {
+        facts = with_check(facts);
+        facts.checks[0].kind = CheckKind::Readiness;
+        facts
+    };
+    // kind of check, result; what becomes of who waits
+    for (facts, passed, started, error) in [
+        (ready(facts(&[])), true, true, None),
+        (
+            ready(facts(&[])),
+            false,
+            false,
+            Some("dependency db is not ready"),
+        ),
+        (with_check(facts(&[])), true, true, None),
+        (
+            with_check(facts(&[])),
+            false,
+            false,
+            Some("dependency db is unhealthy"),
+        ),
+    ] {
+        let web = self::facts(&[("db", Condition::ServiceReady)]);
+        let mut pod = machine(vec![("db", facts), ("web", web)]);
+        pod.start(&["web".to_string()]);
+        pod.take_actions();
+        pod.input("db", run(2));
+        assert!(pod.undecided());
+        assert_eq!(names(&pod.take_actions(), &Action::Start), [""; 0]);
+        for _ in 0..2 {
+            pod.input("db", tested(passed, 2000));
+        }
+        let actions = pod.take_actions();
+        assert_eq!(!names(&actions, &Action::Start).is_empty(), started);
+        assert_eq!(pod.status("web").unwrap().error.as_deref(), error);
+        assert!(!pod.undecided());
+    }
+    // one without checks is ready when it runs
+    let web = facts(&[("db", Condition::ServiceReady)]);
+    let mut pod = machine(vec![("db", facts(&[])), ("web", web)]);
+    pod.start(&["web".to_string()]);
+    pod.take_actions();
+    pod.input("db", run(2));
+    assert_eq!(names(&pod.take_actions(), &Action::Start), ["web"]);
+}
+
+#[test]
+fn checking_is_paused_on_request() {
+    let mut pod = machine(vec![("web", with_check(facts(&[])))]);
+    let web = ["web".to_string()];
+    pod.snooze(&web, Duration::from_secs(5), "then");
+    assert_eq!(pod.take_actions(), []);
+    pod.start(&web);
+    pod.take_actions();
+    pod.input("web", run(2));
+    pod.take_actions();
+    let due = |pod: &mut Machine| {
+        let (kind, generation) = (TimerKind::Check(0), 1);
+        pod.input("web", Input::Timer(Timer { kind, generation }));
+        pod.take_actions()
+            .into_iter()
+            .any(|(_, a)| matches!(a, Action::Check(..)))
+    };
+    let wake = |pod: &mut Machine, which| {
+        let (kind, generation) = (TimerKind::Snooze(which), 1);
+        pod.input("web", Input::Timer(Timer { kind, generation }));
+    };
+    assert!(due(&mut pod));
+    pod.snooze(&web, Duration::from_secs(5), "then");
+    pod.snooze(&web, Duration::from_secs(9), "later");
+    assert_eq!(pod.status("web").unwrap().snoozed.as_deref(), Some("later"));
+    // the first pause is over, the second is not
+    wake(&mut pod, 1);
+    assert!(!due(&mut pod));
+    wake(&mut pod, 2);
+    assert!(due(&mut pod));
+    pod.snooze(&web, Duration::from_secs(9), "later");
+    pod.snooze(&web, Duration::ZERO, "");
+    assert!(due(&mut pod));
+    // a successor knows how long it is still to be
+    pod.snooze(&web, Duration::from_secs(9), "1970-01-01T00:00:07Z");
+    let status = pod.status("web").unwrap().clone();
+    for (now, left) in [(5, Some(2)), (7, None), (8, None)] {
+        let units = BTreeMap::from([("web".to_string(), (with_check(facts(&[])), status.clone()))]);
+        let mut pod = Machine::new(units, Policy::Compose);
+        pod.resume(Timestamp::from_second(now).unwrap());
+        let timers = pod.take_actions();
+        let timer = |kind, seconds| {
+            let generation = 1;
+            Action::Timer(Timer { kind, generation }, Duration::from_secs(seconds))
+        };
+        let wanted = left.map(|left| timer(TimerKind::Snooze(0), left));
+        assert_eq!(timers.get(1).map(|(_, a)| a.clone()), wanted);
+        assert_eq!(pod.status("web").unwrap().snoozed.is_some(), left.is_some());
+    }
+    pod.input("web", exit(1));
+    assert_eq!(pod.status("web").unwrap().snoozed, None);
+}
+
 /// A pod of two services that run, `b` after `a`.
 fn two(policy: Policy, restart: Restart) -> Machine {
-    let mut a = with_probe(facts(&[]));
+    let mut a = with_check(facts(&[]));
     a.restart = restart;
     let services = [("a", a), ("b", facts(&[("a", Condition::ServiceStarted)]))];
     let services = services.map(|(n, f)| (n.to_string(), (f, Status::default())));
@@ -334,12 +445,7 @@ fn ended(code: i32, oom: bool, at: &str) -> Input {
 
 #[test]
 fn one_that_fails_ends_the_pod_and_is_why() {
-    let unhealthy = || Input::Probed {
-        passed: false,
-        output: "no\n".into(),
-        age: Duration::from_secs(2),
-        generation: 1,
-    };
+    let unhealthy = || tested(false, 2000);
     let cases = [
         (
             vec![("b", ended(3, false, "05"))],
@@ -359,7 +465,7 @@ fn one_that_fails_ends_the_pod_and_is_why() {
         (
             vec![("a", unhealthy()), ("a", unhealthy())],
             ("a", Cause::Unhealthy, Some(143), Some(15)),
-            "service a was unhealthy after 2 failed probes: no",
+            "service a was unhealthy: healthcheck failed 2 times: exit code 1: no",
         ),
         // the first of two
         (
@@ -400,7 +506,7 @@ fn one_that_fails_ends_the_pod_and_is_why() {
             (name.to_string(), (facts, status.clone()))
         });
         let mut again = Machine::new(again.collect(), Policy::FailPod);
-        again.resume();
+        again.resume(Timestamp::UNIX_EPOCH);
         assert_eq!(again.take_actions(), []);
         assert_eq!(again.verdict(), Some(verdict));
     }

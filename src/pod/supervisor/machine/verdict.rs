@@ -1,12 +1,13 @@
 //! How a pod ended, from the statuses of its services alone: whoever looks at the same records comes to the same verdict.
 
 use super::super::super::record::{self, Cause, Goal, Phase, Policy, Status, Verdict};
+use crate::compose::project::CheckKind;
 
 /// A service for itself is to blame for it.
 pub fn is_failure(cause: Cause) -> bool {
     match cause {
         Cause::Exited | Cause::OutOfMemory | Cause::Unhealthy | Cause::NotStarted => true,
-        Cause::Stopped | Cause::Pod | Cause::Owner => false,
+        Cause::Stopped | Cause::Pod | Cause::Owner | Cause::Hook => false,
     }
 }
 
@@ -55,6 +56,7 @@ fn weight(policy: Policy, cause: Cause, success: bool) -> u8 {
     match cause {
         Cause::Exited if success && policy == Policy::AbortOnExit => 1,
         Cause::Exited if success => 5,
+        Cause::Hook => 0,
         Cause::Owner => 2,
         Cause::Stopped => 3,
         Cause::Pod => 6,
@@ -80,17 +82,14 @@ fn message(service: &str, status: &Status, cause: Cause) -> String {
     let what = match cause {
         Cause::Exited => how,
         Cause::OutOfMemory => format!("ran out of memory and {how}"),
-        Cause::Unhealthy => format!(
-            "was unhealthy after {} failed probes: {}",
-            status.failing_streak,
-            status.health_output.trim()
-        ),
+        Cause::Unhealthy => format!("was unhealthy: {}", status.failing(CheckKind::Health)),
         Cause::NotStarted => format!(
             "could not be started: {}",
             status.error.as_deref().unwrap_or("for a reason unknown")
         ),
         Cause::Stopped => "was stopped on request".to_string(),
         Cause::Pod => "was stopped with the pod".to_string(),
+        Cause::Hook => "was stopped, for a hook of the pod failed".to_string(),
         Cause::Owner => "was stopped, for the pod's owner ended".to_string(),
     };
     format!("service {service} {what}")

@@ -1,0 +1,210 @@
+//! What a task says in labels that Mesos has no field for.
+//!
+//! *Invariants:* a label counts by its whole key or by what follows a dot in it, since frameworks put their own name in front
+//! (`org.apache.aurora.metadata.fileName`); a label below `sampan.` that is not known is an error, one elsewhere is no business of ours.
+
+use super::Invalid;
+use crate::executor::mesos::proto::TaskInfo;
+use crate::pod::record::Policy;
+
+/// Everything that labels say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `fileName`: compose files in the sandbox, in the order of merging.
+    pub files: Vec<String>,
+    /// `sampan.compose`: the text of a compose file.
+    pub compose: Option<String>,
+    /// `sampan.image`: what runs where the task has no image.
+    pub image: Option<String>,
+    /// `sampan.command`: a line for the shell where the task has no command.
+    pub command: Option<String>,
+    /// `sampan.override`: the text of a compose file that is merged over what the task is otherwise.
+    pub over: Option<String>,
+    /// `sampan.profiles` of the compose file.
+    pub profiles: Vec<String>,
+    /// `sampan.ready`: the task runs when it is ready.
+    pub ready: bool,
+    /// `sampan.policy`: what becomes of the pod when a service ends.
+    pub policy: Policy,
+    /// `sampan.check-service`: the service that Mesos' checks are about.
+    pub check_service: Option<String>,
+    /// `sampan.success-threshold`: so many passes of the health check in a row make the task healthy.
+    pub success_threshold: Option<u32>,
+    /// `sampan.snooze`: seconds between health checks once the task is healthy.
+    pub snooze: Option<u32>,
+}
+
+const PREFIX: &str = "sampan.";
+const FILES: &str = "fileName";
+const KNOWN: [&str; 10] = [
+    "check-service",
+    "command",
+    "compose",
+    "image",
+    "override",
+    "policy",
+    "profiles",
+    "ready",
+    "snooze",
+    "success-threshold",
+];
+
+/// The key as we know it.
+fn known(key: &str) -> Option<&str> {
+    if key == FILES || key.ends_with(".fileName") {
+        return Some(FILES);
+    }
+    let at = key.rfind(PREFIX)?;
+    let own = at == 0 || key.as_bytes().get(at - 1) == Some(&b'.');
+    key.get(at..).filter(|_| own)
+}
+
+/// Reads the labels of a task.
+///
+/// # Errors
+/// Where one is not known, or its value is not what it should be.
+pub fn read(task: &TaskInfo) -> Result<Options, Invalid> {
+    let mut options = Options {
+        policy: Policy::FailPod,
+        ..Options::default()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for label in task.labels.iter().flat_map(|l| &l.labels) {
+        let Some(key) = known(&label.key) else {
+            continue;
+        };
+        let at = |why: String| Invalid::of(task, format_args!("labels: {}: {why}", label.key));
+        if !seen.insert(key) {
+            return Err(at("is there twice; remove one".to_owned()));
+        }
+        let value = label.value.as_deref().unwrap_or_default();
+        set(&mut options, key, value).map_err(at)?;
+    }
+    Ok(options)
+}
+
+fn set(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
+    let text = || Some(value.to_owned()).filter(|text| !text.trim().is_empty());
+    let count = || match value.parse::<u32>() {
+        Ok(count @ 1..=1_000_000) => Ok(Some(count)),
+        _ => Err(format!("{value:?} is not a number from 1 to 1000000")),
+    };
+    let key = key.strip_prefix(PREFIX).unwrap_or(key);
+    match key {
+        FILES => options.files = list(value),
+        "compose" => options.compose = text(),
+        "image" => options.image = text(),
+        "command" => options.command = text(),
+        "override" => options.over = text(),
+        "profiles" => options.profiles = list(value),
+        "check-service" => options.check_service = text(),
+        "success-threshold" => options.success_threshold = count()?,
+        "snooze" => options.snooze = count()?,
+        "ready" => {
+            options.ready = match value {
+                "true" => true,
+                "false" => false,
+                _ => return Err(format!("{value:?} is not true or false")),
+            }
+        }
+        "policy" => {
+            options.policy = match value {
+                "fail-pod" => Policy::FailPod,
+                "compose" => Policy::Compose,
+                "abort-on-exit" => Policy::AbortOnExit,
+                _ => {
+                    return Err(format!(
+                        "{value:?} is not fail-pod, compose or abort-on-exit"
+                    ));
+                }
+            }
+        }
+        _ => {
+            return Err(format!(
+                "is not known; below {PREFIX} there are {}",
+                KNOWN.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn list(value: &str) -> Vec<String> {
+    let items = value.split(',').map(str::trim);
+    items.filter(|i| !i.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::mesos::task::tests::task;
+    use serde_json::json;
+
+    fn labels(given: &[(&str, &str)]) -> Result<Options, String> {
+        let labels: Vec<_> = given
+            .iter()
+            .map(|(key, value)| json!({"key": key, "value": value}))
+            .collect();
+        read(&task(json!({"labels": {"labels": labels}}))).map_err(|e| e.message)
+    }
+
+    #[test]
+    fn what_labels_say() {
+        let none = Options {
+            policy: Policy::FailPod,
+            ..Options::default()
+        };
+        let table = [
+            (
+                &[("team", "web"), ("a.b", "c"), ("notsampan.x", "y")][..],
+                none.clone(),
+            ),
+            (
+                &[("org.apache.aurora.metadata.fileName", "a/b.yml, c.yml ,")],
+                Options {
+                    files: vec!["a/b.yml".into(), "c.yml".into()],
+                    ..none.clone()
+                },
+            ),
+            (
+                &[
+                    ("sampan.ready", "true"),
+                    ("x.sampan.policy", "compose"),
+                    ("sampan.profiles", "a,b"),
+                    ("sampan.success-threshold", "2"),
+                    ("sampan.image", " "),
+                ],
+                Options {
+                    ready: true,
+                    policy: Policy::Compose,
+                    profiles: vec!["a".into(), "b".into()],
+                    success_threshold: Some(2),
+                    ..none
+                },
+            ),
+        ];
+        for (given, expected) in table {
+            assert_eq!(labels(given), Ok(expected), "{given:?}");
+        }
+        for (given, expected) in [
+            (
+                &[("sampan.redy", "true")][..],
+                "task t: labels: sampan.redy: is not known; below sampan. there are check-service, command, compose, image, override, policy, profiles, ready, snooze, success-threshold",
+            ),
+            (
+                &[("sampan.ready", "yes")],
+                "task t: labels: sampan.ready: \"yes\" is not true or false",
+            ),
+            (
+                &[("sampan.snooze", "0")],
+                "task t: labels: sampan.snooze: \"0\" is not a number from 1 to 1000000",
+            ),
+            (
+                &[("fileName", "a"), ("x.fileName", "b")],
+                "task t: labels: x.fileName: is there twice; remove one",
+            ),
+        ] {
+            assert_eq!(labels(given).unwrap_err(), expected);
+        }
+    }
+}
