@@ -242,9 +242,8 @@ fn check_binds(project: &Project) -> anyhow::Result<()> {
             {
                 std::fs::symlink_metadata(path).with_context(|| {
                     format!(
-                        "{}:{}: services.{}.volumes: {}",
-                        mount.origin.file,
-                        mount.origin.line,
+                        "{}: services.{}.volumes: {}",
+                        mount.origin,
                         service.name,
                         path.display()
                     )

@@ -294,10 +294,7 @@ fn refused(service: &Service, key: &str, why: &str) -> Error {
     };
     Error::Start {
         code: 125,
-        message: format!(
-            "{}:{}: services.{}{key}: {why}",
-            service.origin.file, service.origin.line, service.name
-        ),
+        message: format!("{}: services.{}{key}: {why}", service.origin, service.name),
         service: Some(service.name.clone()),
     }
 }

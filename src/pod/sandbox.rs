@@ -328,8 +328,8 @@ fn network_list(
     if network.external {
         let list = pod.cni.load(&network.name).map_err(|error| {
             Error::Other(format!(
-                "{}:{}: networks.{}: {error}",
-                network.origin.file, network.origin.line, network.key
+                "{}: networks.{}: {error}",
+                network.origin, network.key
             ))
         })?;
         return Ok((list, None));

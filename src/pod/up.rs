@@ -331,10 +331,7 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
         )
         .map_err(|error| Error::Start {
             code: 125,
-            message: format!(
-                "{}:{}: services.{name}.image: {error}",
-                service.origin.file, service.origin.line
-            ),
+            message: format!("{}: services.{name}.image: {error}", service.origin),
             service: Some(name.clone()),
         })?;
         images.insert(name.clone(), facts(&store, &image, progress)?);
@@ -369,8 +366,8 @@ fn refuse_unsupported(service: &Service) -> Result<()> {
     for (key, set) in [("tty", service.tty), ("stdin_open", service.stdin_open)] {
         if set {
             return Err(Error::Other(format!(
-                "{}:{}: services.{}.{key}: a service has no terminal and no standard input yet; remove it, and use `sampan exec -it {} sh` for a terminal",
-                service.origin.file, service.origin.line, service.name, service.name
+                "{}: services.{}.{key}: a service has no terminal and no standard input yet; remove it, and use `sampan exec -it {} sh` for a terminal",
+                service.origin, service.name, service.name
             )));
         }
     }

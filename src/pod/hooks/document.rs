@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::compose::Project;
 use crate::compose::project::{Hook, HookPoint};
 use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Owner, Phase, Pod, PublishedPort, Sandbox, Status, Verdict};
+use crate::pod::record::{self, Cause, Owner, Phase, Pod, PublishedPort, Sandbox, Status, Verdict};
 use crate::pod::{Error, Result};
 
 /// Version of the document's form.
@@ -61,7 +61,19 @@ pub fn of(hook: &Hook, pod: &Pod, dir: &PodDir, failure: Option<&str>) -> Result
         value["service"] = json!(port.service);
         value
     });
-    let verdict: Option<Verdict> = record::read(&dir.verdict())?;
+    let mut verdict: Option<Verdict> = record::read(&dir.verdict())?;
+    if let (None, true, Some(failure)) = (&verdict, over, failure) {
+        // the pod was taken apart before its supervisor came to write it
+        verdict = Some(Verdict {
+            version: record::VERSION,
+            service: None,
+            cause: Cause::Hook,
+            exit_code: None,
+            signal: None,
+            message: failure.to_owned(),
+            finished: record::now(),
+        });
+    }
     write(json!({
         "version": VERSION,
         "hook": {"name": hook.name, "at": hook.at},

@@ -39,11 +39,7 @@ pub fn before_launch(
         };
         let text = format!("{} failed: {failure}", run::title(hook));
         if hook.on_failure == OnFailure::Fail {
-            let place = match hook.origin.line {
-                0 => hook.origin.file.clone(),
-                line => format!("{}:{line}", hook.origin.file),
-            };
-            return Err(Error::Other(format!("{place}: {text}")));
+            return Err(Error::Other(format!("{}: {text}", hook.origin)));
         }
         told(text);
     }
@@ -62,9 +58,8 @@ fn add_folder(project: &mut Project, folder: &Path) -> Result<()> {
     let same = |hook: &&Hook| hooks.iter().any(|h| h.name == hook.name && h.at == hook.at);
     if let Some(hook) = own.iter().find(same) {
         return Err(Error::Other(format!(
-            "{}:{}: {} has a hook {} at {}, too; choose another name",
-            hook.origin.file,
-            hook.origin.line,
+            "{}: {} has a hook {} at {}, too; choose another name",
+            hook.origin,
             folder.display(),
             hook.name,
             hook.at.name()
