@@ -109,7 +109,9 @@ fn compare(options: &Options) -> Result<()> {
         report.bursts.push(burst(&place, network, options.tasks)?);
         let latencies = one_by_one(&place, network, options.one_by_one)?;
         report.latencies.push((network.name(), latencies));
-        report.held.push((network.name(), held(&place, network, options.held)?));
+        report
+            .held
+            .push((network.name(), held(&place, network, options.held)?));
     }
     let left = place.left();
     if !left.is_empty() {
@@ -164,7 +166,9 @@ fn times(agent: &Agent, ids: &[String]) -> Result<BTreeMap<String, [f64; 3]>> {
             "status" => {
                 let id = value["task_id"]["value"].as_str().unwrap_or_default();
                 let launched = sent.get(id).copied().unwrap_or(f64::NAN);
-                let entry = times.entry(id.to_owned()).or_insert([launched, f64::NAN, f64::NAN]);
+                let entry = times
+                    .entry(id.to_owned())
+                    .or_insert([launched, f64::NAN, f64::NAN]);
                 match value["state"].as_str().unwrap_or_default() {
                     "TASK_RUNNING" => entry[1] = line.at,
                     "TASK_FINISHED" => entry[2] = line.at,
@@ -174,7 +178,11 @@ fn times(agent: &Agent, ids: &[String]) -> Result<BTreeMap<String, [f64; 3]>> {
             _ => {}
         }
     }
-    let complete = |id: &&String| times.get(*id).is_some_and(|times| times.iter().all(|time| time.is_finite()));
+    let complete = |id: &&String| {
+        times
+            .get(*id)
+            .is_some_and(|times| times.iter().all(|time| time.is_finite()))
+    };
     match ids.iter().find(|id| !complete(id)) {
         None => Ok(times),
         Some(id) => Err(format!("task {id}: {:?}", agent.statuses(id))),
@@ -195,7 +203,10 @@ fn burst(place: &Place, network: Network, count: usize) -> Result<Burst> {
     agent.await_end();
     let cpu = children_cpu() - before;
     let times = times(&agent, &ids)?;
-    let first = times.values().map(|times| times[0]).fold(f64::INFINITY, f64::min);
+    let first = times
+        .values()
+        .map(|times| times[0])
+        .fold(f64::INFINITY, f64::min);
     let last = |index: usize| times.values().map(|times| times[index]).fold(0.0, f64::max) - first;
     Ok(Burst {
         network: network.name(),

@@ -17,8 +17,12 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Processor time of all processes below this one that have ended and were waited for.
 pub fn children_cpu() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
-    let time = |value: TimeVal| Duration::from_micros(value.tv_sec() as u64 * 1_000_000 + value.tv_usec() as u64);
-    usage.map_or(Duration::ZERO, |usage| time(usage.user_time()) + time(usage.system_time()))
+    let time = |value: TimeVal| {
+        Duration::from_micros(value.tv_sec() as u64 * 1_000_000 + value.tv_usec() as u64)
+    };
+    usage.map_or(Duration::ZERO, |usage| {
+        time(usage.user_time()) + time(usage.system_time())
+    })
 }
 
 /// Looks at the anonymous memory of a cgroup until told to end.
@@ -69,7 +73,12 @@ fn memory_stat(pid: i32) -> Option<PathBuf> {
 /// memory.rst `total_rss`, cgroup-v2.rst `anon`.
 fn anonymous(stat: &PathBuf) -> u64 {
     let text = fs::read_to_string(stat).unwrap_or_default();
-    let value = |line: &str| line.strip_prefix("total_rss ").or(line.strip_prefix("anon "))?.parse().ok();
+    let value = |line: &str| {
+        line.strip_prefix("total_rss ")
+            .or(line.strip_prefix("anon "))?
+            .parse()
+            .ok()
+    };
     text.lines().find_map(value).unwrap_or(0)
 }
 
@@ -97,17 +106,24 @@ impl Held {
                 ("sleep", "task"),
             ];
             let kind = kinds.iter().find(|(words, _)| line.contains(words));
-            let entry = by_kind.entry(kind.map_or("other", |(_, kind)| kind)).or_insert([0; 3]);
-            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            let entry = by_kind
+                .entry(kind.map_or("other", |(_, kind)| kind))
+                .or_insert([0; 3]);
+            let rollup =
+                fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
             let value = |key: &str| {
                 let line = rollup.lines().find_map(|line| line.strip_prefix(key));
-                line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+                line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+                    .unwrap_or(0)
             };
             entry[0] += 1;
             entry[1] += value("Rss:");
             entry[2] += value("Pss:");
         }
-        Held { by_kind, end: Duration::ZERO }
+        Held {
+            by_kind,
+            end: Duration::ZERO,
+        }
     }
 
     /// With the time that the end took.

@@ -36,10 +36,19 @@ impl Place {
         mount(none, "/", none, private, none).map_err(step("make the mounts private"))?;
         fs::create_dir_all(STATE).map_err(io("make the state folder"))?;
         let options = Some("mode=755");
-        mount(Some("bench"), STATE, Some("tmpfs"), MsFlags::empty(), options)
-            .map_err(step("mount a tmpfs"))?;
+        mount(
+            Some("bench"),
+            STATE,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            options,
+        )
+        .map_err(step("mount a tmpfs"))?;
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-        let folder = tempfile::Builder::new().prefix("sampan-bench-").tempdir().map_err(io("make a folder"))?;
+        let folder = tempfile::Builder::new()
+            .prefix("sampan-bench-")
+            .tempdir()
+            .map_err(io("make a folder"))?;
         let place = Place {
             sampan: fs::canonicalize(sampan).map_err(io("find the program"))?,
             folder,
@@ -81,7 +90,9 @@ impl Place {
             ("SAMPAN_CNI_CONF", self.at("cni-conf")),
             ("SAMPAN_CNI_PATH", self.at("cni-path")),
         ];
-        folders.map(|(name, path): (&str, PathBuf)| (name.to_owned(), text(&path))).into()
+        folders
+            .map(|(name, path): (&str, PathBuf)| (name.to_owned(), text(&path)))
+            .into()
     }
 
     fn sampan_command(&self, arguments: &[&str]) -> Result<()> {
@@ -93,10 +104,18 @@ impl Place {
     pub fn left(&self) -> Vec<String> {
         let pods = fs::read_dir(Path::new(STATE).join("pods"));
         let leases = fs::read_dir(self.at("leases").join(NETWORK));
-        let names = pods.into_iter().flatten().chain(leases.into_iter().flatten()).flatten();
+        let names = pods
+            .into_iter()
+            .flatten()
+            .chain(leases.into_iter().flatten())
+            .flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         // files of the address plugin and of locks
-        names.filter(|name| !name.ends_with(".lock") && !name.starts_with("last_reserved_ip") && name != "lock").collect()
+        names
+            .filter(|name| {
+                !name.ends_with(".lock") && !name.starts_with("last_reserved_ip") && name != "lock"
+            })
+            .collect()
     }
 }
 
@@ -105,9 +124,14 @@ fn text(path: &Path) -> String {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        false => Err(format!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )),
     }
 }

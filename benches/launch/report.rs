@@ -75,7 +75,11 @@ impl Report {
                 burst.peak as f64 / 1048576.0,
             );
         }
-        let _ = writeln!(text, "\n{:16} {:>9} {:>9} {:>9}", "one by one", "median ms", "p90 ms", "min ms");
+        let _ = writeln!(
+            text,
+            "\n{:16} {:>9} {:>9} {:>9}",
+            "one by one", "median ms", "p90 ms", "min ms"
+        );
         for (network, latencies) in &self.latencies {
             let _ = writeln!(
                 text,
@@ -86,11 +90,24 @@ impl Report {
             );
         }
         for (network, held) in &self.held {
-            let _ = writeln!(text, "\n{:16} {:>6} {:>9} {:>9}", network, "number", "RSS KiB", "PSS KiB");
+            let _ = writeln!(
+                text,
+                "\n{:16} {:>6} {:>9} {:>9}",
+                network, "number", "RSS KiB", "PSS KiB"
+            );
             for (kind, [number, rss, pss]) in &held.by_kind {
-                let _ = writeln!(text, "  {kind:14} {number:6} {:9} {:9}   each", rss / number, pss / number);
+                let _ = writeln!(
+                    text,
+                    "  {kind:14} {number:6} {:9} {:9}   each",
+                    rss / number,
+                    pss / number
+                );
             }
-            let _ = writeln!(text, "  all gone {:.2} s after SHUTDOWN", held.end.as_secs_f64());
+            let _ = writeln!(
+                text,
+                "  all gone {:.2} s after SHUTDOWN",
+                held.end.as_secs_f64()
+            );
         }
         text
     }
