@@ -1,7 +1,7 @@
 //! The real executor: one loop that carries out what the machine decides.
 //!
 //! *Invariants:* it has one thread and dies with the shim; a launch is written down before anything follows from it; at most
-//! [`LAUNCHES`] pods are made at once, the others wait in the agent's order.
+//! `LAUNCHES` pods are made at once, the others wait in the agent's order.
 //!
 //! Leaves to others: every decision ([`super::machine`], [`super::session`]).
 
