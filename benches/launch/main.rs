@@ -140,10 +140,10 @@ fn executor(place: &Place) -> Agent {
     agent
 }
 
-/// A task that executes a program of the image.
-fn program(id: &str, network: Network, words: &[&str]) -> Value {
+/// A task that executes a line of the image's shell: a LAUNCH has no command of its own, which is the executor's.
+fn program(id: &str, network: Network, line: &str) -> Value {
     let mut fields = json!({
-        "command": {"shell": false, "value": format!("/bin/{}", words[0]), "arguments": words},
+        "labels": {"labels": [{"key": "sampan.command", "value": format!("exec {line}")}]},
         "container": {"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": place::IMAGE}}}},
     });
     if network == Network::Bridge {
@@ -196,7 +196,7 @@ fn burst(place: &Place, network: Network, count: usize) -> Result<Burst> {
     let before = children_cpu();
     let memory = Memory::watch(agent.pid());
     for id in &ids {
-        agent.launch(program(id, network, &["true"]));
+        agent.launch(program(id, network, "true"));
     }
     agent.await_over(&ids);
     let peak = memory.end();
@@ -221,11 +221,11 @@ fn burst(place: &Place, network: Network, count: usize) -> Result<Burst> {
 /// Seconds from LAUNCH to RUNNING, of tasks without a queue before them. One task runs meanwhile, so that the executor stays.
 fn one_by_one(place: &Place, network: Network, count: usize) -> Result<Vec<f64>> {
     let agent = executor(place);
-    agent.launch(program("stays", Network::Host, &["sleep", "1000000"]));
+    agent.launch(program("stays", Network::Host, "sleep 1000000"));
     agent.wait_for("stays", "TASK_RUNNING");
     let ids: Vec<String> = (0..count).map(|number| format!("one-{number}")).collect();
     for id in &ids {
-        agent.launch(program(id, network, &["true"]));
+        agent.launch(program(id, network, "true"));
         agent.await_over(std::slice::from_ref(id));
     }
     let times = times(&agent, &ids)?;
@@ -241,7 +241,7 @@ fn held(place: &Place, network: Network, count: usize) -> Result<Held> {
     let agent = executor(place);
     let ids: Vec<String> = (0..count).map(|number| format!("held-{number}")).collect();
     for id in &ids {
-        agent.launch(program(id, network, &["sleep", "1000000"]));
+        agent.launch(program(id, network, "sleep 1000000"));
     }
     for id in &ids {
         agent.wait_for(id, "TASK_RUNNING");
