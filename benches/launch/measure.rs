@@ -97,12 +97,15 @@ impl Held {
         let mut by_kind = BTreeMap::new();
         for pid in pids {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            // a supervisor has the arguments of the keeper that it was forked from, and a name of its own
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let line = name + &String::from_utf8_lossy(&line).replace('\0', " ");
+            // the executor's arguments are those of the shim, behind its own
             let kinds = [
-                ("executor mesos", "shim"),
                 ("internal mesos-executor", "executor"),
-                ("internal keeper", "keeper"),
-                ("internal supervisor", "supervisor"),
+                ("executor mesos", "shim"),
+                ("supervisor\n", "supervisor"),
+                ("keeper\n", "keeper"),
                 ("sleep", "task"),
             ];
             let kind = kinds.iter().find(|(words, _)| line.contains(words));
