@@ -11,16 +11,16 @@ ROOT    ?= /var/lib/sampan
 # what building and the demo need; what the tests need besides (the peers they compare with)
 BUILD_PACKAGES := gcc libc6-dev
 DEMO_PACKAGES  := $(BUILD_PACKAGES) curl iproute2 util-linux
-TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static catatonit conmon containerd containernetworking-plugins \
-                  docker-compose docker-registry iptables jq nftables openssl podman procps python3 python3-pip python3-seccomp runc skopeo strace systemd \
-                  uidmap umoci
+TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-static catatonit conmon containerd containernetworking-plugins cron \
+                  docker-compose docker-registry iptables jq munge nftables openrc openssl podman procps python3 python3-pip \
+                  python3-seccomp runc skopeo slurm-wlm strace systemd uidmap umoci
 
 # the peers that `make bench` compares with
 BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static containernetworking-plugins crun iptables runc strace util-linux
 VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static containernetworking-plugins cpio iproute2 iptables nftables \
                   python3 qemu-system-x86 seabios socat systemd util-linux
 
-.PHONY: help build release lint test test-vm bench bench-network bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
+.PHONY: help build release lint test test-vm bench bench-network bench-launch bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,11 +44,14 @@ test: packages-test nextest lint target/pymesos ## every test, those that need r
 test-vm: packages-vm ## cgroup, container and network tests on Debian's kernel in QEMU, on one host and on three
 	tests/vm/run
 
-bench: bench-network packages-bench release ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
+bench: bench-network bench-launch packages-bench release ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
 	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --rounds $(or $(ROUNDS),200) --json target/bench.json
 
 bench-network: packages-bench release ## our CNI plugins against the reference ones; ROUNDS=100, figures to target/bench-network.json
 	cargo bench --locked --bench network -- --plugins $(RELEASE)/cni-plugins --rounds $(or $(ROUNDS),100) --json target/bench-network.json
+
+bench-launch: packages-bench release ## launches of the Mesos executor: tasks per second, processor time, memory; TASKS=1000, figures to target/bench-launch.json
+	cargo bench --profile dev --locked --bench launch -- --sampan $(RELEASE)/sampan --tasks $(or $(TASKS),1000) --json target/bench-launch.json
 
 bench-strace: packages-bench release ## the system calls of one `run` of each, to target/strace
 	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --strace target/strace

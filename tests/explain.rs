@@ -222,15 +222,20 @@ fn the_plan_is_what_happens() {
         .arg(&trace)
         .args([SAMPAN, "oci", "--root"])
         .arg(temp.path().join("state"))
-        // whoever wants to know the process first is given a gate, as by `create`
-        .args(["run", "--pid-file"])
-        .arg(temp.path().join("pid"))
-        .arg("--bundle")
+        // not waited for, it gets a gate and outlives the command, as by `create`
+        .args(["run", "--detach", "--bundle"])
         .arg(&bundle)
         .arg(&id)
         .output()
         .unwrap();
     assert!(ran.status.success(), "{ran:?}");
+    let removed = Command::new(SAMPAN)
+        .args(["oci", "--root"])
+        .arg(temp.path().join("state"))
+        .args(["delete", "--force", &id])
+        .output()
+        .unwrap();
+    assert!(removed.status.success(), "{removed:?}");
     let traces: Vec<String> = fs::read_dir(temp.path())
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -385,9 +385,7 @@ fn a_pod_without_keeper_and_supervisor_is_adopted_by_the_next_command() {
             _ => {}
         }
         let own = host.processes();
-        let keepers = own
-            .iter()
-            .filter(|(_, line)| line.contains(" internal keeper "));
+        let keepers = own.iter().filter(|(pid, _)| comm(*pid) == "keeper");
         assert_eq!(keepers.count(), usize::from(command != "down"), "{own:#?}");
         host.down(&before);
     }
@@ -491,6 +489,18 @@ fn a_supervisor_killed_during_up_is_no_obstacle() {
     }
 }
 
+/// Name of a process; keeper and supervisor have the same command line.
+fn comm(pid: i32) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    text.trim_end().to_string()
+}
+
+/// Keepers or supervisors of a host.
+fn called(host: &Host, name: &str) -> usize {
+    let own = host.processes();
+    own.iter().filter(|(pid, _)| comm(*pid) == name).count()
+}
+
 /// Short processes of a pod: pid and step.
 fn steps(host: &Host, wanted: &str) -> Vec<i32> {
     let mark = host.path().to_string_lossy().into_owned();
@@ -518,8 +528,14 @@ fn a_killed_step_is_told_or_done_again() {
     let before = host.snapshot();
     let mut killed = BTreeSet::new();
     for round in 0..4 {
-        for step in ["volumes-up", "sandbox-up", "create", "start", "delete"] {
-            let mut up = host.start(&["up", "-d"]);
+        for step in ["volumes-up", "sandbox-up", "launch", "delete"] {
+            // what is deleted has run before
+            let mut up = if step == "delete" {
+                host.sampan(&["up", "-d"]).ok();
+                host.start(&["restart"])
+            } else {
+                host.start(&["up", "-d"])
+            };
             let mut hits = 0;
             let ended = loop {
                 for pid in steps(&host, step) {
@@ -545,7 +561,7 @@ fn a_killed_step_is_told_or_done_again() {
             host.down(&before);
         }
     }
-    assert_eq!(killed.len(), 5, "{killed:?}");
+    assert_eq!(killed.len(), 4, "{killed:?}");
 }
 
 #[test]
@@ -630,11 +646,10 @@ fn commands_at_once_start_one_keeper() {
     for one in all {
         assert_eq!(one.wait().code, 0);
     }
-    let count = |what: &str| steps(&host, what).len();
     until("the others have ended", || {
-        (count("keeper") == 1).then_some(())
+        (called(&host, "keeper") == 1).then_some(())
     });
-    assert_eq!(count("supervisor"), 1);
+    assert_eq!(called(&host, "supervisor"), 1);
     host.down(&before);
 }
 
@@ -755,6 +770,9 @@ fn the_pods_limit_holds_for_the_sum_of_its_services() {
     host.compose(&format!(
         "services:\n{services}x-sampan: {{limits: {{memory: 64m}}}}\n"
     ));
+    // one after the other: while both grow, the kernel may take the second one too before the first one's memory is back
+    host.sampan(&["up", "-d", "one"]).ok();
+    host.await_log("one", "40000000\n");
     host.sampan(&["up", "-d"]).ok();
     assert_eq!(
         limit(&host, "", ["memory.max", "memory.limit_in_bytes"]),

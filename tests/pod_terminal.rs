@@ -10,7 +10,7 @@ use std::process::Command;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pod_support::{BUSYBOX, Host, until};
-use pty::Pty;
+use pty::{Pty, SLEEP, until_size};
 use serde_json::Value;
 
 const SIZE: (u16, u16) = (30, 100);
@@ -31,7 +31,7 @@ services:
   copy:
     <<: *image
     stdin_open: true
-    command: [sh, -c, 'trap "exit 130" INT; while read line; do echo got $$line; done; echo end; exit 7']
+    command: [sh, -c, 'trap \"exit 130\" INT; while read line; do echo got $$line; done; echo end; exit 7']
   still:
     <<: *image
     command: [sh, -c, 'while sleep 0.1; do echo tick; done']
@@ -70,11 +70,11 @@ fn a_shell_has_a_terminal_its_size_its_keys_and_is_left_and_found_again() {
     first.keys("stty size\r");
     first.await_text("30 100\r\n");
     first.resize(41, 133);
-    first.keys("sleep 0.2; stty size\r");
-    first.await_text("41 133\r\n");
+    first.keys(until_size("41 133"));
+    first.await_text("sized 42\r\n");
     // ctrl-c is the program's
-    first.keys("sleep 1000\r");
-    first.await_text("sleep 1000\r\n");
+    first.keys(SLEEP);
+    first.await_text("asleep 42\r\n");
     first.keys("\x03");
     first.await_text("> ");
     first.keys("echo code $?\r");
@@ -89,7 +89,7 @@ fn a_shell_has_a_terminal_its_size_its_keys_and_is_left_and_found_again() {
         "{refused:?}"
     );
     let mut looker = attach(&host, &["attach", "--no-stdin", "shell"]);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    until("it looks", || looker.is_shown().then_some(()));
     first.keys("echo for $((1+1))\r");
     looker.await_text("for 2\r\n");
 
@@ -173,8 +173,9 @@ fn an_input_without_a_terminal_is_written_to_left_and_ended() {
 fn run_is_interactive() {
     let host = Host::new();
     let before = host.snapshot();
-    let run = ["run", "--rm"];
-    let with = |more: &[&'static str]| -> Vec<&str> { [&run[..], more].concat() };
+    fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["run", "--rm"], more].concat()
+    }
     let ended = host.sampan_with(&with(&["-i", BUSYBOX, "sh", "-c", "cat; exit 3"]), b"a\nb");
     assert_eq!((ended.code, ended.out().as_str()), (3, "a\nb"), "{ended:?}");
     host.assert_clean(&before);
@@ -190,10 +191,16 @@ fn run_is_interactive() {
     // -t alone: a terminal that nobody types on
     let mut pty = attach(
         &host,
-        &with(&["-t", BUSYBOX, "sh", "-c", "tty; sleep 1; stty size"]),
+        &with(&[
+            "-t",
+            BUSYBOX,
+            "sh",
+            "-c",
+            &format!("tty; {}", until_size("30 100").trim_end()),
+        ]),
     );
     pty.await_text("/dev/");
-    pty.await_text("30 100\r\n");
+    pty.await_text("sized 42\r\n");
     assert_eq!(pty.wait(), 0);
     host.assert_clean(&before);
 }
@@ -209,6 +216,7 @@ services:
     image: {BUSYBOX}
     network_mode: none
     tty: true
+    stop_signal: KILL
     restart: always
     command: [sh, -c, 'tty; read line; echo had $$line; exit 4']
 "

@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pod_support::{BUSYBOX, Ended, Host, until};
-use pty::Pty;
+use pty::{Pty, SLEEP, until_size};
 use sampan::compose::{self, LoadRequest};
 use sampan::network::Cni;
 use sampan::pod::layout::Folders;
@@ -195,6 +195,8 @@ services:
         pull_options: Default::default(),
         force_recreate: false,
         wait: false,
+        detach: false,
+        hooks_dir: None,
         owner: Some(Owner {
             process: owner(),
             kind: "mesos".to_string(),
@@ -337,10 +339,10 @@ fn terminals_through_the_api() {
     exec.keys("stty size; echo $TERM\r");
     exec.await_text("30 100\r\n");
     exec.resize(12, 34);
-    exec.keys("sleep 0.5; stty size\r");
-    exec.await_text("12 34\r\n");
-    exec.keys("sleep 1000\r");
-    exec.await_text("sleep 1000\r\n");
+    exec.keys(until_size("12 34"));
+    exec.await_text("sized 42\r\n");
+    exec.keys(SLEEP);
+    exec.await_text("asleep 42\r\n");
     exec.keys("\x03");
     exec.keys("echo code $?\r");
     exec.await_text("code 130\r\n");
@@ -359,7 +361,7 @@ fn terminals_through_the_api() {
     let there = api.host.sampan(&["attach", "shell"]);
     assert!(there.fails(1).contains("somebody else"), "{there:?}");
     let mut looker = api.pty(&["attach", "--no-stdin", "shell"]);
-    std::thread::sleep(Duration::from_millis(500));
+    until("it looks", || looker.is_shown().then_some(()));
     shell.keys("echo seen $((1+1))\r");
     looker.await_text("seen 2\r\n");
     shell.keys("\x10\x11");

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -183,11 +183,10 @@ fn walk(command: Command, file: &Path, symbols: &Symbols) -> Result<Vec<u64>> {
         | Options::PTRACE_O_EXITKILL;
     ptrace::seize(first, options).map_err(failed("seize"))?;
     kill(first, Signal::SIGCONT).map_err(failed("continue sh"))?;
-    let file = fs::canonicalize(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let meta = fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let mut walk = Walk {
         symbols,
-        name: format!("/{name}"),
+        inode: meta.ino().to_string(),
         start: HashMap::new(),
         offsets: Vec::new(),
     };
@@ -209,8 +208,8 @@ type Loaded = (u64, HashMap<u64, u8>);
 
 struct Walk<'a> {
     symbols: &'a Symbols,
-    /// The program's, with a slash before it: the sealed copy has another folder.
-    name: String,
+    /// The program's: the sealed copy has no name.
+    inode: String,
     /// Where each process has the program, and what was in the place of each breakpoint; none while it is another program.
     start: HashMap<Pid, Option<Loaded>>,
     offsets: Vec<u64>,
@@ -246,7 +245,7 @@ impl Walk<'_> {
     fn event(&mut self, pid: Pid, event: i32) -> Result<()> {
         use ptrace::Event::{PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_FORK};
         if event == PTRACE_EVENT_EXEC as i32 {
-            let planted = match mapped(pid, &self.name) {
+            let planted = match mapped(pid, &self.inode) {
                 Some(start) => Some((start, self.plant(pid, start)?)),
                 None => None,
             };
@@ -308,9 +307,10 @@ fn memory(pid: Pid) -> Result<File> {
 }
 
 /// Where the program begins in a process's memory (proc_pid_maps(5)).
-fn mapped(pid: Pid, name: &str) -> Option<u64> {
+fn mapped(pid: Pid, inode: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    let line = text.lines().find(|line| line.ends_with(name))?;
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.split_whitespace().nth(4) == Some(inode))?;
     let start = u64::from_str_radix(line.split_once('-')?.0, 16).ok()?;
     // a program with fixed addresses begins where its symbols say
     Some(if start < FIXED_BELOW { 0 } else { start })

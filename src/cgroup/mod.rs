@@ -215,6 +215,15 @@ impl Cgroup {
         }
     }
 
+    /// On v2, moves the calling process into the leaf `sampan-self` when it is alone in this cgroup, so that those below can have
+    /// controllers; those that it starts from then on are in the leaf, too. `false`: others are in the way.
+    pub fn make_room(&self) -> Result<bool, Error> {
+        match self.checked()? {
+            Cgroup::V2(path) => v2::make_room(path),
+            _ => Ok(true),
+        }
+    }
+
     /// Makes the folders; whether all are new, so that nobody else can be in them.
     fn make(&self) -> Result<bool, Error> {
         match self.checked()? {

@@ -129,7 +129,7 @@ fn enable(folder: &Path, controller: &str) -> Result<io::Result<()>, Error> {
 
 /// Can `folder` hand controllers on (cgroup-v2.rst, "No Internal Process Constraint")? If this process alone stands in the way, it
 /// steps aside into a leaf.
-fn make_room(folder: &Path) -> Result<bool, Error> {
+pub(super) fn make_room(folder: &Path) -> Result<bool, Error> {
     // the root is exempt, and the only one without a type
     if !folder.join("cgroup.type").exists() {
         return Ok(true);

@@ -22,7 +22,7 @@ pub struct Args {
     /// How to print: `table` or `json`
     #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     format: Format,
-    /// Services; all when none is named
+    /// Services, or tasks of a framework; all when none is named
     services: Vec<String>,
 }
 

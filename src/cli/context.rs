@@ -1,7 +1,7 @@
 //! From the global options to folders, projects and pods.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -30,6 +30,12 @@ impl Global {
             plugin_dirs: self.cni_path.clone(),
             state: self.folders()?.state,
         })
+    }
+
+    /// Folder of hooks; the usual one need not be there.
+    pub fn hooks_dir(&self) -> Option<PathBuf> {
+        let usual = self.hooks_dir == Path::new(crate::pod::hooks::FOLDER);
+        (!usual || self.hooks_dir.exists()).then(|| self.hooks_dir.clone())
     }
 
     fn load_request(&self) -> anyhow::Result<LoadRequest> {

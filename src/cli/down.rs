@@ -40,10 +40,10 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
     if args.force {
         stop(&dir, args.timeout, &mut output::progress)?;
-        if let Err(error) = remove(&folders, &dir) {
+        if let Err(error) = remove(&folders, &dir, &mut output::progress) {
             output::warning(&format!("given up: {error}"));
             abandon_networks(&dir)?;
-            remove(&folders, &dir)?;
+            remove(&folders, &dir, &mut output::progress)?;
         }
     } else {
         stop_and_remove(&folders, &dir, args.timeout, &mut output::progress)?;

@@ -8,6 +8,7 @@ use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
 use crate::pod::layout::PodDir;
+use crate::pod::plan;
 use crate::pod::record::{self, Phase, Status};
 use crate::pod::users::Accounts;
 
@@ -80,6 +81,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         workdir: args.workdir,
         tty: args.tty,
         session: args.session,
+        privileged: false,
     };
     // without a limit there is a code
     execute(&dir, &service, request, None).map(|code| code.unwrap_or(255))
@@ -99,6 +101,8 @@ pub struct Request {
     pub tty: bool,
     /// SIGHUP kills it.
     pub session: bool,
+    /// With all capabilities.
+    pub privileged: bool,
 }
 
 /// Runs a program in a service's container and waits for it, at most `timeout_ms` (then it is killed: no exit code).
@@ -130,6 +134,12 @@ pub fn execute(
         process["capabilities"]["effective"] = held.clone();
         process["capabilities"]["permitted"] = held;
         add_env(&mut process, &format!("HOME={}", user.home));
+    }
+    if request.privileged {
+        let all = plan::all_capabilities().map_err(anyhow::Error::msg)?;
+        for set in ["bounding", "effective", "permitted"] {
+            process["capabilities"][set] = json!(all);
+        }
     }
     if request.tty {
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Global, Outcome, context};
+use super::{Global, Outcome, context, output};
+use crate::cgroup::Cgroup;
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::run::Options;
 use crate::executor::mesos::{run, shim};
@@ -84,8 +85,14 @@ pub enum LogFormat {
 }
 
 /// The process that the agent starts: it keeps the real executor running.
-pub fn run(command: Command) -> Outcome {
+pub fn run(global: &Global, command: Command) -> Outcome {
     let Command::Mesos(_) = command;
+    // while it is alone there: the pods' cgroups hang below
+    if global.cgroup_parent.is_none() && !Cgroup::own()?.make_room()? {
+        output::warning(
+            "other processes are in the executor's cgroup: tasks with limits are refused; give pods another one with --cgroup-parent",
+        );
+    }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     Ok(shim::run(&words)?)
 }

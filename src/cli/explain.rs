@@ -40,6 +40,7 @@ pub fn run(args: Args) -> Outcome {
         keep_keyring: false,
         no_pivot: false,
         at_once: false,
+        dies_with_parent: false,
     };
     let config = bundle.join("config.json");
     let plan = plan::container(&spec, &request, plan::Host::here(&spec))

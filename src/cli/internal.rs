@@ -23,7 +23,7 @@ use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Failure, Pod, ProcessId};
 use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
-use crate::pod::{Error, keeper, lock, sandbox, supervisor, teardown, volumes};
+use crate::pod::{Error, hooks, keeper, lock, sandbox, teardown, volumes};
 use crate::sys::seal;
 
 /// Arguments from `internal` on.
@@ -52,15 +52,19 @@ pub enum Command {
     /// Bring up the pod that standard input describes (`UpSpec`): lines of JSON (`Answer`) tell how it goes, the last one is
     /// `done` or `failed`. SIGTERM and SIGINT undo it
     Up,
+    /// Run the hook of a pod that is due
+    Hook {
+        /// Pod folder
+        dir: PathBuf,
+        /// At which point
+        at: String,
+        /// Which of those at that point
+        next: usize,
+    },
     /// Names for a shell to complete: services of this folder's pod, tasks of frameworks
     Names,
     /// Goes on removing the pod in a folder
     Remover {
-        /// Pod folder
-        dir: PathBuf,
-    },
-    /// Supervisor of the pod in a folder
-    Supervisor {
         /// Pod folder
         dir: PathBuf,
     },
@@ -92,12 +96,12 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
-    /// Make the container of a service folder, up to its gate
-    Create {
+    /// Make the container of a service folder and start its program
+    Launch {
         /// Service folder
         dir: PathBuf,
     },
-    /// Open the gate
+    /// Open the gate of a container that was made but not started
     Start {
         /// Service folder
         dir: PathBuf,
@@ -130,6 +134,18 @@ pub enum Command {
         /// Milliseconds; 0 for no limit
         #[arg(long)]
         timeout_ms: u64,
+        /// `user[:group]`
+        #[arg(long)]
+        user: Option<String>,
+        /// Name of a variable of ours to pass on; may be given several times
+        #[arg(long)]
+        env: Vec<String>,
+        /// Working folder
+        #[arg(long)]
+        workdir: Option<String>,
+        /// With all capabilities
+        #[arg(long)]
+        privileged: bool,
         /// Program and arguments
         #[arg(last = true)]
         command: Vec<String>,
@@ -141,9 +157,9 @@ pub fn run() -> Outcome {
     match Cli::parse_from(std::env::args_os().skip(1)).step {
         Command::Keeper { dir } => Ok(keeper::run(&dir).map(|()| 0)?),
         Command::Up => up(),
+        Command::Hook { dir, at, next } => Ok(hooks::step(&dir, &at, next).map(|()| 0)?),
         Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
-        Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
         Command::MesosExecutor { words } => super::executor(words),
         Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
         Command::Remote {
@@ -159,9 +175,9 @@ pub fn run() -> Outcome {
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
-        Command::Create { dir } => {
+        Command::Launch { dir } => {
             let held = seal::hold()?;
-            told(&dir, create(&dir, held))
+            told(&dir, launch_container(&dir, held))
         }
         Command::Start { dir } => told(&dir, start(&dir)),
         Command::Delete { dir } => told(&dir, delete(&dir)),
@@ -169,15 +185,28 @@ pub fn run() -> Outcome {
             dir,
             service,
             timeout_ms,
+            user,
+            env,
+            workdir,
+            privileged,
             command,
         } => {
             seal::ensure()?;
-            check(&dir, &service, timeout_ms, command)
+            let request = exec::Request {
+                command,
+                user,
+                env,
+                workdir,
+                tty: false,
+                session: false,
+                privileged,
+            };
+            inside(&dir, &service, timeout_ms, request)
         }
     }
 }
 
-fn check(dir: &Path, service: &str, timeout_ms: u64, command: Vec<String>) -> Outcome {
+fn inside(dir: &Path, service: &str, timeout_ms: u64, request: exec::Request) -> Outcome {
     let mut report = File::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     // whoever asked is gone with its question: the program is told to end
@@ -189,14 +218,6 @@ fn check(dir: &Path, service: &str, timeout_ms: u64, command: Vec<String>) -> Ou
     let ran = || {
         let pod: Pod = record::read(&dir.join("pod.json"))?
             .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
-        let request = exec::Request {
-            command,
-            user: None,
-            env: Vec::new(),
-            workdir: None,
-            tty: false,
-            session: false,
-        };
         let limit = (timeout_ms > 0).then_some(timeout_ms);
         exec::execute(&PodDir::open(dir, &pod.root), service, request, limit)
     };
@@ -289,7 +310,8 @@ fn up() -> Outcome {
 
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
 
-fn create(dir: &Path, held: seal::Held) -> Result<(), Error> {
+/// Two steps, the record of the container between them: a successor of a killed supervisor goes on from there.
+fn launch_container(dir: &Path, held: seal::Held) -> Result<(), Error> {
     let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
@@ -303,10 +325,9 @@ fn create(dir: &Path, held: seal::Held) -> Result<(), Error> {
     };
     let console = console
         .transpose()
-        .map_err(Error::io("use the standard input of create for", dir))?;
-    container::create_from(&request, &config, console, held)
-        .map(|_| ())
-        .map_err(from_container)
+        .map_err(Error::io("use the standard input of launch for", dir))?;
+    container::create_from(&request, &config, console, held).map_err(from_container)?;
+    container::start(dir).map_err(from_container)
 }
 
 fn start(dir: &Path) -> Result<(), Error> {
@@ -338,7 +359,7 @@ fn told(dir: &Path, result: Result<(), Error>) -> Outcome {
         code,
         message: error.to_string(),
     };
-    if let Err(unwritten) = record::write(&dir.join("error.json"), &failure) {
+    if let Err(unwritten) = record::put(&dir.join("error.json"), &failure) {
         output::error(&format!("{}; {unwritten}", failure.message));
     }
     Ok(code)

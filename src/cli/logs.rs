@@ -10,12 +10,13 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::notify::{Manager, Message};
 use super::remote::{self, Remote};
 use super::{Global, Outcome};
 use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
 use crate::pod::logs::{Line, Reader};
-use crate::pod::record::{self, Goal, Phase, Status};
+use crate::pod::record::{self, Goal, Health, Phase, Status};
 use crate::pod::{adopt, record::Pod};
 
 /// How often a follower looks for something new.
@@ -227,56 +228,118 @@ impl Printer {
     }
 }
 
-/// Shows what services print until all have ended, which an interrupt asks them to; answers the exit code of the one that
-/// ended first.
-pub fn attach(dir: &PodDir, services: &[String], style: Style) -> anyhow::Result<u8> {
-    let mut interrupts = SigSet::empty();
-    interrupts.add(Signal::SIGINT);
-    interrupts.add(Signal::SIGTERM);
-    interrupts.thread_block()?;
-    let signals =
-        SignalFd::with_flags(&interrupts, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let mut reader = reader(dir, services);
-    let mut printer = Printer::new(style, services);
-    let mut interrupted = 0;
-    let mut pause = POLL_BUSY;
-    loop {
-        let ended = ended(dir, services)?;
-        let lines = reader.read(ended.is_some())?;
-        pause = match lines.is_empty() {
-            true => (pause * 2).min(POLL),
-            false => POLL_BUSY,
-        };
-        for line in lines {
-            printer.print(&line)?;
+/// Why following a pod is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Followed {
+    /// All have ended: the exit code of the one that did so first.
+    Ended(u8),
+    /// The service manager wants the files to be read again.
+    Reload,
+}
+
+/// Shows what services print until all have ended, which an interrupt asks them to, and tells the service manager of it.
+pub struct Follower<'a> {
+    dir: &'a PodDir,
+    services: &'a [String],
+    manager: &'a Manager,
+    signals: SignalFd,
+    reader: Reader,
+    printer: Printer,
+    told: String,
+}
+
+impl<'a> Follower<'a> {
+    /// Begins with what was printed first. Signals are ours from now on.
+    pub fn new(
+        dir: &'a PodDir,
+        services: &'a [String],
+        style: Style,
+        manager: &'a Manager,
+    ) -> anyhow::Result<Self> {
+        let mut interrupts = SigSet::empty();
+        interrupts.add(Signal::SIGINT);
+        interrupts.add(Signal::SIGTERM);
+        if manager.listens() {
+            interrupts.add(Signal::SIGHUP);
         }
-        if let Some(code) = ended {
-            return Ok(code);
-        }
-        if interrupt(&signals, pause)? {
-            interrupted += 1;
-            match interrupted {
-                // from another process, so that the output goes on meanwhile
-                1 => ask_in_background(
-                    dir,
-                    &Request::Stop {
-                        services: Vec::new(),
-                        timeout: None,
-                    },
-                ),
-                _ => ask_in_background(
-                    dir,
-                    &Request::Kill {
-                        services: Vec::new(),
-                        signal: libc::SIGKILL,
-                    },
-                ),
+        interrupts.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Follower {
+            dir,
+            services,
+            manager,
+            signals: SignalFd::with_flags(&interrupts, flags)?,
+            reader: reader(dir, services),
+            printer: Printer::new(style, services),
+            told: String::new(),
+        })
+    }
+
+    /// Follows until there is a reason not to; may be called again.
+    pub fn follow(&mut self) -> anyhow::Result<Followed> {
+        let mut interrupted = false;
+        let mut pause = POLL_BUSY;
+        loop {
+            let statuses = statuses(self.dir, self.services)?;
+            let ended = ended(&statuses, self.dir.dir.exists());
+            self.tell(&statuses);
+            let lines = self.reader.read(ended.is_some())?;
+            pause = match lines.is_empty() {
+                true => (pause * 2).min(POLL),
+                false => POLL_BUSY,
+            };
+            for line in lines {
+                self.printer.print(&line)?;
             }
+            if let Some(code) = ended {
+                return Ok(Followed::Ended(code));
+            }
+            match interrupt(&self.signals, pause)? {
+                None => {}
+                Some(libc::SIGHUP) => return Ok(Followed::Reload),
+                // batch systems repeat SIGTERM; who types ^C once more has lost patience
+                Some(libc::SIGTERM) if interrupted => {}
+                Some(_) => {
+                    self.manager.tell(&[Message::Stopping]);
+                    // from another process, so that the output goes on meanwhile
+                    ask_in_background(self.dir, &interruption(interrupted));
+                    interrupted = true;
+                }
+            }
+        }
+    }
+
+    /// One line, when it changed.
+    fn tell(&mut self, statuses: &[(String, Option<Status>)]) {
+        if !self.manager.listens() {
+            return;
+        }
+        let text = summary(statuses);
+        if text != self.told {
+            self.manager.tell(&[Message::Status(&text)]);
+            self.told = text;
         }
     }
 }
 
-fn interrupt(signals: &SignalFd, pause: Duration) -> anyhow::Result<bool> {
+/// The first is a request, the next one an order.
+fn interruption(again: bool) -> Request {
+    let services = Vec::new();
+    if again {
+        Request::Kill {
+            services,
+            signal: libc::SIGKILL,
+        }
+    } else {
+        Request::Stop {
+            services,
+            timeout: None,
+        }
+    }
+}
+
+/// The signal that came within `pause`.
+fn interrupt(signals: &SignalFd, pause: Duration) -> anyhow::Result<Option<i32>> {
     let pause = Timespec {
         tv_sec: 0,
         tv_nsec: i64::from(pause.subsec_nanos()),
@@ -284,8 +347,8 @@ fn interrupt(signals: &SignalFd, pause: Duration) -> anyhow::Result<bool> {
     let descriptor = signals.as_fd();
     let mut fds = [PollFd::new(&descriptor, PollFlags::IN)];
     match rustix::event::poll(&mut fds, Some(&pause)) {
-        Ok(0) | Err(rustix::io::Errno::INTR) => Ok(false),
-        Ok(_) => Ok(signals.read_signal()?.is_some()),
+        Ok(0) | Err(rustix::io::Errno::INTR) => Ok(None),
+        Ok(_) => Ok(signals.read_signal()?.map(|signal| signal.ssi_signo as i32)),
         Err(error) => Err(error.into()),
     }
 }
@@ -299,20 +362,29 @@ fn ask_in_background(dir: &PodDir, request: &Request) {
     });
 }
 
-/// Once none of the services runs or will: the exit code of the first to end.
-fn ended(dir: &PodDir, services: &[String]) -> anyhow::Result<Option<u8>> {
-    let mut codes = Vec::new();
+/// By service; `None` of one that has none yet, or not any more.
+fn statuses(dir: &PodDir, services: &[String]) -> anyhow::Result<Vec<(String, Option<Status>)>> {
+    let mut all = Vec::new();
     for name in services {
-        let Some(status) = record::read::<Status>(&dir.service(name).status())? else {
-            if dir.dir.exists() {
-                return Ok(None);
+        all.push((name.clone(), record::read(&dir.service(name).status())?));
+    }
+    Ok(all)
+}
+
+/// Once none of the services runs or will: the exit code of the first to end. `exists`: the pod does.
+fn ended(statuses: &[(String, Option<Status>)], exists: bool) -> Option<u8> {
+    let mut codes = Vec::new();
+    for (_, status) in statuses {
+        let Some(status) = status else {
+            if exists {
+                return None;
             }
             continue;
         };
         let again =
             status.goal != Goal::Stop && matches!(status.phase, Phase::Waiting | Phase::Restarting);
         if status.phase.active() || again {
-            return Ok(None);
+            return None;
         }
         let code = status.exit_code.map_or(1, |c| u8::try_from(c).unwrap_or(1));
         // one that never ran has no time, and one that could not be started is why the others were stopped
@@ -324,5 +396,57 @@ fn ended(dir: &PodDir, services: &[String]) -> anyhow::Result<Option<u8>> {
             codes.push((finished, code));
         }
     }
-    Ok(Some(codes.into_iter().min().map_or(0, |(_, code)| code)))
+    Some(codes.into_iter().min().map_or(0, |(_, code)| code))
+}
+
+/// For people: what each service does.
+fn summary(statuses: &[(String, Option<Status>)]) -> String {
+    let words = |status: &Status| match (status.phase, status.health) {
+        (Phase::Waiting, _) => "waiting".to_owned(),
+        (Phase::Starting, _) => "starting".to_owned(),
+        (Phase::Running, Health::None) => "running".to_owned(),
+        (Phase::Running, Health::Starting) => "running, not healthy yet".to_owned(),
+        (Phase::Running, Health::Healthy) => "healthy".to_owned(),
+        (Phase::Running, Health::Unhealthy) => "unhealthy".to_owned(),
+        (Phase::Stopping, _) => "stopping".to_owned(),
+        (Phase::Restarting, _) => "restarting".to_owned(),
+        (Phase::Exited, _) => match status.exit_code {
+            Some(code) => format!("exited with {code}"),
+            None => "exited".to_owned(),
+        },
+        (Phase::Failed, _) => "failed".to_owned(),
+    };
+    let all: Vec<String> = statuses
+        .iter()
+        .filter_map(|(name, status)| Some(format!("{name} {}", words(status.as_ref()?))))
+        .collect();
+    all.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries() {
+        let status = |phase, health, exit_code| Status {
+            phase,
+            health,
+            exit_code,
+            ..Status::default()
+        };
+        let statuses = [
+            ("data", Some(status(Phase::Exited, Health::None, Some(0)))),
+            ("gone", None),
+            ("web", Some(status(Phase::Running, Health::Healthy, None))),
+        ]
+        .map(|(name, status)| (name.to_owned(), status));
+        assert_eq!(summary(&statuses), "data exited with 0; web healthy");
+        assert_eq!(ended(&statuses, true), None);
+        assert_eq!(ended(&statuses[..1], true), Some(0));
+        assert_eq!(
+            (ended(&statuses[..2], true), ended(&statuses[..2], false)),
+            (None, Some(0))
+        );
+    }
 }

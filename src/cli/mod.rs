@@ -11,6 +11,7 @@ mod exec;
 mod executor;
 mod explain;
 mod gc;
+mod generate;
 mod image;
 mod internal;
 mod lifecycle;
@@ -18,6 +19,7 @@ mod live;
 mod logs;
 mod network;
 mod networks;
+mod notify;
 mod output;
 mod ps;
 mod remote;
@@ -59,6 +61,10 @@ struct Cli {
     command: Command,
 }
 
+/// Folder of images, volumes and what pods write.
+const ROOT: &str = "/var/lib/sampan";
+/// Folder of running pods.
+const STATE: &str = "/run/sampan";
 /// Folder of CNI configuration.
 const CNI_CONF: &str = "/etc/cni/net.d";
 /// Folders of CNI plugins.
@@ -75,7 +81,7 @@ struct Global {
         long,
         global = true,
         env = "SAMPAN_ROOT", hide_env_values = true,
-        default_value = "/var/lib/sampan",
+        default_value = ROOT,
         help_heading = GLOBAL, value_name = "DIR"
     )]
     root: PathBuf,
@@ -84,7 +90,7 @@ struct Global {
         long,
         global = true,
         env = "SAMPAN_STATE", hide_env_values = true,
-        default_value = "/run/sampan",
+        default_value = STATE,
         help_heading = GLOBAL, value_name = "DIR"
     )]
     state: PathBuf,
@@ -126,6 +132,15 @@ struct Global {
         help_heading = GLOBAL, value_name = "DIRS"
     )]
     cni_path: Vec<PathBuf>,
+    /// Folder of hooks that every pod has before its own
+    #[arg(
+        long,
+        global = true,
+        env = "SAMPAN_HOOKS_DIR", hide_env_values = true,
+        default_value = crate::pod::hooks::FOLDER,
+        help_heading = GLOBAL, value_name = "DIR"
+    )]
+    hooks_dir: PathBuf,
     #[command(flatten)]
     remote: remote::Remote,
 }
@@ -188,6 +203,9 @@ enum Command {
     Explain(explain::Args),
     /// Try on this machine what containers did to their runtimes in the past
     Selftest(selftest::Args),
+    /// Write files that have other programs run pods
+    #[command(subcommand)]
+    Generate(generate::Command),
     /// Print a completion script for a shell
     Completions(shell::Completions),
     /// Write the man pages into a folder
@@ -255,7 +273,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Wait(args) => lifecycle::wait(&cli.global, args),
         Command::Run(args) => run::run(&cli.global, *args),
         Command::Config(args) => config::run(&cli.global, args),
-        Command::Executor(command) => executor::run(command),
+        Command::Executor(command) => executor::run(&cli.global, command),
         Command::Explain(args) => explain::run(args),
         Command::Image(command) => image::run(&cli.global, command),
         Command::Gc(args) => gc::run(&cli.global, args),
@@ -266,6 +284,7 @@ fn dispatch(cli: Cli) -> Outcome {
             "options of oci go behind the word: `sampan oci --root DIR …`"
         )),
         Command::Selftest(args) => selftest::run(&args),
+        Command::Generate(command) => generate::run(&cli.global, command),
         Command::Completions(args) => shell::completions(&args, &mut whole()),
         Command::Man(args) => shell::man(&args, &whole()),
     }

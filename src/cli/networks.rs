@@ -380,7 +380,7 @@ fn finish(folders: &Folders, name: &str) -> anyhow::Result<bool> {
     let _lock = adopt::lock(folders, name)?;
     // finished meanwhile
     if adopt::removing(&dir)?.is_some() {
-        teardown::finish(folders, &dir)?;
+        teardown::finish(folders, &dir, &mut output::progress)?;
     }
     Ok(true)
 }

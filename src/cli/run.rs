@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, bail};
 
+use super::logs::{Followed, Follower};
+use super::notify::{Manager, Message};
 use super::up::Pull;
 use super::{Global, Outcome, attach, context, logs, output};
 use crate::compose::project::PullPolicy;
 use crate::compose::{self, LoadRequest};
 use crate::image::PullOptions;
 use crate::pod::follow::{self, From};
+use crate::pod::layout::PodDir;
 use crate::pod::record::Policy;
 use crate::pod::up::{UpSpec, stop_and_remove, up};
 use crate::pod::{self, adopt};
@@ -111,6 +114,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         None => format!("run-{:08x}", fastrand::u32(..)),
     };
     context::check_name(&name)?;
+    let manager = Manager::from_environment()?;
     let folders = global.folders()?;
     let dir = folders.pod(&name);
     if adopt::load(&dir)?.is_some() {
@@ -144,7 +148,9 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         },
         force_recreate: false,
         wait: false,
+        detach: false,
         owner: None,
+        hooks_dir: global.hooks_dir(),
     };
     up(request, &output::Bars::new(), &mut |_, _| {}).map_err(|error| match error {
         pod::Error::Start {
@@ -161,6 +167,9 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     if args.detach {
         return output::print(&format!("{name}\n"));
     }
+    manager.tell(&[Message::Ready {
+        main: std::process::id() as i32,
+    }]);
     let code = match args.interactive || args.tty {
         true => {
             let stdin = match args.interactive {
@@ -169,7 +178,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             };
             attach::attach(&dir, SERVICE, From::Start, stdin)?
         }
-        false => logs::attach(&dir, &[SERVICE.to_string()], logs::Style::Raw)?,
+        false => follow_output(&dir, &manager)?,
     };
     // it was left alone, and goes on
     if args.rm && follow::run(&dir, SERVICE)?.is_none() {
@@ -177,6 +186,18 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         stop_and_remove(&folders, &dir, None, &mut |_, _| {})?;
     }
     Ok(code)
+}
+
+/// Shows what it prints to its end: the exit code.
+fn follow_output(dir: &PodDir, manager: &Manager) -> Outcome {
+    let watched = [SERVICE.to_string()];
+    let mut follower = Follower::new(dir, &watched, logs::Style::Raw, manager)?;
+    loop {
+        // there is no file to read again
+        if let Followed::Ended(code) = follower.follow()? {
+            return Ok(code);
+        }
+    }
 }
 
 /// The options as a compose file, so that each means just what it means there. JSON is YAML.

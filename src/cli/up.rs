@@ -1,26 +1,32 @@
-//! `sampan up`.
+//! `sampan up`: for a person, and in the foreground for whoever starts programs (service managers, batch systems, cron).
+
+use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::ValueEnum;
 
+use super::logs::{Followed, Follower};
+use super::notify::{Manager, Message};
 use super::{Global, Outcome, context, logs, output};
+use crate::compose::Project;
 use crate::compose::project::{MountSource, PullPolicy};
 use crate::image::PullOptions;
-use crate::pod::adopt;
 use crate::pod::control::Request;
-use crate::pod::record::Policy;
-use crate::pod::up::{UpSpec, up};
+use crate::pod::layout::PodDir;
+use crate::pod::record::{self, Owner, Policy, ProcessId, Verdict};
+use crate::pod::up::{UpSpec, stop_and_remove, up};
+use crate::pod::{self, adopt};
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sampan up -d\n  sampan up -d --wait          until health checks pass\n  sampan -f a.yaml -f b.yaml up web"
+    after_help = "Examples:\n  sampan up -d\n  sampan up -d --wait          until health checks pass\n  sampan up --rm --abort-on-container-failure    as a job, which leaves nothing\n  sampan -f a.yaml -f b.yaml up web"
 )]
 pub struct Args {
     /// Go on in the background
     #[arg(short, long)]
     detach: bool,
-    /// Wait until health checks pass; implies -d
+    /// Wait until health checks pass; implies -d, but for --rm and --abort-on-container-…
     #[arg(long)]
     wait: bool,
     /// When to pull images, whatever the file says: `always`, `missing` or `never`
@@ -32,6 +38,12 @@ pub struct Args {
     /// Stop all services when one ends; its exit code is the command's
     #[arg(long, conflicts_with = "detach")]
     abort_on_container_exit: bool,
+    /// Stop all services when one fails; its exit code is the command's
+    #[arg(long, conflicts_with_all = ["detach", "abort_on_container_exit"])]
+    abort_on_container_failure: bool,
+    /// Remove the pod when it has ended, and also when this command is killed
+    #[arg(long, conflicts_with = "detach")]
+    rm: bool,
     /// Allow plain http to registries that are not on this machine
     #[arg(long)]
     plain_http: bool,
@@ -60,12 +72,166 @@ impl From<Pull> for PullPolicy {
     }
 }
 
+impl Args {
+    /// The command goes on as long as the pod.
+    fn stays(&self) -> bool {
+        !self.detach && (!self.wait || self.rm || self.policy() != Policy::Compose)
+    }
+
+    fn policy(&self) -> Policy {
+        match (
+            self.abort_on_container_exit,
+            self.abort_on_container_failure,
+        ) {
+            (true, _) => Policy::AbortOnExit,
+            (false, true) => Policy::FailPod,
+            (false, false) => Policy::Compose,
+        }
+    }
+
+    /// What is to be removed at the end is so too when this process is killed.
+    fn owner(&self, project: &Project) -> anyhow::Result<Option<Owner>> {
+        let owner = Owner {
+            process: ProcessId::own()?,
+            kind: "up".to_owned(),
+            framework: String::new(),
+            executor: String::new(),
+            agent: String::new(),
+            tasks: BTreeMap::new(),
+            sandbox: project.working_dir.clone(),
+        };
+        Ok(self.rm.then_some(owner))
+    }
+}
+
 /// Brings the pod up; in the foreground follows it until it ends or is interrupted.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    let manager = Manager::from_environment()?;
+    let dir = bring_up(global, &args)?;
+    if !args.stays() {
+        let keeper = record::read::<ProcessId>(&dir.keeper())?;
+        manager.tell(&keeper.map_or(Vec::new(), |keeper| {
+            vec![Message::Ready { main: keeper.pid }]
+        }));
+        return Ok(0);
+    }
+    let watched = dir.clone();
+    manager.watch(move || adopt::ask(&watched, &Request::Ping, &mut |_, _| {}).is_ok())?;
+    let code = follow(global, &args, &dir, &manager)?;
+    manager.tell(&[Message::Stopping]);
+    if args.rm {
+        let folders = global.folders()?;
+        let _lock = adopt::lock(&folders, &dir.name)?;
+        stop_and_remove(&folders, &dir, None, &mut output::progress)?;
+    }
+    Ok(code)
+}
+
+/// Shows what the pod prints until it has ended: its exit code.
+fn follow(global: &Global, args: &Args, dir: &PodDir, manager: &Manager) -> Outcome {
+    let mut ready = vec![Message::Ready {
+        main: std::process::id() as i32,
+    }];
+    loop {
+        let pod = adopt::load(dir)?.context("the pod was removed by another command")?;
+        let watched: Vec<String> = match args.services.as_slice() {
+            [] => pod.project.services.keys().cloned().collect(),
+            named => named.to_vec(),
+        };
+        let mut follower = Follower::new(dir, &watched, logs::Style::Prefixed, manager)?;
+        loop {
+            manager.tell(&ready);
+            match follower.follow()? {
+                Followed::Ended(code) => return ended(args, dir, code),
+                Followed::Reload => {
+                    manager.tell(&[Message::reloading()]);
+                    ready.truncate(1);
+                    if reload(global, args, dir)? {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the command ends with. `code`: of the service that ended first.
+fn ended(args: &Args, dir: &PodDir, code: u8) -> Outcome {
+    if !dir.record().exists() {
+        // removed on request
+        return Ok(0);
+    }
+    match args.policy() {
+        Policy::AbortOnExit => Ok(code),
+        Policy::FailPod => {
+            // a supervisor that answers has written it
+            adopt::ask(dir, &Request::Ping, &mut output::progress)?;
+            let verdict = record::read::<Verdict>(&dir.verdict())?;
+            let verdict = verdict.with_context(|| format!("no {}", dir.verdict().display()))?;
+            if verdict.code() != 0 {
+                output::error(&verdict.message);
+            }
+            Ok(verdict.code())
+        }
+        Policy::Compose => {
+            if !args.rm {
+                // as docker compose: the containers stay, stopped
+                let stop = Request::Stop {
+                    services: Vec::new(),
+                    timeout: None,
+                };
+                adopt::ask(dir, &stop, &mut output::progress)?;
+            }
+            Ok(0)
+        }
+    }
+}
+
+/// Reads the files again, and makes the pod anew when they changed, which is the answer. What is wrong with them leaves it as it is.
+fn reload(global: &Global, args: &Args, dir: &PodDir) -> anyhow::Result<bool> {
+    let created = |dir: &PodDir| Ok::<_, pod::Error>(adopt::load(dir)?.map(|pod| pod.created));
+    let before = created(dir)?;
+    if let Err(error) = bring_up(global, args) {
+        if before.is_none() || created(dir)? != before {
+            return Err(error.context("reload"));
+        }
+        output::error(&format!("reload: {error:#}; the pod goes on as it is"));
+    }
+    Ok(created(dir)? != before)
+}
+
+/// From the files to a pod that is up.
+fn bring_up(global: &Global, args: &Args) -> anyhow::Result<PodDir> {
     let project = global.project()?;
     context::check_name(&project.name)?;
     let folders = global.folders()?;
     let dir = folders.pod(&project.name);
+    check_binds(&project)?;
+    let owner = args.owner(&project)?;
+    let request = UpSpec {
+        folders,
+        project,
+        services: args.services.clone(),
+        cgroup_parent: global.cgroup_parent.clone(),
+        cni: global.cni()?,
+        policy: args.policy(),
+        pull: args.pull.map(PullPolicy::from),
+        pull_options: PullOptions {
+            plain_http: args.plain_http,
+            ..PullOptions::default()
+        },
+        force_recreate: args.force_recreate,
+        wait: args.wait,
+        detach: false,
+        owner,
+        hooks_dir: global.hooks_dir(),
+    };
+    up(request, &output::Bars::new(), &mut output::progress)?;
+    Ok(dir)
+}
+
+/// Host folders that a pod does not make are there.
+fn check_binds(project: &Project) -> anyhow::Result<()> {
     for service in project.services.values() {
         for mount in &service.volumes {
             if let MountSource::Bind {
@@ -76,9 +242,8 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             {
                 std::fs::symlink_metadata(path).with_context(|| {
                     format!(
-                        "{}:{}: services.{}.volumes: {}",
-                        mount.origin.file,
-                        mount.origin.line,
+                        "{}: services.{}.volumes: {}",
+                        mount.origin,
                         service.name,
                         path.display()
                     )
@@ -86,45 +251,5 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             }
         }
     }
-    let watched: Vec<String> = if args.services.is_empty() {
-        project.services.keys().cloned().collect()
-    } else {
-        args.services.clone()
-    };
-    let policy = if args.abort_on_container_exit {
-        Policy::AbortOnExit
-    } else {
-        Policy::Compose
-    };
-    let request = UpSpec {
-        folders: folders.clone(),
-        project,
-        services: args.services,
-        cgroup_parent: global.cgroup_parent.clone(),
-        cni: global.cni()?,
-        policy,
-        pull: args.pull.map(PullPolicy::from),
-        pull_options: PullOptions {
-            plain_http: args.plain_http,
-            ..PullOptions::default()
-        },
-        force_recreate: args.force_recreate,
-        wait: args.wait,
-        owner: None,
-    };
-    up(request, &output::Bars::new(), &mut output::progress)?;
-    if args.detach || args.wait {
-        return Ok(0);
-    }
-    let code = logs::attach(&dir, &watched, logs::Style::Prefixed)?;
-    if policy == Policy::AbortOnExit {
-        return Ok(code);
-    }
-    // as docker compose: the containers stay, stopped
-    let stop = Request::Stop {
-        services: Vec::new(),
-        timeout: None,
-    };
-    adopt::ask(&dir, &stop, &mut output::progress)?;
-    Ok(0)
+    Ok(())
 }

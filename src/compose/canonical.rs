@@ -368,7 +368,10 @@ fn mount(at: &At<'_>) -> Result<Node> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
         [drive, rest, ..]
-            if drive.len() == 1 && rest.starts_with(['\\', '/']) && parts.len() > 2 =>
+            if drive.len() == 1
+                && drive.starts_with(|c: char| c.is_ascii_alphabetic())
+                && rest.starts_with(['\\', '/'])
+                && parts.len() > 2 =>
         {
             return Err(at.error(format_args!(
                 "{text:?} looks like a windows path; name a path of this machine"

@@ -110,9 +110,8 @@ fn unique(hooks: &[Hook]) -> Result<()> {
         None => Ok(()),
         Some(hook) => Err(Error {
             message: format!(
-                "{}:{}: there is another hook {} at {}; choose another name",
-                hook.origin.file,
-                hook.origin.line,
+                "{}: there is another hook {} at {}; choose another name",
+                hook.origin,
                 hook.name,
                 hook.at.name()
             ),

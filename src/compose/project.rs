@@ -19,6 +19,16 @@ pub struct Origin {
     pub line: usize,
 }
 
+impl std::fmt::Display for Origin {
+    /// `FILE:LINE`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.file),
+            line => write!(f, "{}:{line}", self.file),
+        }
+    }
+}
+
 /// A compose project.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Project {

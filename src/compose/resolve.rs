@@ -81,8 +81,8 @@ fn ports_reach(networks: &[Network], services: &BTreeMap<String, Service>) -> Re
                 _ => "there is no network to publish them on",
             };
             let message = format!(
-                "{}:{}: services.{}.ports: {why}; remove them",
-                port.origin.file, port.origin.line, service.name
+                "{}: services.{}.ports: {why}; remove them",
+                port.origin, service.name
             );
             Err(Error { message })
         }

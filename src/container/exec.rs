@@ -173,6 +173,7 @@ fn plan(
         umask: umask.or(own.and_then(|own| own.user().umask())),
         preserved,
         start: None,
+        dies_with_parent: false,
     };
     let mut steps = process::begin(preserved, 0);
     steps.push(match last {

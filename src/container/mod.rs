@@ -141,6 +141,10 @@ pub struct CreateRequest {
     /// There is no gate and no `start`: the program runs when `create` is done.
     #[serde(default)]
     pub at_once: bool,
+    /// The first process is killed when the one that makes it ends: who waits for a container in the foreground may be killed,
+    /// and nobody would know of it (Slurm kills a step so, and then waits for whoever has its pipes).
+    #[serde(default)]
+    pub dies_with_parent: bool,
     /// The root is changed without pivot_root(2), which a root file system in RAM does not allow.
     #[serde(default)]
     pub no_pivot: bool,

@@ -281,6 +281,7 @@ fn child(
         umask: process.user().umask(),
         preserved,
         start: hooks.start.clone(),
+        dies_with_parent: request.dies_with_parent,
     };
     let uts = |key: &str, value: &Option<String>| match value {
         Some(_) if !namespaces.own(libc::CLONE_NEWUTS) => {

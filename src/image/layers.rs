@@ -35,6 +35,16 @@ struct Layer {
     chain_id: Digest,
 }
 
+/// Each once, at its topmost place.
+fn topmost(all: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = Vec::with_capacity(all.len());
+    for folder in all {
+        folders.retain(|other| *other != folder);
+        folders.push(folder);
+    }
+    folders
+}
+
 impl Store {
     /// The image's layer folders in overlay form, lowest first; unpacks those that are missing.
     ///
@@ -42,6 +52,11 @@ impl Store {
     /// that is there several times is given once, at its topmost place: the result is the same.
     pub fn layers(&self, image: &Image, progress: &dyn Progress) -> Result<Vec<PathBuf>, Error> {
         let layers = self.layer_list(image)?;
+        let there: Result<Option<Vec<PathBuf>>, Error> =
+            layers.iter().map(|layer| self.find_layer(layer)).collect();
+        if let Some(folders) = there? {
+            return Ok(topmost(folders));
+        }
         let ingest = Ingest::begin(self)?;
         for layer in &layers {
             ingest.mark("layer", &layer.diff_id)?;

@@ -17,7 +17,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -88,8 +88,12 @@ impl Store {
         // layers hold setuid programs and other people's secrets: for this user's eyes only
         for folder in ["blobs", "layers", "chains", "holds", "tmp"] {
             let path = root.join(folder);
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-            fs::set_permissions(&path, mode).at("restrict", &path)?;
+            let is = fs::metadata(&path).at("look at", &path)?.permissions();
+            // most opens find what an earlier one has made: nothing to be written to the disk
+            if is.mode() & 0o7777 != 0o700 {
+                let mode = fs::Permissions::from_mode(0o700);
+                fs::set_permissions(&path, mode).at("restrict", &path)?;
+            }
         }
         Ok(store)
     }

@@ -1,22 +1,23 @@
 //! Runs one plugin once: finds it, hands it the environment of CNI §2 and its configuration, understands its answer.
 //!
 //! *Invariants:* a program of the name in the plugin folders comes before the one built in; a name that leads out of
-//! them is never run. How a program runs is [`super::program`]'s, what it is handed [`super::request`]'s, chains and
+//! them is never run. How a program runs is [`crate::sys::program`]'s, what it is handed [`super::request`]'s, chains and
 //! caches are [`super::attach`]'s.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::conf::is_program;
 use super::error::PluginFailure;
-use super::program::{LIMIT, MAX_QUOTE, Output, execute, quote};
+use crate::sys::program::{Cut, MAX_OUTPUT, MAX_QUOTE, Output, Program, describe, quote};
+
+/// Time that a plugin has.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What a plugin is told to do (`CNI_COMMAND`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +182,7 @@ fn arguments(call: &Call<'_>) -> String {
 }
 
 /// The variables of CNI §2 "Parameters".
-fn environment(call: &Call<'_>) -> BTreeMap<&'static str, OsString> {
+fn environment(call: &Call<'_>) -> [(&'static str, OsString); 6] {
     let dirs: Vec<_> = call.plugin_dirs.iter().map(|d| d.as_os_str()).collect();
     let mut path = Vec::new();
     for (i, dir) in dirs.iter().enumerate() {
@@ -190,7 +191,7 @@ fn environment(call: &Call<'_>) -> BTreeMap<&'static str, OsString> {
         }
         path.extend_from_slice(dir.as_encoded_bytes());
     }
-    BTreeMap::from([
+    [
         ("CNI_COMMAND", call.command.to_string().into()),
         ("CNI_CONTAINERID", call.container_id.into()),
         (
@@ -200,7 +201,32 @@ fn environment(call: &Call<'_>) -> BTreeMap<&'static str, OsString> {
         ("CNI_IFNAME", call.ifname.into()),
         ("CNI_ARGS", arguments(call).into()),
         ("CNI_PATH", OsString::from_vec(path)),
-    ])
+    ]
+}
+
+fn execute(
+    path: &Path,
+    environment: &[(&str, OsString)],
+    input: &[u8],
+    limit: Duration,
+) -> Result<Output, PluginFailure> {
+    let program = Program {
+        path,
+        args: &[],
+        environment,
+        input,
+        limit,
+        strict: false,
+        until: None,
+    };
+    crate::sys::program::execute(&program).map_err(|cut| match cut {
+        Cut::Start(e) => PluginFailure::Start(format!("{}: {e}", path.display())),
+        Cut::Time(stderr) => PluginFailure::Timeout {
+            seconds: limit.as_secs(),
+            stderr: quote(&stderr),
+        },
+        Cut::Size | Cut::Unwanted => PluginFailure::TooMuch(MAX_OUTPUT),
+    })
 }
 
 /// The plugin's answer, or which of the ways to fail it took.
@@ -248,14 +274,6 @@ fn reported(value: &Value, stderr: &str) -> Option<PluginFailure> {
     })
 }
 
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "an unknown status".into(),
-    }
-}
-
 fn head(bytes: &[u8]) -> String {
     quote(bytes.get(..MAX_QUOTE).unwrap_or(bytes))
 }
@@ -264,7 +282,7 @@ fn head(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn call(command: Command) -> Call<'static> {
         Call {
@@ -307,11 +325,9 @@ mod tests {
             ("CNI_NETNS", "/run/n"),
             ("CNI_PATH", "/a:/b c"),
         ];
-        let got = environment(&call);
-        assert_eq!(got.len(), expected.len());
-        for (key, value) in expected {
-            assert_eq!(got[key], value, "{key}");
-        }
+        let mut got = environment(&call);
+        got.sort();
+        assert_eq!(got, expected.map(|(key, value)| (key, value.into())));
     }
 
     #[test]
@@ -424,12 +440,7 @@ mod tests {
         for kind in ["../bin/sh", "a/b", "..", "", "a\\b"] {
             assert_eq!(find(kind, &["/".into()]), Err(PluginFailure::NoProgram));
         }
-        let got = execute(
-            Path::new("/etc/passwd"),
-            &BTreeMap::new(),
-            b"",
-            Duration::from_secs(1),
-        );
+        let got = execute(Path::new("/etc/passwd"), &[], b"", Duration::from_secs(1));
         assert_eq!(
             got.unwrap_err().to_string(),
             "can't be executed: /etc/passwd: Permission denied (os error 13)"

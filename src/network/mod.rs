@@ -7,7 +7,6 @@
 //! attach         ADD, CHECK, DEL along the chains of all interfaces; the cache that DEL works from
 //! request        what a plugin is handed
 //! invoke         one plugin, once
-//! program        the same as a process, with bounds
 //! probe          VERSION and STATUS
 //! gc             what attachments left that are gone
 //! result         what ADD answered
@@ -39,7 +38,6 @@ mod invoke;
 pub mod netns;
 pub mod owner;
 mod probe;
-mod program;
 mod ranges;
 mod request;
 mod result;

@@ -176,6 +176,8 @@ struct Making {
     config: Config,
     cgroup: Cgroup,
     preserve_fds: u32,
+    /// The caller waits for it.
+    waited_for: bool,
 }
 
 impl Making {
@@ -202,6 +204,7 @@ impl Making {
             config,
             cgroup,
             preserve_fds: passed.count,
+            waited_for: !detach,
         };
         check_console(making.terminal(), detach, &call.values)?;
         Ok(making)
@@ -238,6 +241,7 @@ impl Making {
             keep_keyring: call.values.has("no-new-keyring"),
             no_pivot: call.values.has("no-pivot"),
             at_once,
+            dies_with_parent: self.waited_for,
         };
         let made = store::note(&request).and_then(|()| {
             Ok(container::create_from(

@@ -127,6 +127,7 @@ fn plannable(spec: Value) -> bool {
         keep_keyring: false,
         no_pivot: false,
         at_once: false,
+        dies_with_parent: false,
     };
     let host = Host {
         user_namespace: false,

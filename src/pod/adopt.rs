@@ -25,6 +25,9 @@ const LOST_MOST: u32 = 30;
 /// See [`LOST_MOST`].
 const LOST_SOON: Duration = Duration::from_secs(1);
 
+/// What a service manager tells the process that it started, and that one alone (sd_notify(3)).
+pub const SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
 /// Names of all pods, sorted.
 pub fn names(folders: &Folders) -> Result<Vec<String>> {
     let dir = folders.pods();
@@ -139,6 +142,24 @@ pub fn try_lock(folders: &Folders, name: &str) -> Result<Option<Lock>> {
             return Ok(Some(lock));
         }
     }
+}
+
+/// Removes the lock files of pods that are gone; those that somebody holds stay.
+pub fn sweep_locks(folders: &Folders) -> Result<()> {
+    let dir = folders.pods();
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(Error::io("read", &dir))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", &dir))?.file_name();
+        if let Some(pod) = name.to_string_lossy().strip_suffix(".lock")
+            && !folders.pod(pod).dir.exists()
+        {
+            drop(try_lock(folders, pod)?);
+        }
+    }
+    Ok(())
 }
 
 fn open_lock(folders: &Folders, name: &str) -> Result<(File, PathBuf)> {
@@ -298,6 +319,9 @@ pub fn command(dir: &PodDir, step: &str) -> Result<Command> {
         .map_err(Error::io("open", &path))?;
     let err = log.try_clone().map_err(Error::io("open", &path))?;
     let mut command = Command::new("/proc/self/exe");
+    for name in SERVICE_MANAGER {
+        command.env_remove(name);
+    }
     command
         .args(["internal", step])
         .arg(&dir.dir)

@@ -18,7 +18,7 @@ use crate::compose::project::{MountSource, Service};
 use crate::container::{CreateRequest, Rootfs};
 use crate::network::hosts::{self, Source};
 use crate::rootfs::resolve::clean;
-use crate::sys::file::write_atomic;
+use crate::sys::file::replace;
 
 /// Id of a service's container.
 pub fn container_id(pod: &str, service: &str) -> String {
@@ -123,8 +123,9 @@ impl<'a> Prepared<'a> {
             keep_keyring: false,
             no_pivot: false,
             at_once: false,
+            dies_with_parent: false,
         };
-        super::record::write(&self.dir.request(), &request)
+        super::record::put(&self.dir.request(), &request)
     }
 
     fn write_json(&self, name: &str, value: &Value) -> Result<()> {
@@ -135,7 +136,7 @@ impl<'a> Prepared<'a> {
     fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.dir.dir.join(name);
         // readable inside by any user
-        write_atomic(&path, content, 0o644).map_err(Error::io("write", &path))
+        replace(&path, content, 0o644).map_err(Error::io("write", &path))
     }
 
     /// A file that the project brought along; its name is the place where it goes.
@@ -150,7 +151,7 @@ impl<'a> Prepared<'a> {
         fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
         let path = dir.join(single_name(target));
         // nobody reads it before it has its owner: the pod's folder is ours alone
-        write_atomic(&path, content, 0o600).map_err(Error::io("write", &path))?;
+        replace(&path, content, 0o600).map_err(Error::io("write", &path))?;
         chown(&path, Some(uid), Some(gid)).map_err(Error::io("chown", &path))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))
             .map_err(Error::io("chmod", &path))?;
@@ -293,10 +294,7 @@ fn refused(service: &Service, key: &str, why: &str) -> Error {
     };
     Error::Start {
         code: 125,
-        message: format!(
-            "{}:{}: services.{}{key}: {why}",
-            service.origin.file, service.origin.line, service.name
-        ),
+        message: format!("{}: services.{}{key}: {why}", service.origin, service.name),
         service: Some(service.name.clone()),
     }
 }

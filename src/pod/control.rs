@@ -20,7 +20,7 @@ pub type ExitCodes = Vec<(String, Option<i32>)>;
 /// Longest request and longest line of an answer (bytes).
 pub const LINE_LIMIT: u64 = 1 << 20;
 
-/// How long a supervisor may take to answer [`Request::Quit`], and to end then.
+/// How long a supervisor may take to answer [`Request::Ping`] and [`Request::Quit`], and to end then.
 pub const QUIT: Duration = Duration::from_secs(5);
 
 /// What the supervisor is asked to do. Empty `services`: all.
@@ -102,6 +102,8 @@ pub enum Request {
         /// Name.
         service: String,
     },
+    /// Answer at once.
+    Ping,
     /// Tell every service's status, then each change of one, and the verdict whenever the pod has come to rest; `Done` when the
     /// pod is being removed. A client that does not keep up is cut off with `Failed`.
     Watch,
@@ -127,6 +129,7 @@ impl Request {
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. }
+            | Request::Ping
             | Request::Watch
             | Request::Quit => &[],
         }
@@ -214,7 +217,7 @@ pub fn ask_unless(
         .write_all(&line)
         .map_err(Error::io("write to", socket))?;
     // a supervisor that is stopped or stuck is killed by who asks it to end
-    let limit = (*request == Request::Quit).then_some(QUIT);
+    let limit = matches!(request, Request::Quit | Request::Ping).then_some(QUIT);
     stream
         .set_read_timeout(limit)
         .map_err(Error::io("connect to", socket))?;

@@ -127,6 +127,9 @@ pub fn collect(folders: &Folders, dry: bool) -> Result<Vec<Found>> {
         });
         all.extend(found);
     }
+    if !dry {
+        adopt::sweep_locks(folders)?;
+    }
     Ok(all)
 }
 
@@ -153,7 +156,7 @@ fn one(
     };
     let done = match outcome {
         Outcome::Ending if !dry => mark(dir),
-        Outcome::Removed if !dry => teardown::finish(folders, dir),
+        Outcome::Removed if !dry => teardown::finish(folders, dir, &mut |_, _| {}),
         Outcome::Removed => {
             outcome = Outcome::Found;
             Ok(())

@@ -3,9 +3,9 @@
 //! *Invariants:* an exit record is on disk before the process is reaped, so an exit is never lost; the keeper holds
 //! every output pipe open, and every terminal and input, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
 
+use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -44,6 +44,7 @@ pub fn run(dir: &Path) -> Result<()> {
     nix::unistd::setsid().map_err(|e| failed("setsid", e))?;
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| failed("become subreaper", e))?;
 
+    called(c"keeper")?;
     let pod: record::Pod = record::read(&dir.join("pod.json"))?
         .ok_or_else(|| Error::Other(format!("no pod in {}", dir.display())))?;
     let pod_dir = PodDir::open(dir, &pod.root);
@@ -51,11 +52,14 @@ pub fn run(dir: &Path) -> Result<()> {
     let Some(_only) = lock::attempt(&pod_dir.keeper_lock())? else {
         return Ok(());
     };
-    record::write(&pod_dir.keeper(), &ProcessId::own()?)?;
-    let _pipes = hold_pipes(&pod_dir, &pod)?;
+    record::put(&pod_dir.keeper(), &ProcessId::own()?)?;
+    let pipes = hold_pipes(&pod_dir, &pod)?;
 
     let stores = Stores::make(&pod.project).map_err(Error::io("make the inputs in", dir))?;
-    let mut supervisor = Supervisor::start(dir, &stores)?;
+    let Some(pid) = fork()? else {
+        return supervise(pod_dir, pod, pipes, stores);
+    };
+    let mut supervisor = Supervisor::new(pid);
     loop {
         // WNOWAIT leaves a zombie whose start time can still be read
         let status = match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
@@ -72,7 +76,9 @@ pub fn run(dir: &Path) -> Result<()> {
             if code == 0 || !pod_dir.record().exists() {
                 return Ok(());
             }
-            supervisor.again()?;
+            if !supervisor.again()? {
+                return supervise(pod_dir, pod, pipes, stores);
+            }
         } else {
             write_exit(&pod_dir, pid, code, signal);
             let _ = waitpid(pid, None);
@@ -103,7 +109,7 @@ fn write_exit(dir: &PodDir, pid: Pid, code: i32, signal: Option<i32>) {
     let time = jiff::Timestamp::now().as_nanosecond() as i64;
     let path = dir.exits().join(record::exit_name(process));
     let exit = Exit { code, signal, time };
-    if let Err(error) = record::write(&path, &exit) {
+    if let Err(error) = record::put(&path, &exit) {
         eprintln!("{error}");
     }
 }
@@ -121,48 +127,52 @@ fn hold_pipes(dir: &PodDir, pod: &record::Pod) -> Result<Vec<File>> {
     Ok(pipes)
 }
 
-struct Supervisor<'a> {
-    dir: &'a Path,
-    stores: &'a Stores,
+struct Supervisor {
     pid: Pid,
     started: Instant,
     delay: Duration,
 }
 
-impl<'a> Supervisor<'a> {
-    fn start(dir: &'a Path, stores: &'a Stores) -> Result<Self> {
-        Ok(Supervisor {
-            dir,
-            stores,
-            pid: spawn(dir, stores)?,
+impl Supervisor {
+    fn new(pid: Pid) -> Self {
+        Supervisor {
+            pid,
             started: Instant::now(),
             delay: Duration::ZERO,
-        })
+        }
     }
 
-    fn again(&mut self) -> Result<()> {
+    /// Starts it again; `false` in the new one.
+    fn again(&mut self) -> Result<bool> {
         if self.started.elapsed() >= RESTART_RESET {
             self.delay = Duration::ZERO;
         }
         std::thread::sleep(self.delay);
         self.delay = (self.delay * 2).clamp(RESTART_DELAY, RESTART_DELAY_MOST);
-        self.pid = spawn(self.dir, self.stores)?;
+        let Some(pid) = fork()? else {
+            return Ok(false);
+        };
+        self.pid = pid;
         self.started = Instant::now();
-        Ok(())
+        Ok(true)
     }
 }
 
-fn spawn(dir: &Path, stores: &Stores) -> Result<Pid> {
-    let program = Path::new("/proc/self/exe");
-    let child = Command::new(program)
-        .args(["internal", "supervisor"])
-        .arg(dir)
-        .stdin(
-            stores
-                .hand_down()
-                .map_err(Error::io("hand down the inputs in", dir))?,
-        )
-        .spawn()
-        .map_err(Error::io("run", program))?;
-    Ok(Pid::from_raw(child.id() as i32))
+/// `None` in the child. Without execve: what the two have in common is in memory once, and a start costs a tenth.
+fn fork() -> Result<Option<Pid>> {
+    let pid = crate::sys::process::fork()
+        .map_err(|error| Error::Other(format!("keeper: start the supervisor: {error}")))?;
+    Ok((pid != 0).then(|| Pid::from_raw(pid)))
+}
+
+/// What `ps` tells the two by, who have the same command line.
+fn called(name: &CStr) -> Result<()> {
+    nix::sys::prctl::set_name(name).map_err(|e| Error::Other(format!("keeper: set name: {e}")))
+}
+
+/// The rest of the life of a supervisor, which has nothing of the keeper's but the inputs.
+fn supervise(dir: PodDir, pod: record::Pod, pipes: Vec<File>, stores: Stores) -> Result<()> {
+    drop((pod, pipes));
+    called(c"supervisor")?;
+    super::supervisor::run(&dir.dir, stores)
 }

@@ -15,6 +15,7 @@
 //!   changes.json                networks attached and detached since `up`
 //!   sandbox.json                what set-up found out: addresses, default route
 //!   verdict.json                how the pod ended, while it is at rest
+//!   hooks.json hooks.lock       which hooks ran and which are owed; held by the process that runs one
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
 //!   services/SERVICE/
@@ -175,6 +176,16 @@ impl PodDir {
     /// `verdict.json`.
     pub fn verdict(&self) -> PathBuf {
         self.dir.join("verdict.json")
+    }
+
+    /// `hooks.json`.
+    pub fn hooks(&self) -> PathBuf {
+        self.dir.join("hooks.json")
+    }
+
+    /// Lock of the process that runs a hook.
+    pub fn hooks_lock(&self) -> PathBuf {
+        self.dir.join("hooks.lock")
     }
 
     /// `changes.json`.

@@ -16,6 +16,7 @@ pub mod checks;
 pub mod control;
 pub mod follow;
 pub mod gc;
+pub mod hooks;
 pub mod input;
 pub mod interfaces;
 pub mod keeper;

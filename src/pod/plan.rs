@@ -143,7 +143,7 @@ pub fn environment(
 
 /// For `ALL`, as in Docker: every capability that there is to give. Inside of something that holds some back, a container
 /// gets the rest.
-fn all_capabilities() -> Result<Vec<String>, String> {
+pub fn all_capabilities() -> Result<Vec<String>, String> {
     let held = caps::read(None, caps::CapSet::Permitted)
         .map_err(|error| format!("read the capabilities there are: {error}"))?;
     let mut all: Vec<String> = caps::all()

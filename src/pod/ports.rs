@@ -47,9 +47,8 @@ pub fn reserve(project: &Project) -> Result<(Vec<PublishedPort>, Reservation)> {
             let mapping = held.map_err(|error| Error::Start {
                 code: 125,
                 message: format!(
-                    "{}:{}: services.{}.ports: {}",
-                    port.origin.file,
-                    port.origin.line,
+                    "{}: services.{}.ports: {}",
+                    port.origin,
                     service.name,
                     refusal(&mapping(first), port.published_end, error),
                 ),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -14,18 +14,27 @@ use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::{CheckKind, CheckTest, Network};
 use crate::network::{Attached, Cni, Offer, PortMapping};
-use crate::sys::file::write_atomic;
+use crate::sys::file::{replace, write_atomic};
 
 /// Version of every record's form.
 pub const VERSION: u32 = 1;
 
-/// Writes a record, durably.
+/// Writes a record of what outlives the machine's end, durably.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Record {
         path: path.to_path_buf(),
         source,
     })?;
     write_atomic(path, &text, 0o600).map_err(Error::io("write", path))
+}
+
+/// Writes a record of what ends with the machine: whole or not at all, and known to every process at once.
+pub fn put<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec_pretty(value).map_err(|source| Error::Record {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    replace(path, &text, 0o600).map_err(Error::io("write", path))
 }
 
 /// Reads a record; `None` when there is none.
@@ -41,6 +50,14 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
             path: path.to_path_buf(),
             source,
         })
+}
+
+/// Adds a line to `events.log`.
+pub fn event(path: &Path, service: &str, text: &str) -> Result<()> {
+    let line = format!("{} {service} {}\n", now(), text.replace('\n', "\\n"));
+    let file = fs::OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .map_err(Error::io("write to", path))
 }
 
 /// `pod.json`: everything the supervisor needs, decided by `up`.
@@ -79,7 +96,7 @@ pub struct Pod {
 pub struct Owner {
     /// When it ends, however, the pod is stopped and removed.
     pub process: ProcessId,
-    /// What it is: `mesos`.
+    /// What it is: `mesos`; `up`, a command in the foreground, of which the ids are empty.
     pub kind: String,
     /// `FrameworkID`.
     pub framework: String,
@@ -125,6 +142,8 @@ pub enum Cause {
     Pod,
     /// The pod's owner ended.
     Owner,
+    /// A hook of the pod failed.
+    Hook,
 }
 
 /// `verdict.json`: how the pod ended. There while none of its services runs or is going to.
@@ -132,7 +151,7 @@ pub enum Cause {
 pub struct Verdict {
     /// [`VERSION`].
     pub version: u32,
-    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made.
+    /// The service that decided it; `None`: the pod's network, volumes or cgroup could not be made, or a hook of the pod failed.
     pub service: Option<String>,
     /// Why that one ended.
     pub cause: Cause,
@@ -147,6 +166,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What a command that followed the pod ends with: 0 when nothing failed.
+    pub fn code(&self) -> u8 {
+        match self.cause {
+            Cause::Stopped | Cause::Pod | Cause::Owner => 0,
+            // it may well have ended with 0 when it was stopped
+            Cause::Unhealthy | Cause::Hook => 1,
+            Cause::Exited | Cause::OutOfMemory | Cause::NotStarted => self
+                .exit_code
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+        }
+    }
+
     /// Every service did what it was there for.
     pub fn is_success(&self) -> bool {
         self.cause == Cause::Exited && self.exit_code == Some(0)
@@ -356,6 +388,9 @@ pub struct Status {
     pub cause: Option<Cause>,
     /// The kernel's out-of-memory killer ended a process of it.
     pub oom_killed: bool,
+    /// It runs, and its `post_start` hooks have not ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub post_start: bool,
     /// What the health checks say together.
     pub health: Health,
     /// It runs and its readiness checks pass; where it has none, it is not unhealthy nor still to become healthy.
@@ -388,6 +423,7 @@ impl Default for Status {
             signal: None,
             cause: None,
             oom_killed: false,
+            post_start: false,
             health: Health::None,
             ready: false,
             checks: BTreeMap::new(),

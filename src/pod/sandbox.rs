@@ -22,12 +22,16 @@ use crate::network::{
 /// Makes it. Runs in a single-threaded process; what a killed one left is removed first, what a failure leaves too.
 pub fn up(dir: &Path) -> Result<()> {
     let (dir, pod) = open(dir)?;
+    let first = !dir.sandbox_lock().exists();
     let _only = lock::acquire(&dir.sandbox_lock())?;
     if dir.sandbox().exists() {
         // by a process that outlived its supervisor
         return Ok(());
     }
-    down(&dir, &pod)?;
+    // what was there before the pod may be in its cgroup alone
+    if !first || !pod.cgroup.processes()?.is_empty() {
+        down(&dir, &pod)?;
+    }
     let made = make(&dir, &pod);
     if made.is_err() {
         // reported by `down` again if it still cannot be done
@@ -64,7 +68,7 @@ fn make(dir: &PodDir, pod: &Pod) -> Result<()> {
         ..Sandbox::default()
     };
     if pod.project.on_host() {
-        return record::write(&dir.sandbox(), &sandbox);
+        return record::put(&dir.sandbox(), &sandbox);
     }
     netns::create(&dir.netns())?;
     apply(dir, pod, sandbox)
@@ -90,13 +94,13 @@ fn apply(dir: &PodDir, pod: &Pod, mut sandbox: Sandbox) -> Result<()> {
     let settled = settle(&dir.netns(), &preferred, &offers).map_err(Error::from);
     match (done, settled) {
         (Ok(()), Ok(())) => {
-            record::write(&dir.sandbox(), &sandbox)?;
+            record::put(&dir.sandbox(), &sandbox)?;
             leave_networks(dir, pod, Some(&wanted))
         }
         // nothing stands yet that a record could speak of
         (Err(error), _) if before.interfaces.is_empty() => Err(error),
         (done, settled) => {
-            let written = record::write(&dir.sandbox(), &sandbox);
+            let written = record::put(&dir.sandbox(), &sandbox);
             Error::all([done, settled, written].into_iter().filter_map(Result::err))
         }
     }
@@ -324,8 +328,8 @@ fn network_list(
     if network.external {
         let list = pod.cni.load(&network.name).map_err(|error| {
             Error::Other(format!(
-                "{}:{}: networks.{}: {error}",
-                network.origin.file, network.origin.line, network.key
+                "{}: networks.{}: {error}",
+                network.origin, network.key
             ))
         })?;
         return Ok((list, None));

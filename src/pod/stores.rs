@@ -1,7 +1,7 @@
 //! What keeps the standard input of services open: the master of a terminal (`tty`), the write end of a pipe (`stdin_open` alone).
 //!
 //! ```text
-//! keeper ── makes a pair for each such service, hands all of them down to every supervisor on its standard input
+//! keeper ── makes a pair for each such service, which every supervisor has by its fork
 //!   hold ◄── queue: one message, with the descriptor ◄── put
 //!     └ supervisor looks at it without taking it (unix(7), MSG_PEEK): a further descriptor each time
 //! ```
@@ -14,17 +14,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::OFlags;
 
-use super::{Error, Result};
 use crate::compose::Project;
-use crate::sys::socket::{self, DESCRIPTORS_MAX};
-
-/// Most services of a pod with a terminal or an open standard input: their pairs come in one message.
-pub const STORES_MAX: usize = DESCRIPTORS_MAX / 2;
+use crate::sys::socket;
 
 /// Holds at most one descriptor.
 #[derive(Debug)]
@@ -76,73 +71,16 @@ pub struct Stores(BTreeMap<String, Store>);
 impl Stores {
     /// For a keeper that begins: nothing in them.
     pub fn make(project: &Project) -> io::Result<Stores> {
-        let names = interactive(project).map(|name| Ok((name.to_string(), Store::new()?)));
-        Ok(Stores(names.collect::<io::Result<_>>()?))
-    }
-
-    /// Standard input for a supervisor.
-    pub fn hand_down(&self) -> io::Result<Stdio> {
-        if self.0.is_empty() {
-            return Ok(Stdio::null());
-        }
-        let (hold, put) = socket::pair()?;
-        let fds: Vec<_> = self
-            .0
-            .values()
-            .flat_map(|store| [store.hold.as_fd(), store.put.as_fd()])
-            .collect();
-        socket::send_all(&put, b"stores", &fds)?;
-        Ok(hold.into())
-    }
-
-    /// From our standard input, in a supervisor. The order is that of the names.
-    pub fn inherit(project: &Project) -> Result<Stores> {
-        let names: Vec<&str> = interactive(project).collect();
-        if names.is_empty() {
-            return Ok(Stores::default());
-        }
-        let failed = |why: String| {
-            Error::Other(format!(
-                "take over the inputs of services from the keeper: {why}"
-            ))
-        };
-        let found = socket::look(&std::io::stdin()).map_err(|error| failed(error.to_string()))?;
-        let fds = found.map_or_else(Vec::new, |(_, fds)| fds);
-        if fds.len() != 2 * names.len() {
-            let why = format!("{} descriptors for {} services", fds.len(), names.len());
-            return Err(failed(why));
-        }
-        // for nobody that we start
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty());
-        null.and_then(|null| rustix::stdio::dup2_stdin(&null))
-            .map_err(|errno| failed(errno.to_string()))?;
-        let mut fds = fds.into_iter();
-        let mut stores = BTreeMap::new();
-        for name in names {
-            if let (Some(hold), Some(put)) = (fds.next(), fds.next()) {
-                stores.insert(name.to_string(), Store { hold, put });
-            }
-        }
-        Ok(Stores(stores))
+        let services = project.services.iter();
+        let interactive = services.filter(|(_, service)| service.tty || service.stdin_open);
+        let stores = interactive.map(|(name, _)| Ok((name.clone(), Store::new()?)));
+        Ok(Stores(stores.collect::<io::Result<_>>()?))
     }
 
     /// A service's, if it has a terminal or an open standard input.
     pub fn get(&self, service: &str) -> Option<&Store> {
         self.0.get(service)
     }
-}
-
-/// Services that have one, in the order of their names.
-pub fn interactive(project: &Project) -> impl Iterator<Item = &str> {
-    let mut names: Vec<&str> = project
-        .services
-        .iter()
-        .filter(|(_, service)| service.tty || service.stdin_open)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    names.sort_unstable();
-    names.into_iter()
 }
 
 #[cfg(test)]

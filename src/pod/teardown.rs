@@ -13,7 +13,7 @@ use super::control::{self, QUIT, Request};
 use super::layout::{Folders, PodDir};
 use super::lock::{self, Held};
 use super::record::{self, Pod, ProcessId};
-use super::{Error, Result, adopt, sandbox, volumes};
+use super::{Error, Result, adopt, hooks, sandbox, volumes};
 use crate::container::{self, CreateRequest};
 use crate::image::Store;
 use crate::network::recorded;
@@ -33,12 +33,12 @@ pub fn remove_patiently(
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
     if !dir.dir.exists() {
-        return remove(folders, dir);
+        return remove(folders, dir, progress);
     }
     // this one tells the user, that one nobody
     let only = lock::evict(&dir.remover_lock())?;
     for pause in PAUSES {
-        match remove(folders, dir) {
+        match remove(folders, dir, progress) {
             Err(error) if is_held_up(dir) => {
                 progress("", &format!("{error}; trying again in {pause} s"));
                 std::thread::sleep(Duration::from_secs(pause));
@@ -46,7 +46,7 @@ pub fn remove_patiently(
             done => return done,
         }
     }
-    let Err(error) = remove(folders, dir) else {
+    let Err(error) = remove(folders, dir, progress) else {
         return Ok(());
     };
     if !is_held_up(dir) {
@@ -61,12 +61,12 @@ pub fn remove_patiently(
 }
 
 /// Goes on with a removal that was not finished, once. The caller holds the pod's lock.
-pub fn finish(folders: &Folders, dir: &PodDir) -> Result<()> {
+pub fn finish(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &str)) -> Result<()> {
     if !dir.dir.exists() {
-        return remove(folders, dir);
+        return remove(folders, dir, progress);
     }
     let only = lock::evict(&dir.remover_lock())?;
-    let done = remove(folders, dir);
+    let done = remove(folders, dir, progress);
     if done.is_err() && is_held_up(dir) {
         drop(only);
         adopt::spawn(dir, "remover")?;
@@ -106,7 +106,7 @@ pub fn keep_trying(dir: &Path) -> Result<()> {
         pause = (pause * 2).clamp(LATER.0, most);
         let _lock = adopt::lock(&folders, &dir.name)?;
         // why not is in the mark
-        if !dir.removing().exists() || remove(&folders, &dir).is_ok() {
+        if !dir.removing().exists() || remove(&folders, &dir, &mut |_, _| {}).is_ok() {
             break;
         }
     }
@@ -118,8 +118,9 @@ fn is_held_up(dir: &PodDir) -> bool {
     recorded(&dir.network()).is_ok_and(|found| !found.is_empty())
 }
 
-/// Removes a pod whose services have been stopped, or are to be killed. The caller holds its lock.
-pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
+/// Removes a pod whose services have been stopped, or are to be killed. Hooks that it still owes run; `progress` is told how they
+/// went. The caller holds its lock.
+pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &str)) -> Result<()> {
     // first: without it nothing could be removed, and its keeper is the last one that knows the pod
     let pod = adopt::load(dir)?;
     let mut failed = Vec::new();
@@ -142,9 +143,17 @@ pub fn remove(folders: &Folders, dir: &PodDir) -> Result<()> {
         {
             failed.push(Error::io("write", &dir.removing())(error));
         }
+        let mut pay = |over: bool| {
+            // a hook, or its record, is no reason to keep anything
+            if let Err(error) = hooks::pay(dir, pod, over, progress) {
+                progress("", &format!("hooks: {error}"));
+            }
+        };
+        pay(false);
         for service in &services {
             failed.extend(remove_container(service).err());
         }
+        pay(true);
         if let Err(error) = sandbox::down(dir, pod) {
             failed.push(error);
         }

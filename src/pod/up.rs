@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -16,8 +16,7 @@ use super::adopt::network_caches;
 use super::control::{self, Request};
 use super::layout::{self, Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Owner, Pod, Policy};
-use super::stores::{self, STORES_MAX};
-use super::{Error, Result, adopt, teardown, volumes};
+use super::{Error, Result, adopt, hooks, teardown, volumes};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::PullPolicy;
@@ -54,18 +53,25 @@ pub struct UpSpec {
     /// Wait for health checks too.
     #[serde(default)]
     pub wait: bool,
+    /// Come back as soon as the pod has a supervisor, of which the caller asks what becomes of it ([`Request::Watch`]).
+    #[serde(default)]
+    pub detach: bool,
     /// Whose the pod is.
     #[serde(default)]
     pub owner: Option<Owner>,
+    /// Folder of hooks, which come before the project's own.
+    #[serde(default)]
+    pub hooks_dir: Option<PathBuf>,
 }
 
 /// Brings a pod up. On failure, or when SIGINT or SIGTERM comes, a pod that was made by this call is removed again, without a trace.
 /// From the moment that something is made these signals stay blocked: the caller waits for them by descriptor.
 pub fn up(
-    request: UpSpec,
+    mut request: UpSpec,
     images: &dyn Progress,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
+    let told = before_launch(&mut request, progress)?;
     let folders = &request.folders;
     let dir = folders.pod(&request.project.name);
     let pod = plan(&request, images)?;
@@ -74,10 +80,20 @@ pub fn up(
     let ask = match adopt::load(&dir)? {
         // what a killed `down` left
         Some(_) if dir.removing().exists() => {
-            teardown::finish(folders, &dir)?;
+            teardown::finish(folders, &dir, progress)?;
             Request::Up {
                 healthy: request.wait,
             }
+        }
+        // not ours to stop: a job that is started while the last one still runs, say
+        Some(running) if belongs_to_another(&running, &pod) => {
+            let owner = running.owner.as_ref();
+            return Err(Error::Other(format!(
+                "pod {} is up and belongs to process {} ({}), which still runs; end that one first, or give this pod another name",
+                dir.name,
+                owner.map_or(0, |owner| owner.process.pid),
+                owner.map_or("", |owner| owner.kind.as_str()),
+            )));
         }
         Some(running) if same(&running, &pod) && !request.force_recreate => {
             let start = Request::Start {
@@ -89,7 +105,7 @@ pub fn up(
             return match adopt::ask_unless(&dir, &start, Some(&signals), progress) {
                 Err(error) if dir.record().exists() && !dir.sandbox().exists() => {
                     let _lock = adopt::lock(folders, &dir.name)?;
-                    Err(undo(folders, &dir, error))
+                    Err(undo(folders, &dir, error, progress))
                 }
                 answer => answer.map(|_| ()),
             };
@@ -103,7 +119,7 @@ pub fn up(
         }
         None => {
             // what a killed `up` left
-            teardown::remove(folders, &dir)?;
+            teardown::remove(folders, &dir, progress)?;
             Request::Up {
                 healthy: request.wait,
             }
@@ -111,15 +127,21 @@ pub fn up(
     };
     collect_garbage(&request, progress);
     // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
-    let made = make(folders, &dir, &pod).and_then(|()| Ok(pod.cgroup.create()?));
+    let made = make(folders, &dir, &pod)
+        .and_then(|()| {
+            let mut told = told.iter();
+            told.try_for_each(|text| record::event(&dir.events(), "", text))
+        })
+        .and_then(|()| Ok(pod.cgroup.create()?));
     if let Err(error) = made {
-        return Err(undo(folders, &dir, error));
+        return Err(undo(folders, &dir, error, progress));
     }
     drop(lock);
-    let error = match adopt::ask_unless(&dir, &ask, Some(&signals), progress) {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
+    let brought = match request.detach {
+        true => adopt::ensure(&dir),
+        false => adopt::ask_unless(&dir, &ask, Some(&signals), progress).map(|_| ()),
     };
+    let Err(error) = brought else { return Ok(()) };
     let _lock = adopt::lock(folders, &dir.name)?;
     // another command may have removed it, and made another one of the same name: that is not ours to undo
     if !is_ours(&dir, &pod) {
@@ -137,7 +159,7 @@ pub fn up(
         // what does not stop is killed by the removal
         let _ = control::ask(&dir.socket(), &stop, &mut *progress);
     }
-    Err(undo(folders, &dir, error))
+    Err(undo(folders, &dir, error, progress))
 }
 
 /// What attachments left that are gone, on the networks that this pod is going to be on: a pool that leaked is whole
@@ -168,12 +190,43 @@ fn collect_garbage(request: &UpSpec, progress: &mut dyn FnMut(&str, &str)) {
     }
 }
 
-/// SIGINT and SIGTERM by descriptor.
-fn interrupts() -> Result<SignalFd> {
-    let failed = |errno: nix::Error| Error::Other(format!("wait for signals: {errno}"));
+/// Lets hooks change the project. Gives what is to be told of them.
+fn before_launch(
+    request: &mut UpSpec,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    let signals = interrupts()?;
+    let changed = hooks::before_launch(
+        request.project.clone(),
+        request.hooks_dir.as_deref(),
+        request.owner.as_ref(),
+        &signals,
+        &mut |text| {
+            progress("", &text);
+            told.push(text);
+        },
+    );
+    // nothing is made yet: from here on they end us
+    both_signals()
+        .thread_unblock()
+        .map_err(|errno| Error::Other(format!("wait for signals: {errno}")))?;
+    request.project = changed?;
+    Ok(told)
+}
+
+/// SIGINT and SIGTERM.
+fn both_signals() -> SigSet {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGINT);
     mask.add(Signal::SIGTERM);
+    mask
+}
+
+/// SIGINT and SIGTERM by descriptor.
+fn interrupts() -> Result<SignalFd> {
+    let failed = |errno: nix::Error| Error::Other(format!("wait for signals: {errno}"));
+    let mask = both_signals();
     mask.thread_block().map_err(failed)?;
     SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
 }
@@ -226,8 +279,13 @@ fn was_started(dir: &PodDir, pod: &Pod) -> bool {
             .any(|name| dir.service(name).status().exists())
 }
 
-fn undo(folders: &Folders, dir: &PodDir, error: Error) -> Error {
-    match teardown::remove(folders, dir) {
+fn undo(
+    folders: &Folders,
+    dir: &PodDir,
+    error: Error,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Error {
+    match teardown::remove(folders, dir, progress) {
         Ok(()) => error,
         Err(left) => Error::Several(vec![error, left]),
     }
@@ -240,12 +298,6 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
         if !project.services.contains_key(name) {
             return Err(Error::Other(format!("no such service: {name}")));
         }
-    }
-    let inputs = stores::interactive(project).count();
-    if inputs > STORES_MAX {
-        return Err(Error::Other(format!(
-            "{inputs} services have `tty` or `stdin_open`, of at most {STORES_MAX} in a pod"
-        )));
     }
     if let Some(owner) = &request.owner
         && !owner.process.alive()
@@ -276,10 +328,7 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
         )
         .map_err(|error| Error::Start {
             code: 125,
-            message: format!(
-                "{}:{}: services.{name}.image: {error}",
-                service.origin.file, service.origin.line
-            ),
+            message: format!("{}: services.{name}.image: {error}", service.origin),
             service: Some(name.clone()),
         })?;
         images.insert(name.clone(), facts(&store, &image, progress)?);
@@ -356,6 +405,16 @@ pub fn facts(store: &Store, image: &Image, progress: &dyn Progress) -> Result<Im
     })
 }
 
+/// It has an owner that lives and is not the one of the wanted pod.
+fn belongs_to_another(running: &Pod, wanted: &Pod) -> bool {
+    let ours = wanted.owner.as_ref().map(|owner| owner.process);
+    running.owner.as_ref().is_some_and(|owner| {
+        running.pid_namespace == wanted.pid_namespace
+            && Some(owner.process) != ours
+            && owner.process.alive()
+    })
+}
+
 /// The same pod, apart from when and what of it was started.
 fn same(running: &Pod, wanted: &Pod) -> bool {
     let mut wanted = wanted.clone();
@@ -405,7 +464,7 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
     let ids = pod.images.values().map(|image| image.id.clone());
     let ids: Vec<String> = ids.filter(|id| !id.is_empty()).collect();
     Store::open(&folders.root)?.hold(&dir.name, &ids)?;
-    record::write(&dir.record(), pod)
+    record::put(&dir.record(), pod)
 }
 
 fn private_dir(path: &Path, mode: u32) -> Result<()> {

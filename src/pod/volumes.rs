@@ -95,6 +95,23 @@ pub fn remove(folders: &Folders, project: &str, volumes: &[&Volume]) -> Vec<Erro
     failed
 }
 
+/// A service has a volume that [`populate`] has to look after.
+pub fn any(pod: &Pod) -> bool {
+    pod.project.services.iter().any(|(name, service)| {
+        let of_image = pod
+            .images
+            .get(name)
+            .is_some_and(|image| !bundle::image_volumes(service, image).is_empty());
+        let own = |m: &crate::compose::project::Mount| {
+            matches!(
+                m.source,
+                MountSource::Volume { .. } | MountSource::Anonymous
+            )
+        };
+        of_image || service.volumes.iter().any(own)
+    })
+}
+
 /// Fills every new volume of a pod. Must run in a single-threaded process of its own: it leaves the mount namespace.
 pub fn populate(dir: &Path) -> Result<()> {
     let pod: Pod = record::read(&dir.join("pod.json"))?

@@ -136,7 +136,8 @@ unsafe fn makes_or_enters(argc: usize, argv: *const *const c_char) -> Option<boo
             if starts(word, b"exec\0") {
                 return Some(false);
             }
-            if starts(word, b"create\0") || starts(word, b"run\0") {
+            // `launch` is a pod's step
+            if starts(word, b"create\0") || starts(word, b"run\0") || starts(word, b"launch\0") {
                 return Some(true);
             }
             index += 1;

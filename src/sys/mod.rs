@@ -20,6 +20,7 @@ pub(crate) mod netlink;
 pub mod pidfd;
 pub mod process;
 pub mod procfs;
+pub mod program;
 pub mod sched;
 pub mod seal;
 pub mod seccomp;

@@ -130,6 +130,22 @@ pub fn start_fresh(command: &mut Command, umask: Option<u32>) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Makes the program of `command` be killed when the calling thread ends before it (PR_SET_PDEATHSIG(2const)).
+pub fn end_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let prepare = move || {
+        let kill = Some(rustix::process::Signal::KILL);
+        rustix::process::set_parent_process_death_signal(kill)?;
+        // it may have ended before
+        match rustix::process::getppid() == Some(parent) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    };
+    // SAFETY: the closure makes system calls only, it takes no lock and allocates nothing (signal-safety(7)).
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// A file in memory that holds `content`, to be read from its beginning.
 pub fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(rustix::fs::memfd_create("sampan", MemfdFlags::CLOEXEC)?);

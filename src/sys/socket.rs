@@ -17,8 +17,8 @@ pub const MESSAGE_MAX: usize = 64 * 1024;
 
 /// Room for a message of a stream, in bytes: a word like `/dev/ptmx`.
 const MESSAGE_USUAL: usize = 256;
-/// Most descriptors of one message: the kernel's own limit (unix(7) `SCM_RIGHTS`).
-pub const DESCRIPTORS_MAX: usize = 253;
+/// Most descriptors of one message: more than the hierarchies of cgroup version 1.
+pub const DESCRIPTORS_MAX: usize = 32;
 
 /// A pair of sockets that keep message boundaries.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

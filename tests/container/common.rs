@@ -138,6 +138,7 @@ impl Case {
                 keep_keyring: false,
                 no_pivot: false,
                 at_once: false,
+                dies_with_parent: false,
             },
             temp,
         }

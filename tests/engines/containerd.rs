@@ -414,3 +414,18 @@ fn what_cannot_be_made_is_an_error_with_its_reason_and_leaves_nothing() {
         containerd.assert_clean();
     }
 }
+
+/// systemctl(1) as far as the document needs it: there is no service manager here.
+pub const SYSTEMCTL: &str = r#"
+    systemctl() {
+        containerd >containerd.log 2>&1 &
+        until ctr version >/dev/null 2>&1; do sleep 0.1; done
+    }
+"#;
+
+#[test]
+fn as_typed() {
+    let machine = Machine::installed();
+    machine.image();
+    machine.types("## containerd", SYSTEMCTL, "cat containerd.log");
+}

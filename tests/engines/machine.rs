@@ -1,8 +1,10 @@
 //! A machine for an engine: processes, mounts, network, cgroups of its own, and nothing that outlives it.
 //!
 //! *Invariants.* Everything an engine starts is in one pid namespace, whose end ends it; every mount is in one mount
-//! namespace. The machine's `/run`, `/dev/shm` and `/sys/fs/cgroup` are private (podman's locks are in `/dev/shm` under
-//! a fixed name, and it makes folders below `/sys/fs/cgroup` for controllers that are mounted nowhere).
+//! namespace. The machine's `/run`, `/dev/shm`, `/tmp` and `/sys/fs/cgroup` are private (podman's locks are in `/dev/shm` under
+//! a fixed name, and it makes folders below `/sys/fs/cgroup` for controllers that are mounted nowhere). All else of the host's root file
+//! system is read-only: a service manager that boots clears `/tmp`, and its units write wherever they like. Of systemd's own units there
+//! are none but targets and slices: its services would set the sysctls of the host.
 
 use std::fs;
 use std::io::Read;
@@ -13,9 +15,10 @@ use std::process::{Child, Command, Stdio};
 use sampan::cgroup::Cgroup;
 
 use crate::pod_support::{Ended, layout, remove_cgroups, run, tool};
+use crate::typed;
 
 /// Longer than any command here may take (seconds).
-const LIMIT: &str = "60";
+const LIMIT: &str = "300";
 
 /// Makes the machine and becomes its init, which reaps.
 const INIT: &str = r#"
@@ -35,9 +38,45 @@ const INIT: &str = r#"
     grep -q '^/sys/fs/cgroup ' "$1" || mount -o remount,ro /sys/fs/cgroup
     mount -t tmpfs -o mode=755 tmpfs /run
     mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+    # of the host's files the folder alone can be written to; of some others the machine has its own
+    mkdir /run/kept
+    mount --bind "$2" /run/kept
+    mount -t tmpfs -o mode=1777 tmpfs /tmp
+    mkdir -p "$2"
+    mount --move /run/kept "$2"
+    rmdir /run/kept
+    for name in etc var root srv opt; do
+        over=$2/over/$name
+        mkdir -p "$over/upper" "$over/work"
+        mount -t overlay -o "lowerdir=/$name,upperdir=$over/upper,workdir=$over/work" overlay "/$name"
+    done
+    mount -o remount,bind,ro /
+    # targets and slices, without what they want
+    mkdir /run/units
+    cp /lib/systemd/system/*.target /lib/systemd/system/*.slice /run/units
+    mount --bind -o ro /run/units /lib/systemd/system
+    # where systemd looks for its first target
+    mkdir -p /run/systemd/system
+    printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/test.target
     echo ready
-    exec catatonit -P
+    shift 2
+    exec "$@"
 "#;
+
+/// A first process that does nothing but reap.
+const REAPER: &[&str] = &["catatonit", "-P"];
+
+/// Debian's service manager, which finds no unit to start by itself.
+const SYSTEMD: &[&str] = &[
+    "env",
+    "container=oci",
+    "/lib/systemd/systemd",
+    "--system",
+    "--unit=test.target",
+    "--log-target=console",
+    "--log-level=warning",
+    "--show-status=no",
+];
 
 /// Processes, mounts, network and cgroups for one engine, and a folder.
 pub struct Machine {
@@ -51,6 +90,18 @@ pub struct Machine {
 impl Machine {
     /// A machine with nothing but an init.
     pub fn new() -> Machine {
+        Machine::with(REAPER)
+    }
+
+    /// A machine whose init is systemd.
+    pub fn with_systemd() -> Machine {
+        let machine = Machine::with(SYSTEMD);
+        machine.shell("until [ -S /run/systemd/private ]; do sleep 0.05; done");
+        machine.install();
+        machine
+    }
+
+    fn with(init: &[&str]) -> Machine {
         let folder = tempfile::Builder::new()
             .prefix("sampan-engine-")
             .tempdir()
@@ -73,6 +124,8 @@ impl Machine {
             ])
             .args(["--kill-child", "--mount-proc", "sh", "-euc", INIT, "init"])
             .arg(folder.path().join("hierarchies"))
+            .arg(folder.path())
+            .args(init)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -87,6 +140,51 @@ impl Machine {
         };
         said.expect("the machine is set up, see above");
         machine
+    }
+
+    /// A machine as a reader of the documentation has it: `sampan` installed, folders of the system that can be written to and are
+    /// nobody else's, busybox in the store and as the OCI layout `busybox`.
+    pub fn installed() -> Machine {
+        let machine = Machine::new();
+        machine.install();
+        machine
+    }
+
+    fn install(&self) {
+        let program = env!("CARGO_BIN_EXE_sampan");
+        let layout = layout("busybox");
+        self.shell(&format!(
+            r#"
+            # overlays cannot be made upon an overlay
+            for name in sampan containers containerd; do
+                mkdir -p /var/lib/$name lib/$name
+                mount --bind lib/$name /var/lib/$name
+            done
+            # nobody's services but the test's
+            rm -rf /etc/init.d /etc/runlevels /etc/rc?.d /etc/systemd/system/*
+            mkdir -p /etc/init.d /etc/runlevels/default
+            mount -t tmpfs tmpfs /usr/local/bin
+            ln -s {program} /usr/local/bin/sampan
+            ln -s sampan /usr/local/bin/sampan-oci
+            skopeo copy --quiet --insecure-policy oci:{} oci:busybox:latest
+            sampan image import busybox localhost/busybox >import.log 2>&1
+            "#,
+            layout.display()
+        ));
+    }
+
+    /// Types a section of `docs/engines.md` after `prepare`, and shows the first thing that did not come as it says. `last` is done
+    /// when a step fails.
+    #[track_caller]
+    pub fn types(&self, heading: &str, prepare: &str, last: &str) {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/engines.md");
+        let steps = typed::steps(&fs::read_to_string(document).unwrap(), heading);
+        assert!(steps.len() > 1, "{heading}: {steps:?}");
+        let script = format!("{prepare}\n{}", typed::script(&steps, last));
+        let ended = self.run(&["bash", "-c", &script]);
+        let output = ended.out();
+        assert_eq!(typed::difference(&steps, &output), None, "{}", ended.stderr);
+        assert_eq!(ended.code, 0, "{ended:#?}");
     }
 
     /// The machine's folder, the same inside and outside.
@@ -132,7 +230,7 @@ impl Machine {
             .args(["timeout", "--signal=KILL", LIMIT])
             .args(words)
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.path().join("home"))
             .env("TMPDIR", self.path().join("tmp"));
         command

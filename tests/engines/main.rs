@@ -2,17 +2,23 @@
 //!
 //! Each test has an engine of its own on a [`machine::Machine`] of its own. Where the outcome is not ours to choose, the
 //! same is done with Debian's runc and must come out the same. Needs root and Debian's `containerd`, `conmon`,
-//! `catatonit`, `podman`, `runc`, `skopeo`, `bsdutils`, `iproute2`, `util-linux`.
+//! `catatonit`, `munge`, `podman`, `runc`, `skopeo`, `slurm-wlm`, `umoci`, `bsdutils`, `iproute2`, `util-linux`.
 
 mod argv;
+mod conformance;
 mod containerd;
 mod machine;
 #[path = "../pod_support/mod.rs"]
 mod pod_support;
 
-use pod_support::Ended;
 mod podman;
 mod podman_networks;
+mod services;
+mod slurm;
+#[path = "../typed/mod.rs"]
+mod typed;
+
+use pod_support::Ended;
 
 /// Debian's runc, what the engines run on otherwise.
 const RUNC: &str = "/usr/sbin/runc";

@@ -540,3 +540,17 @@ fn what_cannot_be_made_is_an_error_with_its_reason_and_leaves_nothing() {
         podman.assert_clean();
     }
 }
+
+/// Settings of a machine whose root has no CAP_SYS_RESOURCE and no systemd, as the document has them.
+pub const SETTINGS: &str = r#"
+    mkdir -p /etc/containers/containers.conf.d
+    printf '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n' >/etc/containers/containers.conf.d/limits.conf
+    printf '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' >/etc/containers/containers.conf.d/engine.conf
+"#;
+
+#[test]
+fn as_typed() {
+    let machine = Machine::installed();
+    machine.image();
+    machine.types("## podman", SETTINGS, "true");
+}

@@ -121,7 +121,8 @@ fn life(plugins: &str) -> Vec<String> {
 
 #[test]
 fn networks_of_podman_are_the_same_with_our_plugins() {
-    let folder = tempfile::tempdir().unwrap();
+    // not below /tmp, which is the machine's own there
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_sampan")).with_file_name("cni-plugins");
     for name in [
         "bridge",

@@ -127,3 +127,29 @@ fn strange_things_beside_containers() {
     case.oci(&["delete", "--force", "empty"]).good();
     assert!(!case.root().join("empty").exists());
 }
+
+/// Whoever ends a step by killing what it sees (Slurm) sees `run`, and waits for its pipes.
+#[test]
+fn a_run_that_is_killed_leaves_nothing_running() {
+    for told in [false, true] {
+        let mut case = Case::new(SLEEP);
+        case.spec["process"]["user"] = serde_json::json!({"uid": 1000, "gid": 1000});
+        case.write();
+        let pid_file = case.temp.path().join("pid");
+        let mut words = vec!["run", &case.id];
+        if told {
+            words.extend(["--pid-file", pid_file.to_str().unwrap()]);
+        }
+        let mut run = begin(&case, &words);
+        // there is no state before there is a container
+        until("it runs", || {
+            let told = case.oci(&["state", &case.id]);
+            told.code == 0 && told.out.contains("\"running\"")
+        });
+        run.kill().unwrap();
+        run.wait().unwrap();
+        case.wait_for("stopped");
+        case.oci(&["delete", &case.id]).good();
+        case.assert_gone();
+    }
+}

@@ -593,8 +593,7 @@ fn an_overlay() {
             fs::read_to_string(&out).unwrap()
         );
     };
-    internal("create");
-    internal("start");
+    internal("launch");
     let root = root.to_str().unwrap().to_owned();
     until("the end", || {
         let text = rootless.oci(&["--root", &root, "state", &id]).good();

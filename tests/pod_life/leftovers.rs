@@ -117,7 +117,7 @@ fn health_that_never_comes() {
         &host,
         &["--wait"],
         1,
-        "sampan: service bad is unhealthy: not yet",
+        "sampan: service bad is unhealthy: healthcheck failed 2 times: exit code 1: not yet",
     );
 }
 

@@ -47,7 +47,9 @@ fn spec(host: &Host, text: &str) -> UpSpec {
         pull_options: Default::default(),
         force_recreate: false,
         wait: false,
+        detach: false,
         owner: None,
+        hooks_dir: None,
     }
 }
 

@@ -592,6 +592,7 @@ fn is_fixed(line: &str) -> bool {
     let path = line.split(' ').nth(1).unwrap_or_default();
     path.ends_with("/pods")
         || path.ends_with("/holds")
+        || path.ends_with("/executors")
         || path.ends_with("/leases")
         || path.ends_with("/networks")
         || path.ends_with(".lock")

@@ -126,6 +126,14 @@ impl Pty {
         }
     }
 
+    /// What is printed is shown as it is: somebody looks at another terminal.
+    pub fn is_shown(&self) -> bool {
+        let modes = rustix::termios::tcgetattr(&self.slave).unwrap();
+        !modes
+            .output_modes
+            .contains(rustix::termios::OutputModes::OPOST)
+    }
+
     /// The terminal interprets nothing: a program has it.
     pub fn is_raw(&self) -> bool {
         let modes = rustix::termios::tcgetattr(&self.slave).unwrap();
@@ -141,6 +149,14 @@ impl Drop for Pty {
         let _ = self.child.wait();
     }
 }
+
+/// What a shell is told to wait for: its terminal has this size.
+pub fn until_size(size: &str) -> String {
+    format!("until [ \"$(stty size)\" = '{size}' ]; do sleep 0.1; done; echo sized $((6*7))\r")
+}
+
+/// A program that says so once it has the terminal, whose modes a shell changes between its prompt and that.
+pub const SLEEP: &str = "sh -c 'echo asleep $((6*7)); exec sleep 1000'\r";
 
 fn resize(fd: &OwnedFd, rows: u16, columns: u16) {
     let size = Winsize {

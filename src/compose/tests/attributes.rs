@@ -67,6 +67,10 @@ fn attributes() {
             {"target": "/anon", "source": "anonymous", "read_only": false}]}),
         ),
         (
+            "volumes: ['.:/x:ro']",
+            json!({"volumes": [{"target": "/x", "source": bind("/srv/shop"), "read_only": true}]}),
+        ),
+        (
             "volumes:\n  - {type: bind, source: x, target: /x, read_only: true, bind: {create_host_path: false, recursive: disabled}}\n  - {type: tmpfs, target: /t, tmpfs: {size: 1m, mode: 01777}}\ntmpfs: /run:size=64m,mode=755,uid=5,ro",
             json!({"volumes": [
             {"target": "/x", "source": {"bind": {"path": "/srv/shop/x", "create": false, "propagation": null, "recursive": false}}, "read_only": true},

@@ -30,6 +30,8 @@ pub struct Surroundings {
     pub preserved: u32,
     /// Hooks of a first process.
     pub start: Option<Hooks>,
+    /// It ends when its parent does, for good.
+    pub dies_with_parent: bool,
 }
 
 impl Surroundings {
@@ -154,7 +156,9 @@ pub fn finish(process: &Process, around: Surroundings, way: Way) -> Result<Vec<S
         steps.push(Step::Ready);
     }
     steps.push(Step::AwaitRelease);
-    steps.push(Step::OutliveParent);
+    if !around.dies_with_parent {
+        steps.push(Step::OutliveParent);
+    }
     steps.push(Step::ResetSignals);
     steps.push(match way {
         Way::Gate => Step::Gate { preserved },

@@ -33,6 +33,7 @@ pub(super) fn request() -> CreateRequest {
         keep_keyring: false,
         no_pivot: false,
         at_once: false,
+        dies_with_parent: false,
     }
 }
 
@@ -111,6 +112,29 @@ fn plans_namespaces() {
     ] {
         let error = plan(linux, HOST).unwrap_err();
         assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn one_that_dies_with_its_parent() {
+    let spec = json!({
+        "ociVersion": "1.3.0",
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
+        "root": {"path": "rootfs"},
+        "linux": {"namespaces": [{"type": "mount"}]},
+    });
+    let spec = serde_json::from_value(spec).unwrap();
+    for dies_with_parent in [false, true] {
+        let request = CreateRequest {
+            dies_with_parent,
+            ..request()
+        };
+        let made = serde_json::to_value(container(&spec, &request, HOST).unwrap()).unwrap();
+        let outlives = made["child"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("outliveParent"));
+        assert_eq!(outlives, !dies_with_parent);
     }
 }
 
@@ -233,6 +257,7 @@ fn plans_cgroups_that_nobody_may_write() {
                 keep_keyring: false,
                 no_pivot: false,
                 at_once: false,
+                dies_with_parent: false,
             };
             let spec = serde_json::from_value(spec.clone()).unwrap();
             let plan = container(&spec, &request, HOST).unwrap();

@@ -5,6 +5,7 @@
 //!
 //! Leaves to others: what a task is as a pod ([`super::task`]), how a pod comes up ([`crate::pod::up`]).
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{Executor, Ledger, Planned};
+use super::privileges;
 use super::proto::task_status::Reason;
 use super::proto::{ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskInfo, TaskState};
 use super::task::{self, Invalid, Surroundings, TaskPlan, fetch};
@@ -19,7 +21,7 @@ use crate::image::{Progress, PullOptions};
 use crate::network::Cni;
 use crate::pod::record::Owner;
 use crate::pod::up::{UpSpec, up};
-use crate::pod::{Error, Result};
+use crate::pod::{Error, Result, hooks};
 
 /// The step of `sampan internal`.
 pub const STEP: &str = "mesos-launch";
@@ -99,6 +101,11 @@ impl Progress for Silent {
 fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|error| Error::Other(format!("follow the executor: {error}")))?;
+    let missing = privileges::missing()
+        .map_err(|error| Error::Other(format!("look at the executor's privileges: {error}")))?;
+    if let Some(missing) = missing {
+        return Err(Error::Other(missing.to_string()).into());
+    }
     let executor = ledger.executor()?;
     let launch = ledger.launch(number)?;
     let tasks = ledger.tasks(number)?;
@@ -118,13 +125,14 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         tasks: plan.tasks.iter().map(Planned::from).collect(),
     });
     let of = |plan: TaskPlan| (plan.id, plan.services);
+    let tasks_of: BTreeMap<String, Vec<String>> = plan.tasks.into_iter().map(of).collect();
     let owner = Owner {
         process: executor.process,
         kind: "mesos".to_string(),
         framework: executor.framework.clone(),
         executor: executor.executor.clone(),
         agent: executor.agent.clone(),
-        tasks: plan.tasks.into_iter().map(of).collect(),
+        tasks: tasks_of.clone(),
         sandbox: executor.sandbox.clone(),
     };
     let spec = UpSpec {
@@ -142,9 +150,28 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         pull_options: options,
         force_recreate: false,
         wait: false,
+        // a kill must find services that run, and give them their grace
+        detach: true,
         owner: Some(owner),
+        hooks_dir: hooks::usual_folder(),
     };
-    Ok(up(spec, &Silent, &mut |_, _| {})?)
+    up(spec, &Silent, &mut |_, _| {}).map_err(|error| of_task(error, &tasks_of))
+}
+
+/// A failure is that of the task whose service it is.
+fn of_task(error: Error, tasks: &BTreeMap<String, Vec<String>>) -> Line {
+    let service = match &error {
+        Error::Start { service, .. } => service.clone(),
+        _ => None,
+    };
+    let mut line = Line::from(error);
+    if let (Line::Failed { task, .. }, Some(service)) = (&mut line, service) {
+        let own = tasks
+            .iter()
+            .find(|(_, services)| services.contains(&service));
+        *task = own.map(|(id, _)| id.clone());
+    }
+    line
 }
 
 impl From<&TaskPlan> for Planned {
@@ -195,4 +222,36 @@ fn folders(tasks: &[TaskInfo], around: &Surroundings) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_that_of_the_task_whose_service_it_is() {
+        let start = |service: Option<&str>| Error::Start {
+            code: 125,
+            message: "no image".into(),
+            service: service.map(str::to_owned),
+        };
+        let tasks = [("a", vec!["web", "db"]), ("b", vec!["job"])];
+        let tasks = tasks.map(|(id, services)| {
+            let services = services.into_iter().map(str::to_owned).collect();
+            (id.to_owned(), services)
+        });
+        let tasks = BTreeMap::from(tasks);
+        for (error, expected) in [
+            (start(Some("db")), Some("a")),
+            (start(Some("job")), Some("b")),
+            (start(Some("other")), None),
+            (start(None), None),
+            (Error::Other("no network".into()), None),
+        ] {
+            let Line::Failed { task, .. } = of_task(error, &tasks) else {
+                panic!("a failure");
+            };
+            assert_eq!(task.as_deref(), expected);
+        }
+    }
 }

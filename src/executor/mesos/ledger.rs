@@ -92,7 +92,28 @@ pub struct Update {
     /// Counted over all tasks.
     pub order: u64,
     /// As it is sent.
+    #[serde(with = "exact")]
     pub status: TaskStatus,
+}
+
+/// An update as its very bytes: numbers with fractions do not survive text to the last digit, and another update must not have the same
+/// uuid.
+mod exact {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::de::Error;
+
+    use super::{Deserialize, Message, TaskStatus};
+
+    pub fn serialize<S: serde::Serializer>(status: &TaskStatus, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(status.encode_to_vec()))
+    }
+
+    pub fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<TaskStatus, D::Error> {
+        let text = String::deserialize(from)?;
+        let bytes = STANDARD.decode(text).map_err(D::Error::custom)?;
+        TaskStatus::decode(bytes.as_slice()).map_err(D::Error::custom)
+    }
 }
 
 /// What the executor needs of a task's plan.
@@ -362,4 +383,90 @@ fn decode<T: Message + Default>(path: &Path) -> Result<Option<T>> {
     T::decode(bytes.as_slice())
         .map(Some)
         .map_err(|error| Error::Other(format!("read {}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().unwrap();
+        let process = ProcessId {
+            pid: 1,
+            start_time: 2,
+        };
+        let ledger = Ledger::at(dir.path(), process);
+        let executor = Executor {
+            version: record::VERSION,
+            process,
+            framework: "0000".into(),
+            executor: "exec-1".into(),
+            agent: "S0".into(),
+            sandbox: "/sandbox".into(),
+            root: "/root".into(),
+            state: dir.path().into(),
+            cni_conf: Vec::new(),
+            cni_path: Vec::new(),
+            cgroup_parent: None,
+            plain_http: false,
+            variables: BTreeMap::new(),
+            seccomp_profiles: None,
+            address: None,
+        };
+        ledger.begin(&executor).unwrap();
+        assert_eq!(ledger.executor().unwrap(), executor);
+        (dir, ledger)
+    }
+
+    fn launch(number: u64, timestamp: f64) -> Launch {
+        let status = TaskStatus {
+            timestamp: Some(timestamp),
+            uuid: Some(vec![7; 16]),
+            ..TaskStatus::default()
+        };
+        Launch {
+            version: record::VERSION,
+            number,
+            pod: "web".into(),
+            group: false,
+            phase: Phase::Up,
+            tasks: vec![Task {
+                id: "t".into(),
+                updates: VecDeque::from([Update { order: 3, status }]),
+                ..Task::default()
+            }],
+        }
+    }
+
+    #[test]
+    fn a_successor_finds_what_was_written() {
+        let (_dir, ledger) = ledger();
+        let info = TaskInfo {
+            name: "web".into(),
+            ..TaskInfo::default()
+        };
+        ledger.keep_tasks(1, vec![info.clone()]).unwrap();
+        // killed in between: it never was
+        assert!(ledger.load().unwrap().is_empty());
+        ledger.keep_tasks(1, vec![info.clone()]).unwrap();
+        // to the last digit, which text loses
+        let saved = launch(1, 1_795_270_157.819_646_1);
+        ledger.save(&saved).unwrap();
+        assert_eq!(ledger.tasks(1).unwrap(), [info]);
+        assert_eq!(ledger.load().unwrap(), BTreeMap::from([(1, saved)]));
+        ledger.forget(1).unwrap();
+        ledger.forget(1).unwrap();
+        assert!(ledger.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_folders_of_the_gone_are_swept() {
+        let (dir, ledger) = ledger();
+        let own = Ledger::at(dir.path(), ProcessId::own().unwrap());
+        fs::create_dir_all(own.path()).unwrap();
+        sweep(dir.path()).unwrap();
+        assert!(own.path().exists());
+        assert!(!ledger.path().exists());
+        sweep(Path::new("/nowhere")).unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! The real executor: one loop that carries out what the machine decides.
 //!
 //! *Invariants:* it has one thread and dies with the shim; a launch is written down before anything follows from it; at most
-//! [`LAUNCHES`] pods are made at once, the others wait in the agent's order.
+//! `LAUNCHES` pods are made at once, the others wait in the agent's order.
 //!
 //! Leaves to others: every decision ([`super::machine`], [`super::session`]).
 
@@ -197,6 +197,11 @@ async fn serve(
             _ = terminate.recv() => Input::Terminate,
         };
     }
+}
+
+/// A service of the pod runs, or ran.
+fn is_started(answer: &Answer) -> bool {
+    matches!(answer, Answer::Status { status, .. } if !status.started.is_empty())
 }
 
 fn now() -> Now {
@@ -514,15 +519,23 @@ impl Context {
 
     /// Tells the machine what becomes of a pod, until it is gone.
     async fn watch(&self, number: u64, dir: &PodDir) {
-        let networks = pods::networks(dir).unwrap_or_else(|error| {
-            self.log(&error.to_string());
-            Vec::new()
-        });
-        self.tell(Input::Started(number, networks)).await;
+        self.tell(Input::Started(number)).await;
+        let mut connected = false;
         let mut watch = Watch::new(dir.clone());
         loop {
             match watch.next().await {
-                Ok(Some(answer)) => self.hear(number, dir, answer).await,
+                Ok(Some(answer)) => {
+                    // they are made before the first service starts
+                    if !connected && is_started(&answer) {
+                        let found = pods::networks(dir).unwrap_or_else(|error| {
+                            self.log(&error.to_string());
+                            Vec::new()
+                        });
+                        connected = true;
+                        self.tell(Input::Networks(number, found)).await;
+                    }
+                    self.hear(number, dir, answer).await;
+                }
                 Ok(None) => {
                     let text = format!(
                         "pod {} was removed by a command on the agent's machine",

@@ -212,3 +212,52 @@ async fn send(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let checkpoint = Some(15 * 60 * SECOND);
+        let again = |milliseconds| Next::Again(Duration::from_millis(milliseconds));
+        use Setback::{Broken, Busy, Final, Unreachable};
+        for (recovery, ever, setback, without, expected) in [
+            // tasks without checkpoints end with the connection
+            (None, true, Broken, 0, Next::GiveUp),
+            (None, true, Unreachable, 0, Next::GiveUp),
+            (None, true, Busy, 0, again(1000)),
+            // the first connection may take a while
+            (None, false, Unreachable, 0, again(500)),
+            (None, false, Unreachable, 29_900, again(100)),
+            (None, false, Unreachable, 30_000, Next::GiveUp),
+            (checkpoint, false, Unreachable, 30_000, Next::GiveUp),
+            (Some(10 * SECOND), false, Unreachable, 9_999, again(1)),
+            (Some(10 * SECOND), false, Unreachable, 10_000, Next::GiveUp),
+            // at once, then at random; the last attempt is at the very end
+            (checkpoint, true, Broken, 0, again(0)),
+            (checkpoint, true, Unreachable, 0, again(500)),
+            (checkpoint, true, Unreachable, 899_900, again(100)),
+            (checkpoint, true, Unreachable, 900_000, Next::GiveUp),
+            // an agent that is there is waited for
+            (checkpoint, true, Busy, 900_000, again(1000)),
+            (checkpoint, false, Final, 0, Next::GiveUp),
+        ] {
+            let patience = Patience {
+                recovery,
+                backoff: 2 * SECOND,
+                ever,
+            };
+            let next = patience.next(setback, Duration::from_millis(without), 0.25);
+            assert_eq!(next, expected, "{recovery:?} {ever} {setback:?} {without}");
+        }
+        // a short window is not slept over
+        let patience = Patience {
+            recovery: checkpoint,
+            backoff: Duration::from_millis(300),
+            ever: true,
+        };
+        assert_eq!(patience.next(Busy, Duration::ZERO, 0.9), again(300));
+    }
+}

@@ -281,13 +281,20 @@ impl Clients {
         let _ = tokio::time::timeout(FAREWELL, all).await;
     }
 
-    /// Answers those whose condition holds now.
-    pub fn answer(&mut self, machine: &Machine, failure: Option<&Failure>) {
+    /// Answers those whose condition holds now. `busy`: a hook of the pod runs, which is waited for; `hook`: how one failed the pod.
+    pub fn answer(
+        &mut self,
+        machine: &Machine,
+        failure: Option<&Failure>,
+        (busy, hook): (bool, Option<&str>),
+    ) {
         self.0.retain(|(client, until)| {
             if client.gone() {
                 return false;
             }
             let answer = match until {
+                Until::Up { .. } | Until::Stopped(_) if busy => None,
+                Until::Up { .. } if hook.is_some() => hook.map(Answer::failed),
                 Until::Up { healthy } => match failure {
                     Some(failure) => Some(Answer::Failed {
                         code: failure.code,
@@ -443,7 +450,8 @@ mod tests {
         let text = format!("cut off: more than {BACKLOG} bytes were waiting to be read; ask again");
         let answer: Answer = serde_json::from_str(&last).unwrap();
         assert_eq!(answer, Answer::failed(text));
-        clients.answer(&Machine::new(BTreeMap::new(), Default::default()), None);
+        let machine = Machine::new(BTreeMap::new(), Default::default());
+        clients.answer(&machine, None, (false, None));
         assert_eq!(clients.0.len(), 1);
     }
 

@@ -62,7 +62,7 @@ fn published(context: &Context) -> Result<Vec<PublishedPort>> {
 async fn carry_out(context: &Context, mut changes: Changes) -> Result<()> {
     changes.version = record::VERSION;
     changes.pending = true;
-    record::write(&context.dir.changes(), &changes)?;
+    record::put(&context.dir.changes(), &changes)?;
     let dir = &context.dir.dir;
     let args = ["sandbox-change".as_ref(), dir.as_os_str()];
     let done = work::step(&args, &dir.join("error.json")).await;
@@ -72,7 +72,7 @@ async fn carry_out(context: &Context, mut changes: Changes) -> Result<()> {
     }
     done?;
     changes.pending = false;
-    record::write(&context.dir.changes(), &changes)
+    record::put(&context.dir.changes(), &changes)
 }
 
 async fn attach(context: &Context, network: Network) -> Result<()> {
@@ -195,7 +195,7 @@ async fn record_ports(context: &Context, ports: &[PublishedPort], changes: Chang
         pending: true,
         ..changes.clone()
     };
-    record::write(&context.dir.changes(), &marked)?;
-    record::write(&context.dir.ports(), &ports.to_vec())?;
+    record::put(&context.dir.changes(), &marked)?;
+    record::put(&context.dir.ports(), &ports.to_vec())?;
     carry_out(context, changes).await
 }

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 pub use self::checks::Tested;
 use self::checks::{Checks, Next};
 use self::dependency::{Satisfied, satisfied};
+use super::super::hooks::View;
 use super::super::plan;
 use super::super::record::{
     Cause, CheckResult, CheckState, Failure, Goal, Health, Phase, Policy, ProcessId, Status,
@@ -37,6 +38,10 @@ pub struct Facts {
     pub stop_signal: i32,
     /// Time until SIGKILL.
     pub grace: Duration,
+    /// It has `post_start` hooks.
+    pub post_start: bool,
+    /// It has `pre_stop` hooks.
+    pub pre_stop: bool,
 }
 
 /// Something that happened.
@@ -77,6 +82,20 @@ pub enum Input {
         /// The unit's generation when it began.
         generation: u64,
     },
+    /// Its `post_start` hooks have ended; why the first failed that did.
+    PostStarted {
+        /// Text.
+        failure: Option<String>,
+        /// The unit's generation when they began.
+        generation: u64,
+    },
+    /// Its `pre_stop` hooks have ended; why those failed that did.
+    PreStopped {
+        /// Text.
+        failure: Option<String>,
+        /// The unit's generation when they began.
+        generation: u64,
+    },
     /// A timer ran out.
     Timer(Timer),
 }
@@ -108,6 +127,10 @@ pub enum TimerKind {
 pub enum Action {
     /// Run `create` and `start`.
     Start,
+    /// Run the `post_start` hooks.
+    PostStart,
+    /// Run the `pre_stop` hooks.
+    PreStop,
     /// Send a signal to the first process.
     Signal(i32),
     /// SIGKILL for all of its cgroup.
@@ -138,6 +161,8 @@ struct Unit {
 pub struct Machine {
     units: BTreeMap<String, Unit>,
     policy: Policy,
+    /// See [`Machine::hold`].
+    held: bool,
     actions: Vec<(String, Action)>,
 }
 
@@ -169,6 +194,7 @@ impl Machine {
         Machine {
             units,
             policy,
+            held: false,
             actions: Vec::new(),
         }
     }
@@ -243,6 +269,11 @@ impl Machine {
         }
     }
 
+    /// Whether services must not be asked to stop yet when all that runs is to.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// How the pod ended, while it is at rest.
     pub fn verdict(&self) -> Option<Verdict> {
         verdict::verdict(self.policy, self.statuses())
@@ -306,7 +337,10 @@ impl Machine {
             unit.generation += 1;
             let mut out = Vec::new();
             match unit.status.phase {
-                Phase::Running => unit.resume_checks(now, &mut out),
+                Phase::Running => {
+                    unit.resume_checks(now, &mut out);
+                    out.extend(unit.status.post_start.then_some(Action::PostStart));
+                }
                 Phase::Restarting => {
                     out.push(unit.timer_action(TimerKind::Restart, RESTART_DELAY));
                 }
@@ -411,6 +445,15 @@ impl Machine {
                     unit.follow(next, &mut out);
                 }
             }
+            Input::PostStarted {
+                failure,
+                generation,
+            } if generation == unit.generation => unit.post_started(failure, &mut out),
+            Input::PreStopped {
+                failure,
+                generation,
+            } if generation == unit.generation => unit.pre_stopped(failure, &mut out),
+            Input::PostStarted { .. } | Input::PreStopped { .. } => {}
             Input::Timer(timer) => unit.timer(timer, &mut out),
         }
         self.actions
@@ -464,6 +507,13 @@ impl Machine {
     /// Every service is where it is wanted to be for now: nothing waits, starts or stops.
     pub fn settled(&self) -> bool {
         self.units.values().all(|unit| match unit.status.goal {
+            // its start is not over, or has failed
+            Goal::Run
+                if unit.status.phase == Phase::Running
+                    && (unit.status.post_start || unit.status.error.is_some()) =>
+            {
+                false
+            }
             Goal::Run => !matches!(
                 unit.status.phase,
                 Phase::Waiting | Phase::Starting | Phase::Stopping
@@ -546,8 +596,11 @@ impl Machine {
         match (unit.status.goal, unit.status.phase) {
             (Goal::Run, Phase::Waiting) => self.may_start(unit),
             (Goal::Stop | Goal::Restart, Phase::Running) if !self.is_needed(name) => {
-                Some(Step::Stop)
+                let held = self.held && View::of(self.units.values().map(|u| &u.status)).ending;
+                (!held).then_some(Step::Stop)
             }
+            // its start failed
+            (Goal::Run, Phase::Running) if unit.status.error.is_some() => Some(Step::Stop),
             (Goal::Stop | Goal::Restart, Phase::Restarting) => Some(Step::Ended),
             (Goal::Restart, Phase::Exited | Phase::Failed | Phase::Waiting) => Some(Step::Again),
             _ => None,
@@ -627,6 +680,8 @@ impl Unit {
         self.status.error = None;
         let next = self.checks.begin(&mut self.status);
         self.follow(next, out);
+        self.status.post_start = self.facts.post_start;
+        out.extend(self.facts.post_start.then_some(Action::PostStart));
     }
 
     /// What its checks want done.
@@ -672,7 +727,11 @@ impl Unit {
         let why = if oom { ": out of memory" } else { "" };
         out.push(Action::Note(format!("{ended}{why}")));
         let stopped = self.status.goal != Goal::Run;
-        if plan::restarts(self.facts.restart, code, self.status.restarts, stopped) {
+        self.status.post_start = false;
+        if self.status.error.is_some() {
+            self.status.phase = Phase::Failed;
+            self.status.exit_code = Some(125);
+        } else if plan::restarts(self.facts.restart, code, self.status.restarts, stopped) {
             let delay = RESTART_DELAY
                 .saturating_mul(1 << self.streak.min(16))
                 .min(RESTART_DELAY_MOST);
@@ -708,10 +767,32 @@ impl Unit {
         }
     }
 
+    fn post_started(&mut self, failure: Option<String>, out: &mut Vec<Action>) {
+        self.status.post_start = false;
+        let Some(failure) = failure else { return };
+        out.push(Action::Note(failure.clone()));
+        // one that is asked to stop is not failed by that
+        if self.status.goal == Goal::Run && self.status.phase == Phase::Running {
+            self.ends_for(Cause::NotStarted);
+            self.status.error = Some(failure);
+        }
+    }
+
+    fn pre_stopped(&mut self, failure: Option<String>, out: &mut Vec<Action>) {
+        out.extend(failure.map(Action::Note));
+        if self.status.phase == Phase::Stopping {
+            out.push(Action::Signal(self.facts.stop_signal));
+        }
+    }
+
+    /// The time until SIGKILL is also that of the hooks.
     fn ask_to_stop(&mut self, out: &mut Vec<Action>) {
         self.status.phase = Phase::Stopping;
         self.status.ready = false;
-        out.push(Action::Signal(self.facts.stop_signal));
+        out.push(match self.facts.pre_stop {
+            true => Action::PreStop,
+            false => Action::Signal(self.facts.stop_signal),
+        });
         let grace = self.grace.take().unwrap_or(self.facts.grace);
         out.push(self.timer_action(TimerKind::Grace, grace));
     }

@@ -5,6 +5,7 @@
 //! where the last one was killed.
 
 mod clients;
+mod hooks;
 mod live;
 pub mod machine;
 mod owner;
@@ -15,8 +16,7 @@ mod work;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
@@ -26,17 +26,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use self::clients::{Client, Clients};
+use self::hooks::Hooks;
 use self::machine::{Action, Facts, Input, Machine};
 use self::probe::Probes;
 use self::pump::Pumps;
 use super::control::{Answer, Request};
+use super::hooks::View;
 use super::layout::PodDir;
 use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
 use super::stores::{Store, Stores};
-use super::{Error, Result, checks, gc, lock, plan, resolver, teardown};
+use super::{Error, Result, checks, gc, lock, plan, resolver, sandbox, teardown, volumes};
 use crate::container;
 
 /// What reaches the loop.
@@ -44,6 +46,8 @@ enum Event {
     Service(String, Input),
     Note(String, String),
     Client(Request, Client),
+    /// The process of a hook ended.
+    Hook(Result<()>),
 }
 
 /// What tasks need; shared. Of the record nothing changes; what the kernel has of networks and ports does.
@@ -73,15 +77,15 @@ impl Context {
 }
 
 /// Runs the supervisor of a pod to its end.
-pub fn run(dir: &Path) -> Result<()> {
+pub fn run(dir: &Path, stores: Stores) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("start in", dir))?;
-    tokio::task::LocalSet::new().block_on(&runtime, supervise(dir))
+    tokio::task::LocalSet::new().block_on(&runtime, supervise(dir, stores))
 }
 
-async fn supervise(dir: &Path) -> Result<()> {
+async fn supervise(dir: &Path, stores: Stores) -> Result<()> {
     // the keeper blocks signals and a child inherits that: SIGTERM must reach us, plugins expect nothing blocked
     nix::sys::signal::SigSet::empty()
         .thread_set_mask()
@@ -91,10 +95,9 @@ async fn supervise(dir: &Path) -> Result<()> {
     let dir = PodDir::open(dir, &pod.root);
     // one whose keeper was killed may still be at it
     let _only = lock::acquire(&dir.supervisor_lock())?;
-    record::write(&dir.supervisor(), &ProcessId::own()?)?;
+    record::put(&dir.supervisor(), &ProcessId::own()?)?;
     let (events, mut inbox) = mpsc::unbounded_channel();
     // what has to be there is opened before anybody is told that we are
-    let stores = Stores::inherit(&pod.project)?;
     let pumps = open_pumps(&dir, &pod, &events)?;
     clients::listen(&dir.socket(), events.clone())?;
 
@@ -177,23 +180,23 @@ async fn set_up(dir: &PodDir, pod: &Pod) -> Result<(Sandbox, Reservation)> {
         Some(ports) => ports::hold(&ports),
         None => {
             let (ports, reservation) = ports::reserve(&pod.project)?;
-            record::write(&dir.ports(), &ports)?;
+            record::put(&dir.ports(), &ports)?;
             reservation
         }
     };
     if let Some(sandbox) = record::read(&dir.sandbox())? {
         return Ok((sandbox, reservation));
     }
-    work::step(
-        &["volumes-up".as_ref(), dir.dir.as_os_str()],
-        &dir.dir.join("error.json"),
-    )
-    .await?;
-    work::step(
-        &["sandbox-up".as_ref(), dir.dir.as_os_str()],
-        &dir.dir.join("error.json"),
-    )
-    .await?;
+    let error_file = dir.dir.join("error.json");
+    if volumes::any(pod) {
+        work::step(&["volumes-up".as_ref(), dir.dir.as_os_str()], &error_file).await?;
+    }
+    if pod.project.on_host() {
+        // there is no namespace to enter, nor anything to wait for
+        sandbox::up(&dir.dir)?;
+    } else {
+        work::step(&["sandbox-up".as_ref(), dir.dir.as_os_str()], &error_file).await?;
+    }
     let sandbox = record::read(&dir.sandbox())?
         .ok_or_else(|| Error::Other(format!("no sandbox in {}", dir.dir.display())))?;
     Ok((sandbox, reservation))
@@ -223,6 +226,7 @@ struct Supervisor {
     /// As on disk.
     verdict: Option<Verdict>,
     clients: Clients,
+    hooks: Hooks,
     /// Set-up failed: nothing can be started.
     failure: Option<Failure>,
 }
@@ -241,6 +245,8 @@ impl Supervisor {
                 checks: checks::of(service, &image.config),
                 stop_signal: plan::stop_signal(service, &image.config).map_err(Error::Other)?,
                 grace: service.stop_grace_period,
+                post_start: !service.post_start.is_empty(),
+                pre_stop: !service.pre_stop.is_empty(),
             };
             let path = context.dir.service(name).status();
             let status = record::read::<Status>(&path)?;
@@ -254,6 +260,7 @@ impl Supervisor {
         let mut supervisor = Supervisor {
             machine: Machine::new(services, context.pod.policy),
             verdict: record::read(&context.dir.verdict())?,
+            hooks: Hooks::load(&context)?,
             context,
             saved,
             clients: Clients::default(),
@@ -289,12 +296,36 @@ impl Supervisor {
             Event::Service(name, input) => self.machine.input(&name, input),
             Event::Note(name, text) => self.note(&name, &text),
             Event::Client(request, client) => self.request(request, client),
+            Event::Hook(done) => match self.hooks.ended(&self.context, done) {
+                // it is in the events already
+                Ok(text) => text.iter().for_each(|text| self.clients.progress("", text)),
+                Err(error) => self.note("", &error.to_string()),
+            },
         }
     }
 
     /// Carries out what the machine decided, saves what changed, then answers who waits.
     fn settle(&mut self) {
-        for (name, action) in self.machine.take_actions() {
+        // what a hook's end sets free is done at once
+        while self.step() {}
+        let hooks = (self.hooks.busy(), self.hooks.failure());
+        self.clients
+            .answer(&self.machine, self.failure.as_ref(), hooks);
+    }
+
+    /// Gives whether there may be more to do.
+    fn step(&mut self) -> bool {
+        if self.hooks.failure().is_some() {
+            self.stop_for(Cause::Hook);
+        }
+        self.machine.hold(self.hooks.holds());
+        let actions = self.machine.take_actions();
+        if actions.iter().any(|(_, action)| *action == Action::Start)
+            && let Err(error) = self.hooks.begin(&self.context)
+        {
+            self.note("", &error.to_string());
+        }
+        for (name, action) in actions {
             if let Action::Note(text) = &action {
                 self.note(&name, text);
             }
@@ -306,7 +337,16 @@ impl Supervisor {
             self.save(&name);
         }
         self.judge();
-        self.clients.answer(&self.machine, self.failure.as_ref());
+        let view = View {
+            broken: self.failure.is_some(),
+            ..View::of(self.machine.statuses().map(|(_, status)| status))
+        };
+        self.hooks
+            .advance(&self.context, view)
+            .unwrap_or_else(|error| {
+                self.note("", &error.to_string());
+                false
+            })
     }
 
     fn save(&mut self, name: &str) {
@@ -317,7 +357,7 @@ impl Supervisor {
         if self.saved.get(name) == Some(status) {
             return;
         }
-        match record::write(&path, status) {
+        match record::put(&path, status) {
             Ok(()) => {
                 self.saved.insert(name.to_string(), status.clone());
                 self.clients.status(name, status);
@@ -334,14 +374,27 @@ impl Supervisor {
     fn judge(&mut self) {
         let verdict = match &self.failure {
             Some(failure) => Some(no_sandbox(failure)),
-            None => self.machine.verdict(),
+            None => self
+                .machine
+                .verdict()
+                .map(|verdict| match self.hooks.failure() {
+                    Some(text) => Verdict {
+                        service: None,
+                        cause: Cause::Hook,
+                        exit_code: None,
+                        signal: None,
+                        message: text.to_string(),
+                        ..verdict
+                    },
+                    None => verdict,
+                }),
         };
         if verdict == self.verdict {
             return;
         }
         let path = self.context.dir.verdict();
         let done = match &verdict {
-            Some(verdict) => record::write(&path, verdict),
+            Some(verdict) => record::put(&path, verdict),
             None => remove_stale(&path),
         };
         if let Err(error) = done {
@@ -357,17 +410,8 @@ impl Supervisor {
     /// One line in the pod's events and to every client that waits.
     fn note(&self, service: &str, text: &str) {
         self.clients.progress(service, text);
-        let line = format!(
-            "{} {service} {}\n",
-            record::now(),
-            text.replace('\n', "\\n")
-        );
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.context.dir.events());
         // an event that cannot be written is still told to the clients
-        let _ = file.and_then(|mut f| f.write_all(line.as_bytes()));
+        let _ = record::event(&self.context.dir.events(), service, text);
     }
 
     fn request(&mut self, request: Request, client: Client) {
@@ -394,6 +438,7 @@ impl Supervisor {
             && !matches!(
                 request,
                 Request::Up { .. }
+                    | Request::Ping
                     | Request::Stop { .. }
                     | Request::Kill { .. }
                     | Request::Wait { .. }
@@ -467,6 +512,9 @@ impl Supervisor {
                 Err(message) => client.send(&Answer::failed(message)),
             },
             Request::EndInput { service } => client.send(&self.end_input(&service)),
+            Request::Ping => client.send(&Answer::Done {
+                exit_codes: Vec::new(),
+            }),
             Request::Watch => self
                 .clients
                 .watch(client, &self.saved, self.verdict.as_ref()),
@@ -528,8 +576,15 @@ impl Supervisor {
     }
 
     fn stop_all(&mut self) {
-        let all: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
-        self.machine.stop(&all, None, Cause::Stopped);
+        self.stop_for(Cause::Stopped);
+    }
+
+    /// Wants every service stopped that is not to stop already.
+    fn stop_for(&mut self, why: Cause) {
+        let wanted = |status: &Status| status.goal != Goal::Stop;
+        let all = self.machine.statuses().filter(|(_, s)| wanted(s));
+        let all: Vec<String> = all.map(|(name, _)| name.to_string()).collect();
+        self.machine.stop(&all, None, why);
     }
 
     /// One step on the way: asked to end, killed, removed.
@@ -559,9 +614,11 @@ impl Supervisor {
     }
 
     fn at_rest(&self) -> bool {
-        self.machine
-            .statuses()
-            .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+        self.hooks.at_rest()
+            && self
+                .machine
+                .statuses()
+                .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
     }
 }
 

@@ -71,6 +71,9 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
         Action::Start => {
             tokio::task::spawn_local(start(context, service));
         }
+        Action::PostStart | Action::PreStop => {
+            tokio::task::spawn_local(hooks(context, service, generation, action));
+        }
         Action::Signal(signal) => told(container::kill(&dir, signal, false)),
         Action::Kill => told(container::kill(&dir, libc::SIGKILL, true)),
         Action::Check(which, it) => {
@@ -86,19 +89,55 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
     }
 }
 
+/// Runs a service's own hooks: of `post_start` up to the first that fails, of `pre_stop` all.
+async fn hooks(context: Rc<Context>, service: String, generation: u64, action: Action) {
+    let Some(facts) = context.pod.project.services.get(&service) else {
+        return;
+    };
+    let before = action == Action::PreStop;
+    let (key, hooks) = match before {
+        true => ("pre_stop", &facts.pre_stop),
+        false => ("post_start", &facts.post_start),
+    };
+    let mut failed = Vec::new();
+    for (index, hook) in hooks.iter().enumerate() {
+        if let Err(why) = probe::hook(&context, &service, hook).await {
+            failed.push(format!("{key}[{index}] failed: {why}"));
+            if !before {
+                break;
+            }
+        }
+    }
+    let failure = (!failed.is_empty()).then(|| failed.join("; "));
+    let input = match before {
+        true => Input::PreStopped {
+            failure,
+            generation,
+        },
+        false => Input::PostStarted {
+            failure,
+            generation,
+        },
+    };
+    context.send(&service, input);
+}
+
 async fn start(context: Rc<Context>, service: String) {
-    let created = create(&context, &service).await;
-    go_on(context, service, created).await;
+    let started = launch(&context, &service).await;
+    follow(context, service, started).await;
 }
 
 /// Opens the gate of a container that was created, and follows it to its end.
-async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>) {
-    let opened = match created {
-        Ok(process) => open_gate(&context, &service, process).await,
-        Err(error) => Err(error),
-    };
-    match opened {
-        Ok((process, pidfd)) => {
+async fn go_on(context: Rc<Context>, service: String, process: ProcessId) {
+    let dir = context.dir.service(&service);
+    let opened = step(&["start".as_ref(), dir.dir.as_os_str()], &dir.error()).await;
+    follow(context, service, opened.map(|()| process)).await;
+}
+
+/// Follows a program that runs, or has run, to its end.
+async fn follow(context: Rc<Context>, service: String, started: Result<ProcessId>) {
+    match started {
+        Ok(process) => {
             let at = record::now();
             context.note(&service, "started".to_string());
             context.send(
@@ -108,7 +147,7 @@ async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>
                     at: at.clone(),
                 },
             );
-            watch(context, service, process, pidfd, at).await;
+            watch(context, service, process, at).await;
         }
         Err(error) => {
             clean(&context, &service).await;
@@ -124,36 +163,28 @@ async fn go_on(context: Rc<Context>, service: String, created: Result<ProcessId>
     }
 }
 
-async fn create(context: &Context, service: &str) -> Result<ProcessId> {
+/// Makes the container and starts its program.
+async fn launch(context: &Context, service: &str) -> Result<ProcessId> {
     let dir = context.dir.service(service);
-    // what a killed supervisor left half made
-    clean(context, service).await;
+    // what a killed supervisor left half made, or an earlier run
+    if dir.request().exists() {
+        clean(context, service).await;
+    }
     let prepared = Prepared::new(&context.pod, &context.dir, service)?;
     prepared.write(&context.sandbox.borrow(), &context.dir.netns())?;
-    let mut create = command(&["create".as_ref(), dir.dir.as_os_str()]);
+    let mut launch = command(&["launch".as_ref(), dir.dir.as_os_str()]);
     // a reaper keeps the memory of this process: our environment is none of the container's business
-    create.env_clear();
+    launch.env_clear();
     if let Some(input) = input(context, service)? {
-        create.stdin(input);
+        launch.stdin(input);
     }
-    create.stdout(pipe(&dir.pipe("stdout"))?);
-    create.stderr(pipe(&dir.pipe("stderr"))?);
-    run(create, &dir.error()).await?;
+    launch.stdout(pipe(&dir.pipe("stdout"))?);
+    launch.stderr(pipe(&dir.pipe("stderr"))?);
+    run(launch, &dir.error()).await?;
     container::load(&dir.dir)
         .map_err(|error| Error::Other(error.to_string()))?
         .map(|state| process_of(&state))
-        .ok_or_else(|| Error::Other(format!("create left no state in {}", dir.dir.display())))
-}
-
-async fn open_gate(
-    context: &Context,
-    service: &str,
-    process: ProcessId,
-) -> Result<(ProcessId, OwnedFd)> {
-    let dir = context.dir.service(service);
-    let pidfd = pidfd::open(process.pid).map_err(Error::io("watch process of", &dir.dir))?;
-    step(&["start".as_ref(), dir.dir.as_os_str()], &dir.error()).await?;
-    Ok((process, pidfd))
+        .ok_or_else(|| Error::Other(format!("launch left no state in {}", dir.dir.display())))
 }
 
 fn process_of(state: &container::State) -> ProcessId {
@@ -197,13 +228,14 @@ async fn clean(context: &Context, service: &str) {
 }
 
 /// Waits for the end of a container, and tells it.
-async fn watch(
-    context: Rc<Context>,
-    service: String,
-    process: ProcessId,
-    pidfd: OwnedFd,
-    started: String,
-) {
+async fn watch(context: Rc<Context>, service: String, process: ProcessId, started: String) {
+    // after the open: what has this start time now is what the descriptor means
+    let pidfd = pidfd::open(process.pid).ok().filter(|_| {
+        crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
+    });
+    let Some(pidfd) = pidfd else {
+        return ended(&context, &service, process, None, &started).await;
+    };
     match watch_descriptor(pidfd) {
         Ok(pidfd) => {
             let following = terminal::follow(&context, &service);
@@ -307,7 +339,7 @@ async fn end_of(
         exit,
         oom: stats.is_ok_and(|stats| stats.oom_kills.unwrap_or(0) > 0),
     };
-    match record::write(&path, &ended) {
+    match record::put(&path, &ended) {
         Ok(()) => {
             // one that stays is removed with the pod
             let _ = std::fs::remove_file(exit_record);
@@ -341,7 +373,7 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
                 let process = process_of(&state);
                 match container::status(&state) {
                     container::Status::Created => {
-                        return go_on(context, service, Ok(process)).await;
+                        return go_on(context, service, process).await;
                     }
                     // it ended at its gate, which `start` removes once the program runs
                     container::Status::Stopped if dir.gate().exists() => {
@@ -364,14 +396,7 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
                 },
             );
         }
-        // after the open: what has this start time now is what the descriptor means
-        let pidfd = pidfd::open(process.pid).ok().filter(|_| {
-            crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
-        });
-        match pidfd {
-            Some(pidfd) => watch(context, service, process, pidfd, at).await,
-            None => ended(&context, &service, process, None, &at).await,
-        }
+        watch(context, service, process, at).await;
     });
 }
 

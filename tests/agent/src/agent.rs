@@ -218,6 +218,11 @@ impl Agent {
             .change(|state| state.out(Out::Raw(bytes.to_vec())));
     }
 
+    /// Forgets the executor: calls are answered as those of an unknown one. Its container stays.
+    pub fn forget_executor(&self) {
+        self.shared.change(|state| state.run = Run::Terminated);
+    }
+
     /// Ends the stream in good order.
     pub fn end_stream(&self) {
         self.shared.change(|state| {
@@ -231,6 +236,16 @@ impl Agent {
         self.shared.change(|state| {
             state.out(Out::Cut);
             state.stream = None;
+        });
+    }
+
+    /// Breaks the stream's connection, if there is one now.
+    pub fn break_stream_if_any(&self) {
+        self.shared.change(|state| {
+            if state.stream.is_some() {
+                state.out(Out::Cut);
+                state.stream = None;
+            }
         });
     }
 
@@ -276,6 +291,23 @@ impl Agent {
         let policy =
             grace.map(|grace| json!({"grace_period": {"nanoseconds": nanoseconds(grace)}}));
         self.shared.change(|state| state.kill(task, policy));
+    }
+
+    /// KILL again and again, as a scheduler does, until the task is over.
+    #[track_caller]
+    pub fn kill_until_over(&self, task: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self
+            .shared
+            .lock()
+            .tasks
+            .get(task)
+            .is_some_and(model::Task::over)
+        {
+            assert!(Instant::now() < end, "no end of {task}\n{}", self.story());
+            self.kill(task, None);
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     /// MESSAGE with these bytes in base64.
@@ -474,6 +506,12 @@ impl Agent {
         });
     }
 
+    /// Waits until the executor is subscribed now.
+    #[track_caller]
+    pub fn wait_stream(&self) {
+        self.wait("stream", |state| state.stream.as_ref().map(|_| ()));
+    }
+
     /// Waits for a MESSAGE of the executor: its bytes in base64.
     #[track_caller]
     pub fn wait_message(&self) -> String {
@@ -505,6 +543,12 @@ impl Agent {
             .iter()
             .map(|status| text(status, &["state"]).to_owned())
             .collect()
+    }
+
+    /// The `TaskInfo` that was delivered.
+    #[track_caller]
+    pub fn task_info(&self, task: &str) -> Value {
+        self.shared.lock().tasks[task].info.clone()
     }
 
     /// How often an executor has subscribed.

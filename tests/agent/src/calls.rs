@@ -270,6 +270,12 @@ impl State {
                 let before = task.statuses.iter().rev().find(of_executor);
                 let wrong = rules::follows(before, &status, &self.settings.capabilities);
                 let over = task.over();
+                let last = task.statuses.last().map(|last| text(last, &["source"]));
+                let given_up = over && last == Some("SOURCE_AGENT");
+                if given_up {
+                    let state = text(&status, &["state"]);
+                    self.violation(format!("{name}: {state} after the agent has given it up"));
+                }
                 for wrong in wrong {
                     self.violation(format!("{name}: {wrong}"));
                 }

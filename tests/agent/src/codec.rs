@@ -3,7 +3,7 @@
 //! Owns both encodings. The value in between is the JSON of the agent without the defaults it writes: names of fields
 //! and enumerations, base64 for bytes, `"Infinity"` for infinite doubles. *Invariants*: what comes in is checked to
 //! the letter: wire types, ranges, UTF-8, required fields. A field or an enumeration's value that nobody knows, which
-//! a real agent would skip, is told as an oddity. Leaves meaning to [`crate::rules`].
+//! a real agent would skip, is told as an oddity. Leaves meaning to `rules`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

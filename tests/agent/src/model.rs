@@ -96,7 +96,7 @@ pub(crate) enum Run {
 /// A task.
 #[derive(Debug)]
 pub(crate) struct Task {
-    info: Value,
+    pub(crate) info: Value,
     /// Number of its launch: tasks of a group share it.
     launch: usize,
     pub(crate) delivered: bool,

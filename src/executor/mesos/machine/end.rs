@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::executor::mesos::machine::state::Change;
+use crate::pod::record::Cause;
 
 /// Until the rest of a task is killed when its pod was not even there.
 const CANCEL: Duration = Duration::from_secs(3);
@@ -21,16 +22,13 @@ impl Machine {
         }
     }
 
-    pub(super) fn started(&mut self, now: Now, number: u64, networks: &[NetworkInfo]) {
+    pub(super) fn started(&mut self, now: Now, number: u64) {
         let Some(launch) = self.launches.get_mut(&number) else {
             return;
         };
         self.live.entry(number).or_default();
         if launch.phase == Phase::Starting {
             launch.phase = Phase::Up;
-            for task in &mut launch.tasks {
-                task.networks = networks.to_vec();
-            }
             self.changed.insert(number);
         }
         // killed meanwhile, or by an earlier process of the executor
@@ -64,14 +62,17 @@ impl Machine {
         self.removed(number, None);
     }
 
-    pub(super) fn gone(&mut self, now: Now, number: u64, why: &str) {
+    pub(super) fn gone(&mut self, now: Now, number: u64, reason: Option<Reason>, why: &str) {
         self.change_all(number, |machine, at| {
             let Some(task) = machine.task(number, at) else {
                 return;
             };
             let change = match &task.kill {
                 Some(kill) => state::killed(&kill.why),
-                None => Change::to(TaskState::Failed).because(why),
+                None => Change {
+                    reason,
+                    ..Change::to(TaskState::Failed).because(why)
+                },
             };
             machine.update(now, number, at, change);
         });
@@ -97,6 +98,17 @@ impl Machine {
         };
         if launch.phase != Phase::Up {
             return;
+        }
+        if let Some(verdict) = self
+            .live
+            .get(&number)
+            .and_then(|live| live.verdict.as_ref())
+            && verdict.service.is_none()
+            && verdict.cause == Cause::NotStarted
+        {
+            // its network, volumes or cgroup: no service has anything to say
+            let why = verdict.message.clone();
+            return self.gone(now, number, Some(Reason::ContainerLaunchFailed), &why);
         }
         let mut ended = None;
         for at in 0..launch.tasks.len() {

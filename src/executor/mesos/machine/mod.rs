@@ -60,8 +60,10 @@ pub enum Input {
     Terminate,
     /// It is known what the tasks of a launch are as a pod.
     Planned(u64, Vec<Planned>),
-    /// The pod of a launch is there.
-    Started(u64, Vec<NetworkInfo>),
+    /// The pod of a launch is there, and watched from now on.
+    Started(u64),
+    /// Its networks, in order of attachment.
+    Networks(u64, Vec<NetworkInfo>),
     /// There is no pod of a launch, and nothing of it is left.
     NotStarted(u64, NotStarted),
     /// A service's status.
@@ -301,7 +303,15 @@ impl Machine {
             }
             Input::Terminate => self.end(now, "the executor was asked to end".into(), true),
             Input::Planned(number, plans) => self.planned(number, plans),
-            Input::Started(number, networks) => self.started(now, number, &networks),
+            Input::Started(number) => self.started(now, number),
+            Input::Networks(number, networks) => {
+                if let Some(launch) = self.launches.get_mut(&number) {
+                    for task in &mut launch.tasks {
+                        task.networks.clone_from(&networks);
+                    }
+                    self.changed.insert(number);
+                }
+            }
             Input::NotStarted(number, failure) => self.not_started(now, number, failure),
             Input::Service {
                 launch,
@@ -321,7 +331,7 @@ impl Machine {
                     self.evaluate(now, number);
                 }
             }
-            Input::Gone(number, why) => self.gone(now, number, &why),
+            Input::Gone(number, why) => self.gone(now, number, None, &why),
             Input::Removed(number, failure) => self.removed(number, failure),
             Input::Note(text) => self.log(text),
             Input::Tick => {}

@@ -87,7 +87,7 @@ pub fn derive(task: &Task, live: &Live) -> Option<Change> {
     }
     // each of them the reason of an update of its own
     if now.healthy.is_some() && now.healthy != last.healthy {
-        let words = words(&services, CheckKind::Health);
+        let words = words(&services);
         let now = Change {
             message: (healthy == Some(false)).then(|| bounded(&words)),
             ..now
@@ -104,7 +104,8 @@ pub fn derive(task: &Task, live: &Live) -> Option<Change> {
 fn is_over(status: &Status) -> bool {
     match status.phase {
         Phase::Exited | Phase::Failed => status.goal != Goal::Restart,
-        Phase::Waiting => status.goal == Goal::Stop,
+        // one without a cause was not begun yet
+        Phase::Waiting => status.goal == Goal::Stop && status.cause.is_some(),
         Phase::Starting | Phase::Running | Phase::Stopping | Phase::Restarting => false,
     }
 }
@@ -129,12 +130,16 @@ fn health(services: &[(&str, &Service)]) -> Option<bool> {
     (!results.is_empty() && !results.contains(&None)).then_some(true)
 }
 
-/// What fails, or is not known yet.
-fn words(services: &[(&str, &Service)], kind: CheckKind) -> String {
-    let each = services.iter().filter_map(|(name, service)| {
-        let text = service.status.failing(kind);
-        (!text.is_empty()).then(|| format!("service {name}: {text}"))
+/// The health checks whose last result is a failure.
+fn words(services: &[(&str, &Service)]) -> String {
+    let checks = services
+        .iter()
+        .flat_map(|(service, s)| s.status.checks.iter().map(move |check| (service, check)));
+    let failed = checks.filter(|(_, (_, check))| {
+        check.kind == CheckKind::Health && check.healthy() == Some(false)
     });
+    let each = failed
+        .map(|(service, (name, check))| format!("service {service}: {name}: {}", check.told()));
     each.collect::<Vec<_>>().join("; ")
 }
 
@@ -206,7 +211,7 @@ pub fn killed(why: &Why) -> Change {
 fn is_failure(status: &Status) -> bool {
     match status.cause {
         Some(Cause::Exited | Cause::OutOfMemory) => status.exit_code != Some(0),
-        Some(Cause::Unhealthy | Cause::NotStarted) => true,
+        Some(Cause::Unhealthy | Cause::NotStarted | Cause::Hook) => true,
         Some(Cause::Stopped | Cause::Pod | Cause::Owner) => false,
         None => status.phase == Phase::Failed,
     }
@@ -245,6 +250,9 @@ fn failure(task: &Task, name: &str, service: &Service) -> Change {
                 status.failing(CheckKind::Health)
             ))
         },
+        Some(Cause::Hook) => Change::to(TaskState::Failed).because(&format!(
+            "service {name} was stopped, for a hook of the pod failed"
+        )),
         Some(Cause::NotStarted) | None => {
             let why = status.error.as_deref().unwrap_or("for a reason unknown");
             Change::to(TaskState::Failed)

@@ -174,7 +174,7 @@ impl Life {
         };
         let plans = tasks.iter().map(plan).collect();
         let mut lines = self.input(Input::Planned(number, plans));
-        lines.extend(self.input(Input::Started(number, Vec::new())));
+        lines.extend(self.input(Input::Started(number)));
         lines
     }
 
@@ -331,6 +331,10 @@ fn ends() {
         (
             with(Cause::Unhealthy, &|s| s.checks = checks(Some(false))),
             "t TASK_KILLED healthy=false: service t is unhealthy: mesos-health failed 3 times: not connected: refused",
+        ),
+        (
+            with(Cause::Hook, &|_| {}),
+            "t TASK_FAILED: service t was stopped, for a hook of the pod failed",
         ),
         (
             with(Cause::Stopped, &|s| s.goal = Goal::Stop),
@@ -658,7 +662,7 @@ fn health_is_told_when_it_changes() {
     };
     assert!(life.service(1, "a", health(None)).is_empty());
     let worse = "a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=false: \
-                 service a: mesos-health failed 3 times: not connected: refused";
+                 service a: mesos-health: not connected: refused";
     let better = "a TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=true";
     for (healthy, expected) in [
         (true, &["a TASK_RUNNING healthy=true"][..]),
@@ -723,6 +727,30 @@ fn a_pod_that_somebody_removes() {
     assert_eq!(
         life.input(Input::Gone(1, "pod x was removed".into())),
         ["a TASK_FAILED: pod x was removed", "remove 1"]
+    );
+}
+
+#[test]
+fn a_pod_without_its_network() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["a", "b"]);
+    life.up(1);
+    for name in ["a", "b"] {
+        assert!(life.service(1, name, Status::default()).is_empty());
+    }
+    let verdict = Verdict {
+        version: record::VERSION,
+        service: None,
+        cause: Cause::NotStarted,
+        exit_code: None,
+        signal: None,
+        message: "network front: no such network".into(),
+        finished: String::new(),
+    };
+    let end = "TASK_FAILED REASON_CONTAINER_LAUNCH_FAILED: network front: no such network";
+    assert_eq!(
+        life.input(Input::Verdict(1, verdict)),
+        [&format!("a {end}"), &format!("b {end}"), "remove 1"]
     );
 }
 

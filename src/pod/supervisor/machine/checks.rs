@@ -138,9 +138,9 @@ impl Checks {
         run.trouble = !tested.ran;
         let mut next = Vec::new();
         if !paused && !hiccup {
-            let before = result.measured.clone();
+            let before = (result.state, result.measured.clone());
             run.conclude(result, tested, age, at);
-            if check.kind == CheckKind::Check && before != result.measured {
+            if check.kind == CheckKind::Check && before != (result.state, result.measured.clone()) {
                 next.push(Next::Note(format!(
                     "check {}: {}",
                     check.name,

@@ -28,6 +28,9 @@ pub fn satisfied(condition: Condition, on: &Status, probed: bool) -> Satisfied {
     {
         return Satisfied::Never("is stopped");
     }
+    if on.post_start && on.phase == Phase::Running {
+        return Satisfied::NotYet;
+    }
     let ended = on.phase == Phase::Exited;
     match condition {
         // a service that already ended had been started

@@ -21,6 +21,8 @@ fn facts(depends_on: &[(&str, Condition)]) -> Facts {
         checks: Vec::new(),
         stop_signal: 15,
         grace: Duration::from_secs(10),
+        post_start: false,
+        pre_stop: false,
     }
 }
 

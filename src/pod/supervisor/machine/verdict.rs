@@ -7,7 +7,7 @@ use crate::compose::project::CheckKind;
 pub fn is_failure(cause: Cause) -> bool {
     match cause {
         Cause::Exited | Cause::OutOfMemory | Cause::Unhealthy | Cause::NotStarted => true,
-        Cause::Stopped | Cause::Pod | Cause::Owner => false,
+        Cause::Stopped | Cause::Pod | Cause::Owner | Cause::Hook => false,
     }
 }
 
@@ -56,6 +56,7 @@ fn weight(policy: Policy, cause: Cause, success: bool) -> u8 {
     match cause {
         Cause::Exited if success && policy == Policy::AbortOnExit => 1,
         Cause::Exited if success => 5,
+        Cause::Hook => 0,
         Cause::Owner => 2,
         Cause::Stopped => 3,
         Cause::Pod => 6,
@@ -88,6 +89,7 @@ fn message(service: &str, status: &Status, cause: Cause) -> String {
         ),
         Cause::Stopped => "was stopped on request".to_string(),
         Cause::Pod => "was stopped with the pod".to_string(),
+        Cause::Hook => "was stopped, for a hook of the pod failed".to_string(),
         Cause::Owner => "was stopped, for the pod's owner ended".to_string(),
     };
     format!("service {service} {what}")

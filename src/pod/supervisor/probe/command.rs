@@ -1,5 +1,6 @@
 //! A program in the container, by the way of `sampan exec`: with the service's user, environment, limits and cgroup.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -16,7 +17,7 @@ use super::super::super::{Error, Result, checks};
 use super::super::Context;
 use super::super::machine::Tested;
 use super::{MESSAGE, late};
-use crate::compose::project::HealthTest;
+use crate::compose::project::{HealthTest, LifecycleHook};
 
 /// How much longer than its limit the process may take before it is ended from outside: a frozen container lets nobody in.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +28,8 @@ const REPORT: usize = 64 << 10;
 
 /// Runs a program; `limit` zero: without limit.
 pub async fn run(context: &Context, service: &str, test: &HealthTest, limit: Duration) -> Tested {
-    let ran = execute(context, service, test, limit);
+    let (none, words) = (BTreeMap::new(), checks::command(test));
+    let ran = execute(context, service, &[], &none, &words, limit);
     let outcome = match limit.is_zero() {
         true => Ok(ran.await),
         false => tokio::time::timeout(limit + PATIENCE, ran).await,
@@ -59,6 +61,41 @@ pub async fn run(context: &Context, service: &str, test: &HealthTest, limit: Dur
     }
 }
 
+/// Runs a `post_start` or `pre_stop` hook; the error is how it failed.
+pub(in super::super) async fn hook(
+    context: &Context,
+    service: &str,
+    hook: &LifecycleHook,
+) -> std::result::Result<(), String> {
+    let mut options = Vec::new();
+    for (option, value) in [("--user", &hook.user), ("--workdir", &hook.working_dir)] {
+        options.extend(value.iter().flat_map(|v| [option.to_string(), v.clone()]));
+    }
+    options.extend(hook.privileged.then(|| "--privileged".to_string()));
+    let words = &hook.command;
+    let ended = execute(
+        context,
+        service,
+        &options,
+        &hook.environment,
+        words,
+        Duration::ZERO,
+    );
+    let with = |text: String, output: &str| match output.trim() {
+        "" => text,
+        output => format!("{text}: {output}"),
+    };
+    match ended.await {
+        Ok(Ended {
+            report: Some(report),
+            ..
+        }) => Err(report.message),
+        Ok(Ended { code: 0, .. }) => Ok(()),
+        Ok(Ended { code, output, .. }) => Err(with(format!("exit code {code}"), &output)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// How our process ended.
 struct Ended {
     code: i32,
@@ -70,18 +107,19 @@ struct Ended {
 async fn execute(
     context: &Context,
     service: &str,
-    test: &HealthTest,
+    options: &[String],
+    environment: &BTreeMap<String, String>,
+    words: &[String],
     limit: Duration,
 ) -> Result<Ended> {
     let at = || Path::new("/proc/self/exe");
     let limit = limit.as_millis().to_string();
-    let args: [&OsStr; 6] = [
+    let args: [&OsStr; 5] = [
         "exec".as_ref(),
         context.dir.dir.as_os_str(),
         service.as_ref(),
         "--timeout-ms".as_ref(),
         limit.as_ref(),
-        "--".as_ref(),
     ];
     let (output, writer) = pipe().map_err(Error::io("make a pipe for", at()))?;
     let (report, reporter) = pipe().map_err(Error::io("make a pipe for", at()))?;
@@ -93,7 +131,12 @@ async fn execute(
         command
             .arg("internal")
             .args(args)
-            .args(checks::command(test))
+            .args(options)
+            // their values are nobody's business who lists processes
+            .args(environment.keys().flat_map(|name| ["--env", name]))
+            .envs(environment)
+            .arg("--")
+            .args(words)
             // not its input, which is empty: where it says what went wrong
             .stdin(Stdio::from(reporter))
             .stdout(Stdio::from(writer))

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
 pub use self::command::TIMED_OUT;
+pub(super) use self::command::hook;
 use self::tls::Tls;
 use super::super::record::Measured;
 use super::Context;

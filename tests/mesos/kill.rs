@@ -1,0 +1,179 @@
+//! KILL and SHUTDOWN in every state.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::*;
+
+/// Ignores SIGTERM.
+const STUBBORN: &str = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+
+/// A registry that takes connections and says nothing.
+fn silent_registry() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("{}/slow:1", listener.local_addr().unwrap());
+    (name, listener)
+}
+
+#[test]
+fn during_the_pull() {
+    let mesos = Mesos::new();
+    let (image, registry) = silent_registry();
+    mesos.agent.launch(labelled(
+        "a",
+        &[("sampan.image", &image), ("sampan.command", "true")],
+    ));
+    mesos.start();
+    let (mut connection, _) = registry.accept().unwrap();
+    let mut byte = [0; 1];
+    connection.read_exact(&mut byte).unwrap();
+    mesos.agent.kill("a", None);
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING KILLED");
+    assert_eq!(
+        mesos.last("a")["reason"],
+        "REASON_TASK_KILLED_DURING_LAUNCH"
+    );
+}
+
+#[test]
+fn at_once() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("keep", "sleep 1000"));
+    mesos.start();
+    mesos.wait("keep", "RUNNING");
+    for number in 0..8 {
+        let name = format!("t{number}");
+        mesos.agent.launch(script(&name, "sleep 1000"));
+        // from before the pod is made until it is up
+        std::thread::sleep(Duration::from_millis(number * 30));
+        mesos.agent.kill(&name, None);
+    }
+    for number in 0..8 {
+        mesos.wait(&format!("t{number}"), "KILLED");
+    }
+    mesos.agent.kill("keep", None);
+    mesos.ends(0);
+    for number in 0..8 {
+        let states = mesos.states(&format!("t{number}"));
+        assert!(
+            states == "STARTING KILLED" || states == "STARTING RUNNING KILLED",
+            "{states}"
+        );
+    }
+}
+
+#[test]
+fn killing_is_told_where_the_framework_knows_it() {
+    let capabilities = vec![
+        "TASK_KILLING_STATE".to_owned(),
+        "PARTITION_AWARE".to_owned(),
+    ];
+    let mesos = Mesos::with(Settings {
+        capabilities,
+        ..Settings::default()
+    });
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    mesos.agent.kill("a", None);
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLING KILLED");
+}
+
+/// Whatever the exit code is, a task that was to be killed is killed.
+#[test]
+fn exit_code_zero_is_killed_too() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script(
+        "a",
+        "trap 'exit 0' TERM; while :; do sleep 0.1; done",
+    ));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    mesos.agent.kill("a", Some(Duration::from_secs(60)));
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+}
+
+#[test]
+fn a_second_kill_may_shorten_the_grace_and_not_lengthen_it() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("short", STUBBORN));
+    mesos.agent.launch(script("long", STUBBORN));
+    mesos.start();
+    mesos.wait("short", "RUNNING");
+    mesos.wait("long", "RUNNING");
+    let start = Instant::now();
+    mesos.agent.kill("short", Some(Duration::from_secs(1000)));
+    mesos.agent.kill("long", Some(Duration::from_secs(2)));
+    mesos.agent.kill("long", Some(Duration::from_secs(1000)));
+    mesos.wait("long", "KILLED");
+    assert!(
+        start.elapsed() >= Duration::from_secs(2),
+        "the grace is given"
+    );
+    assert_eq!(mesos.states("short"), "STARTING RUNNING");
+    mesos.agent.kill("short", Some(Duration::from_secs(1)));
+    mesos.ends(0);
+    assert_eq!(mesos.states("short"), "STARTING RUNNING KILLED");
+}
+
+#[test]
+fn the_tasks_own_policy_counts() {
+    let mesos = Mesos::new();
+    let policy = json!({"kill_policy": {"grace_period": seconds(0.3)}});
+    mesos.agent.launch(with(script("a", STUBBORN), policy));
+    mesos.agent.launch(script("b", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    mesos.agent.kill("a", None);
+    mesos.wait("a", "KILLED");
+    // after the end it is passed over
+    mesos.agent.kill("a", None);
+    mesos.agent.kill("b", None);
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+}
+
+#[test]
+fn shutdown_ends_stubborn_tasks_within_the_grace() {
+    let shutdown_grace = Duration::from_secs(8);
+    let mesos = Mesos::with(Settings {
+        shutdown_grace,
+        ..Settings::default()
+    });
+    for name in ["a", "b"] {
+        mesos.agent.launch(script(name, STUBBORN));
+    }
+    mesos
+        .agent
+        .launch_group(vec![member("g1", STUBBORN), member("g2", "sleep 1000")]);
+    mesos.start();
+    for name in ["a", "b", "g1", "g2"] {
+        mesos.wait(name, "RUNNING");
+    }
+    mesos.agent.shutdown();
+    mesos.ends(0);
+    for name in ["a", "b", "g1", "g2"] {
+        assert_eq!(mesos.states(name), "STARTING RUNNING KILLED", "{name}");
+    }
+}
+
+#[test]
+fn shutdown_during_the_pull() {
+    let mesos = Mesos::new();
+    let (image, registry) = silent_registry();
+    mesos.agent.launch(labelled(
+        "a",
+        &[("sampan.image", &image), ("sampan.command", "true")],
+    ));
+    mesos.start();
+    let _connection = registry.accept().unwrap();
+    mesos.agent.shutdown();
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING KILLED");
+}

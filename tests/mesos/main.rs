@@ -1,0 +1,16 @@
+//! `sampan executor mesos` under an agent that knows the protocol to the letter and has every fault. Needs root.
+//!
+//! Each test asserts the exact updates, that nothing was against the rules of the agent, and that nothing is left of
+//! the pods.
+
+#[path = "../pod_support/mod.rs"]
+mod pod_support;
+
+mod faults;
+mod health;
+mod kill;
+mod launch;
+mod recovery;
+mod support;
+mod transport;
+mod whole_life;
