@@ -24,7 +24,6 @@ use crate::pod::record::{self, Failure, Pod, ProcessId};
 use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, hooks, keeper, lock, sandbox, teardown, volumes};
-use crate::sys::seal;
 
 /// Arguments from `internal` on.
 #[derive(Debug, Parser)]
@@ -176,8 +175,8 @@ pub fn run() -> Outcome {
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
         Command::Launch { dir } => {
-            let held = seal::hold()?;
-            told(&dir, launch_container(&dir, held))
+            crate::sys::seal::ensure()?;
+            told(&dir, launch_container(&dir))
         }
         Command::Start { dir } => told(&dir, start(&dir)),
         Command::Delete { dir } => told(&dir, delete(&dir)),
@@ -191,7 +190,7 @@ pub fn run() -> Outcome {
             privileged,
             command,
         } => {
-            seal::ensure()?;
+            crate::sys::seal::ensure()?;
             let request = exec::Request {
                 command,
                 user,
@@ -311,7 +310,7 @@ fn up() -> Outcome {
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
 
 /// Two steps, the record of the container between them: a successor of a killed supervisor goes on from there.
-fn launch_container(dir: &Path, held: seal::Held) -> Result<(), Error> {
+fn launch_container(dir: &Path) -> Result<(), Error> {
     let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
@@ -326,7 +325,7 @@ fn launch_container(dir: &Path, held: seal::Held) -> Result<(), Error> {
     let console = console
         .transpose()
         .map_err(Error::io("use the standard input of launch for", dir))?;
-    container::create_from(&request, &config, console, held).map_err(from_container)?;
+    container::create_from(&request, &config, console).map_err(from_container)?;
     container::start(dir).map_err(from_container)
 }
 
