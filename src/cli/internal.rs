@@ -72,6 +72,9 @@ pub enum Command {
     },
     /// The real executor below the process that a Mesos agent started
     MesosExecutor {
+        /// No other follows it: why
+        #[arg(long)]
+        last: Option<String>,
         /// The command line of that process
         #[arg(last = true)]
         words: Vec<OsString>,
@@ -149,7 +152,7 @@ pub fn run() -> Outcome {
         Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
         Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
-        Command::MesosExecutor { words } => super::executor(words),
+        Command::MesosExecutor { last, words } => super::executor(words, last),
         Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
