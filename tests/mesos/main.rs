@@ -10,6 +10,7 @@ mod faults;
 mod health;
 mod kill;
 mod launch;
+mod network;
 mod recovery;
 mod support;
 mod transport;
