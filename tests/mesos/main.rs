@@ -8,6 +8,7 @@ mod pod_support;
 
 mod faults;
 mod health;
+mod hooks;
 mod kill;
 mod launch;
 mod network;
