@@ -1,7 +1,8 @@
 //! `sampan executor`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Global, Outcome, context, output};
@@ -9,6 +10,7 @@ use crate::cgroup::Cgroup;
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::run::Options;
 use crate::executor::mesos::{run, shim};
+use crate::executor::remote::Listen;
 
 /// Which framework.
 #[derive(Debug, clap::Subcommand)]
@@ -37,6 +39,18 @@ pub struct Mesos {
     /// Allow plain http to registries that are not on this machine
     #[arg(long)]
     plain_http: bool,
+    /// Serve `exec`, `attach`, `logs` and `ps` on this address too, over TLS
+    #[arg(long, value_name = "IP:PORT", requires_all = ["tls_cert", "tls_key", "tokens"])]
+    listen: Option<SocketAddr>,
+    /// Certificates for `--listen`, PEM
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    tls_cert: Option<PathBuf>,
+    /// Key for `--listen`, PEM
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    tls_key: Option<PathBuf>,
+    /// Who may do what over `--listen`, by token
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    tokens: Option<PathBuf>,
     /// Variable of every task, KEY=VALUE; may be given several times
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = context::pair)]
     env: Vec<(String, String)>,
@@ -56,6 +70,23 @@ fn linger(text: &str) -> Result<Duration, String> {
             .map(Duration::from_secs)
             .map_err(|_| "is neither a number of seconds nor forever".to_string()),
     }
+}
+
+impl Mesos {
+    /// The four go together.
+    fn listen(&self) -> Option<Listen> {
+        Some(Listen {
+            address: self.listen?,
+            tls_cert: absolute(self.tls_cert.as_ref()?),
+            tls_key: absolute(self.tls_key.as_ref()?),
+            tokens: absolute(self.tokens.as_ref()?),
+        })
+    }
+}
+
+/// What answers has another working folder; a path that cannot be made absolute is told of when it is read.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// `--log-format`.
@@ -95,6 +126,7 @@ pub fn run_real(global: &Global, command: Command, last: Option<String>) -> Outc
         },
         log_json: args.log_format == LogFormat::Json,
         plain_http: args.plain_http,
+        listen: args.listen(),
         variables: args.env.into_iter().collect(),
         seccomp_profiles: args.seccomp_profiles,
         linger: args.linger,

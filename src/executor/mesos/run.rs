@@ -27,6 +27,7 @@ use super::machine::{Action, Input, Machine, NotStarted, Now};
 use super::proto::{Call, Encoding, ExecutorId, FrameworkId, TaskState, call};
 use super::session::{self, Patience};
 use super::{pods, shim};
+use crate::executor::remote::{Doors, Listen};
 use crate::pod::control::Answer;
 use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Cause, ProcessId};
@@ -57,6 +58,8 @@ pub struct Options {
     pub log_json: bool,
     /// Plain http to registries that are not on this machine.
     pub plain_http: bool,
+    /// Where its API is served beside the socket in its folder.
+    pub listen: Option<Listen>,
     /// Variables of all tasks.
     pub variables: BTreeMap<String, String>,
     /// Folder of seccomp profiles that tasks may name.
@@ -149,6 +152,18 @@ async fn serve(
     let (inputs, mut inbox) = mpsc::channel(INBOX);
     let (calls, outbox) = mpsc::unbounded_channel();
     let (context, ever) = open(options, environment, shim, inputs.clone(), calls)?;
+    let doors = Doors::open(
+        context.ledger.path(),
+        &options.folders,
+        shim,
+        options.listen.clone(),
+    )?;
+    let log = context.clone();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = doors.attend(|text| log.log(text)).await {
+            log.log(&error.to_string());
+        }
+    });
     tokio::task::spawn_local(sweep(context.clone()));
     let patience = Patience {
         recovery: environment.recovery.map(|recovery| recovery.timeout),
