@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::{
     Call, Host, REFERENCE, addresses, ask, host_json, ip, ip_json, remove_pod, rules, run, serve,
@@ -1232,4 +1233,70 @@ fn duplicates_are_detected_where_asked() {
     assert_eq!(ip_json(&other, &["link"]).as_array().unwrap().len(), 1);
     Call::new("a", &pod).ok("bridge", "DEL", &first);
     assert_eq!(host.snapshot()["addresses"], before["addresses"]);
+}
+
+/// Whoever is in a namespace can open and lock it: nothing of ours may wait for that.
+#[test]
+fn a_user_cannot_hold_the_lock() {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let before = host.snapshot();
+    let mut user = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh"])
+        .args([
+            "-c",
+            "exec 9</proc/self/ns/net && flock 9 && echo held && exec cat",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(user.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "held\n");
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0", "removeBridge": true, "isGateway": true,
+        "ipam": {"type": "host-local", "dataDir": host.leases(), "ranges": [[{"subnet": "10.9.0.0/24"}]]}
+    });
+    let call = Call::new("a", &a);
+    call.ok("bridge", "ADD", &config);
+    call.ok("bridge", "DEL", &config);
+    assert_eq!(host.snapshot(), before);
+    user.kill().unwrap();
+    user.wait().unwrap();
+
+    let folder = Path::new("/run/cni/sampan");
+    let found = std::fs::metadata(folder).unwrap();
+    assert_eq!(
+        (found.permissions().mode() & 0o777, found.uid()),
+        (0o700, 0)
+    );
+    // nothing is left of a lock that isn't held
+    let own = std::fs::metadata("/proc/thread-self/ns/net").unwrap();
+    let lock = folder.join(format!("{}-{}.lock", own.dev(), own.ino()));
+    assert!(!lock.exists());
+
+    // it is the one that is waited for
+    let held = nix::fcntl::Flock::lock(
+        std::fs::File::create(&lock).unwrap(),
+        nix::fcntl::FlockArg::LockExclusive,
+    )
+    .unwrap_or_else(|(_, cause)| panic!("{cause}"));
+    let waits = call.spawn("bridge", "ADD", &config);
+    let blocked = format!("-> FLOCK  ADVISORY  WRITE {} ", waits.id());
+    while !std::fs::read_to_string("/proc/locks")
+        .unwrap()
+        .contains(&blocked)
+    {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(host.snapshot(), before);
+    drop(held);
+    assert!(waits.wait_with_output().unwrap().status.success());
+    call.ok("bridge", "DEL", &config);
+    assert_eq!(host.snapshot(), before);
 }
