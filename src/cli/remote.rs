@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use http_body_util::BodyExt;
@@ -41,6 +42,8 @@ use crate::executor::remote::stream::{
 const ENCODING: Encoding = Encoding::Protobuf;
 /// Longest file with a token, in bytes.
 const TOKEN_MAX: u64 = 64 << 10;
+/// A server that says nothing for so long, not even that it is there, is gone.
+const SILENCE: Duration = HEARTBEAT.saturating_mul(3);
 /// Longest answer that is one message, in bytes.
 const ANSWER_MAX: usize = 16 << 20;
 
@@ -48,13 +51,22 @@ const ANSWER_MAX: usize = 16 << 20;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Remote {
     /// Ask the API of an executor: `unix:PATH`, or `https://HOST:PORT`
-    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "URL")]
+    #[arg(
+        long, global = true, env = "SAMPAN_REMOTE", hide_env_values = true,
+        help_heading = super::GLOBAL, value_name = "URL"
+    )]
     pub remote: Option<String>,
     /// File with the token for `--remote`
-    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "FILE")]
+    #[arg(
+        long, global = true, env = "SAMPAN_TOKEN_FILE", hide_env_values = true,
+        help_heading = super::GLOBAL, value_name = "FILE"
+    )]
     pub token_file: Option<PathBuf>,
     /// Authorities of the certificate of `--remote`, PEM, instead of those that are generally trusted
-    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "FILE")]
+    #[arg(
+        long, global = true, env = "SAMPAN_REMOTE_CA", hide_env_values = true,
+        help_heading = super::GLOBAL, value_name = "FILE"
+    )]
     pub remote_ca: Option<PathBuf>,
 }
 
@@ -137,7 +149,7 @@ pub fn exec(remote: &Remote, program: Program) -> Outcome {
         let input = server.input(&id, keys, false).await?;
         let outcome = converse(output.into_body(), Some(input)).await;
         drop(raw);
-        Ok(or_left(outcome?, "left, and ended with that"))
+        Ok(or_left(outcome?, "\nleft, and ended with that"))
     })
 }
 
@@ -170,7 +182,7 @@ pub fn attach(remote: &Remote, target: &str, no_stdin: bool) -> Outcome {
         };
         let outcome = converse(output.into_body(), input).await;
         drop((raw, shown));
-        Ok(or_left(outcome?, "left, and it runs on"))
+        Ok(or_left(outcome?, "\nleft, and it runs on"))
     })
 }
 
@@ -483,10 +495,11 @@ fn typed() -> mpsc::Receiver<Vec<u8>> {
 async fn converse(mut output: Incoming, mut typing: Option<Typing>) -> anyhow::Result<Option<u8>> {
     let mut records = Records::default();
     loop {
+        let frame = tokio::time::timeout(SILENCE, output.frame());
         let frame = match &mut typing {
-            None => output.frame().await,
+            None => frame.await,
             Some(Typing { answer, gone }) => tokio::select! {
-                frame = output.frame() => frame,
+                frame = frame => frame,
                 Some(()) = gone.recv() => return Ok(None),
                 done = answer => {
                     typing = None;
@@ -496,6 +509,10 @@ async fn converse(mut output: Incoming, mut typing: Option<Typing>) -> anyhow::R
                 }
             },
         };
+        let frame = frame.with_context(|| {
+            let seconds = SILENCE.as_secs();
+            format!("the connection is lost: the executor has said nothing for {seconds} s")
+        })?;
         let Some(frame) = frame else {
             bail!("the connection ended before the program did");
         };

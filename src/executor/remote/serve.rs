@@ -29,8 +29,10 @@ use super::Listen;
 use super::access::{self, Caller, Verb};
 use super::attach::{self, Pieces, Sink};
 use super::order::{self, Logs, Order, Program, Refusal, Target};
-use super::session::{self, KEPT, Session};
-use super::stream::{Body, EXIT_CODE, INPUT, NO_INPUT, PIPE_INPUT, TERMINAL_INPUT, Writer};
+use super::session::{self, KEPT, SESSION_ENV, Session};
+use super::stream::{
+    Body, EXIT_CODE, HEARTBEAT, INPUT, NO_INPUT, PIPE_INPUT, TERMINAL_INPUT, Writer,
+};
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::proto::operator::call::attach_container_input::Type as First;
 use crate::executor::mesos::proto::operator::{Call, Response as Reply, response};
@@ -39,7 +41,7 @@ use crate::pod::follow::{self, Follower, From};
 use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Owner, ProcessId};
 
-/// Most connections at once.
+/// Most connections at once, of those on the socket and of those from elsewhere: a crowd there keeps nobody out here.
 const CONNECTIONS: usize = 64;
 /// Most sessions, those that ended and are known for a while included.
 const SESSIONS: usize = 128;
@@ -74,7 +76,23 @@ struct Api {
     owner: ProcessId,
     tokens: Option<PathBuf>,
     sessions: RefCell<BTreeMap<String, Rc<Session>>>,
-    connections: Cell<usize>,
+    connections: Connections,
+}
+
+/// How many there are.
+#[derive(Default)]
+struct Connections {
+    local: Cell<usize>,
+    remote: Cell<usize>,
+}
+
+impl Connections {
+    fn of(&self, local: bool) -> &Cell<usize> {
+        match local {
+            true => &self.local,
+            false => &self.remote,
+        }
+    }
 }
 
 /// Takes connections until there was none for a while.
@@ -105,13 +123,14 @@ async fn listen(server: Server) -> anyhow::Result<()> {
         owner: server.owner,
         tokens,
         sessions: RefCell::default(),
-        connections: Cell::new(0),
+        connections: Connections::default(),
     });
     loop {
-        let full = api.connections.get() >= CONNECTIONS;
+        let full = |local| api.connections.of(local).get() >= CONNECTIONS;
+        let (local_full, remote_full) = (full(true), full(false));
         tokio::select! {
-            it = unix.accept(), if !full => match it {
-                Ok((stream, _)) => api.clone().begin(async move |api: Rc<Api>| {
+            it = unix.accept(), if !local_full => match it {
+                Ok((stream, _)) => api.clone().begin(true, async move |api: Rc<Api>| {
                     api.converse(stream, true).await;
                 }),
                 // out of descriptors, say: there may be some again later
@@ -122,9 +141,9 @@ async fn listen(server: Server) -> anyhow::Result<()> {
                     Some((listener, tls)) => (listener.accept().await, tls.clone()),
                     None => std::future::pending().await,
                 }
-            }, if !full => match it {
-                (Ok((stream, _)), tls) => api.clone().begin(async move |api: Rc<Api>| {
-                    let _ = stream.set_nodelay(true);
+            }, if !remote_full => match it {
+                (Ok((stream, _)), tls) => api.clone().begin(false, async move |api: Rc<Api>| {
+                    let _ = prepare(&stream);
                     // one that does not speak TLS is let go without a word
                     if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
                         api.converse(stream, false).await;
@@ -132,13 +151,25 @@ async fn listen(server: Server) -> anyhow::Result<()> {
                 }),
                 (Err(_), _) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
-            () = tokio::time::sleep(if full { PATIENCE / 100 } else { IDLE }) => {
-                if api.connections.get() == 0 && api.sessions.borrow().is_empty() {
+            () = tokio::time::sleep(if local_full || remote_full { PATIENCE / 100 } else { IDLE }) => {
+                let none = |local| api.connections.of(local).get() == 0;
+                if none(true) && none(false) && api.sessions.borrow().is_empty() {
                     return Ok(());
                 }
             }
         }
     }
+}
+
+/// One whose machine went away without a word is noticed.
+fn prepare(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, HEARTBEAT)?;
+    sockopt::set_tcp_keepintvl(stream, HEARTBEAT / 3)?;
+    sockopt::set_tcp_keepcnt(stream, 6)?;
+    Ok(())
 }
 
 /// Reads certificates and key.
@@ -163,13 +194,15 @@ pub fn acceptor(listen: &Listen) -> Result<TlsAcceptor, String> {
 impl Api {
     fn begin<F: Future<Output = ()> + 'static>(
         self: Rc<Self>,
+        local: bool,
         conversation: impl FnOnce(Rc<Api>) -> F + 'static,
     ) {
-        self.connections.set(self.connections.get() + 1);
+        let count = self.connections.of(local);
+        count.set(count.get() + 1);
         tokio::task::spawn_local(async move {
             conversation(self.clone()).await;
-            self.connections
-                .set(self.connections.get().saturating_sub(1));
+            let count = self.connections.of(local);
+            count.set(count.get().saturating_sub(1));
         });
     }
 
@@ -344,6 +377,14 @@ impl Api {
         let encoding = streamed(headers)?;
         let (dir, services) = self.resolve(target)?;
         let service = only(target, &services)?;
+        // by their names services are attached to
+        if services
+            .iter()
+            .any(|it| id == format!("{}/{it}", target.task))
+        {
+            let why = format!("container_id: {id} is a service; choose another name");
+            return Err(Refusal(StatusCode::CONFLICT, why));
+        }
         let mut command = session::own(&self.folders);
         command.args(["-p", &dir.name, "exec", "--session"]);
         if program.terminal.is_some() {
@@ -354,7 +395,8 @@ impl Api {
         }
         // by name: what is in an argument can be read by every process of the machine
         for (name, value) in &program.env {
-            command.arg(format!("--env={name}")).env(name, value);
+            let own = format!("{SESSION_ENV}{name}");
+            command.arg(format!("--env={name}")).env(own, value);
         }
         command.arg(service).args(&program.command);
         self.run(id, command, program.terminal, encoding, caller)
@@ -378,17 +420,7 @@ impl Api {
         encoding: Encoding,
         caller: &Caller,
     ) -> Answer {
-        {
-            let sessions = self.sessions.borrow();
-            if sessions.contains_key(&id) {
-                let why = format!("there is a session {id} already");
-                return Err(Refusal(StatusCode::CONFLICT, why));
-            }
-            if sessions.len() >= SESSIONS {
-                let why = format!("there are {SESSIONS} sessions already");
-                return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
-            }
-        }
+        self.room_for(&id)?;
         let started = session::start(command, terminal, caller.name());
         let (session, running) = started.map_err(|error| {
             Refusal(
@@ -402,11 +434,36 @@ impl Api {
             .insert(id.clone(), session.clone());
         let (writer, body) = Writer::new(encoding);
         tokio::task::spawn_local(async move {
-            running.run(session, writer).await;
+            running.run(session.clone(), writer).await;
             tokio::time::sleep(KEPT).await;
-            self.sessions.borrow_mut().remove(&id);
+            let mut sessions = self.sessions.borrow_mut();
+            let is = |it: &Rc<Session>| Rc::ptr_eq(it, &session);
+            // it may have made room for another one of its name
+            if sessions.get(&id).is_some_and(is) {
+                sessions.remove(&id);
+            }
         });
         Ok(stream(encoding, body))
+    }
+
+    /// One more session; of those that ended the oldest one is forgotten before its time when there are too many.
+    fn room_for(&self, id: &str) -> Result<(), Refusal> {
+        let mut sessions = self.sessions.borrow_mut();
+        if sessions.contains_key(id) {
+            let why = format!("there is a session {id} already");
+            return Err(Refusal(StatusCode::CONFLICT, why));
+        }
+        if sessions.len() < SESSIONS {
+            return Ok(());
+        }
+        let over = sessions.iter().filter(|(_, session)| session.is_over());
+        let over = over.min_by_key(|(_, session)| session.began);
+        let Some(over) = over.map(|(id, _)| id.clone()) else {
+            let why = format!("there are {SESSIONS} sessions already");
+            return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
+        };
+        sessions.remove(&over);
+        Ok(())
     }
 
     async fn output(&self, headers: &HeaderMap, path: &[String], caller: &Caller) -> Answer {
