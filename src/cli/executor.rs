@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Global, Outcome, context, output};
 use crate::cgroup::Cgroup;
@@ -23,6 +24,7 @@ pub enum Command {
 #[command(after_help = "Examples, as the command of an ExecutorInfo:\n  \
         sampan executor mesos\n  \
         sampan executor mesos --json --log-format json\n  \
+        sampan executor mesos --linger forever\n  \
         sampan --root /data/sampan executor mesos --plain-http\n\n\
         Everything else comes from the agent, in variables MESOS_*. SIGTERM stops the tasks, SIGHUP changes to the program\n\
         that is on disk now and leaves the tasks alone.\n\n\
@@ -55,6 +57,19 @@ pub struct Mesos {
     /// Folder of the seccomp profiles that tasks may name
     #[arg(long, value_name = "DIR")]
     seccomp_profiles: Option<PathBuf>,
+    /// How long to wait for another task once all are over and reported; forever: until the agent shuts the executor down
+    #[arg(long, value_name = "SECONDS|forever", default_value = "1", value_parser = linger)]
+    linger: Duration,
+}
+
+fn linger(text: &str) -> Result<Duration, String> {
+    match text {
+        "forever" => Ok(Duration::MAX),
+        text => text
+            .parse()
+            .map(Duration::from_secs)
+            .map_err(|_| "is neither a number of seconds nor forever".to_string()),
+    }
 }
 
 impl Mesos {
@@ -94,11 +109,11 @@ pub fn run(global: &Global, command: Command) -> Outcome {
         );
     }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    Ok(shim::run(&words)?)
+    Ok(shim::run(&words, &global.folders()?.state)?)
 }
 
-/// The real executor.
-pub fn run_real(global: &Global, command: Command) -> Outcome {
+/// The real executor; `last`: why there will be no other.
+pub fn run_real(global: &Global, command: Command, last: Option<String>) -> Outcome {
     let Command::Mesos(args) = command;
     let options = Options {
         folders: global.folders()?,
@@ -114,6 +129,8 @@ pub fn run_real(global: &Global, command: Command) -> Outcome {
         listen: args.listen(),
         variables: args.env.into_iter().collect(),
         seccomp_profiles: args.seccomp_profiles,
+        linger: args.linger,
+        last,
     };
     Ok(run::run(&options)?)
 }

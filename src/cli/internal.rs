@@ -69,6 +69,9 @@ pub enum Command {
     },
     /// The real executor below the process that a Mesos agent started
     MesosExecutor {
+        /// No other follows it: why
+        #[arg(long)]
+        last: Option<String>,
         /// The command line of that process
         #[arg(last = true)]
         words: Vec<OsString>,
@@ -159,7 +162,7 @@ pub fn run() -> Outcome {
         Command::Hook { dir, at, next } => Ok(hooks::step(&dir, &at, next).map(|()| 0)?),
         Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
-        Command::MesosExecutor { words } => super::executor(words),
+        Command::MesosExecutor { last, words } => super::executor(words, last),
         Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
         Command::Remote {
             root,

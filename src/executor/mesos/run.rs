@@ -64,6 +64,10 @@ pub struct Options {
     pub variables: BTreeMap<String, String>,
     /// Folder of seccomp profiles that tasks may name.
     pub seccomp_profiles: Option<PathBuf>,
+    /// How long an executor without a task waits for another one.
+    pub linger: Duration,
+    /// Why no other process follows this one, which only brings everything to an end: complete text.
+    pub last: Option<String>,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -180,10 +184,18 @@ async fn serve(
     let session = session::run(agent, patience, link, outbox, inputs);
     tokio::pin!(session);
     let mut connected = true;
-    let mut input = Input::Tick;
+    let mut input = match &options.last {
+        Some(why) => Input::GivenUp(why.clone()),
+        None => Input::Tick,
+    };
     loop {
         context.machine.borrow_mut().input(now(), input);
         if let Some(code) = context.carry_out() {
+            // a launch that has been read is not lost
+            if let Ok(next) = inbox.try_recv() {
+                input = next;
+                continue;
+            }
             // nothing is left but what its owner's end removes
             if let Err(error) = context.ledger.remove() {
                 context.log(&error.to_string());
@@ -249,6 +261,7 @@ fn open(
         &environment.framework_id,
         &environment.executor_id,
         environment.shutdown_grace,
+        options.linger,
         ledger.load()?,
         fastrand::Rng::new(),
     );
