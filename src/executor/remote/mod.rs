@@ -13,6 +13,7 @@
 
 pub mod access;
 mod attach;
+mod connections;
 pub mod order;
 mod serve;
 mod session;
@@ -92,7 +93,7 @@ impl Doors {
         let (mut tcp, mut listen) = (None, listen);
         if let Some(listen) = &mut listen {
             access::read(&listen.tokens).map_err(Error::Other)?;
-            serve::acceptor(listen).map_err(Error::Other)?;
+            connections::acceptor(listen).map_err(Error::Other)?;
             let listener = bind(listen.address)?;
             let address = listener.local_addr();
             listen.address = address.map_err(|error| Error::Other(format!("listen: {error}")))?;

@@ -4,12 +4,11 @@
 //! headers and for a body; a token is looked at and never kept; what is refused for want of a permission is refused before anybody looks
 //! whether it exists.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -19,20 +18,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
 
 use super::Listen;
 use super::access::{self, Caller, Verb};
 use super::attach::{self, Pieces, Sink};
+use super::connections::{Connections, acceptor, prepare};
 use super::order::{self, Logs, Order, Program, Refusal, Target};
 use super::session::{self, KEPT, SESSION_ENV, Session};
-use super::stream::{
-    Body, EXIT_CODE, HEARTBEAT, INPUT, NO_INPUT, PIPE_INPUT, TERMINAL_INPUT, Writer,
-};
+use super::stream::{Body, EXIT_CODE, INPUT, NO_INPUT, PIPE_INPUT, TERMINAL_INPUT, Writer};
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::proto::operator::call::attach_container_input::Type as First;
 use crate::executor::mesos::proto::operator::{Call, Response as Reply, response};
@@ -41,8 +35,6 @@ use crate::pod::follow::{self, Follower, From};
 use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Owner, ProcessId};
 
-/// Most connections at once, of those on the socket and of those from elsewhere: a crowd there keeps nobody out here.
-const CONNECTIONS: usize = 64;
 /// Most sessions, those that ended and are known for a while included.
 const SESSIONS: usize = 128;
 /// Time for a TLS handshake, and for the headers of a request.
@@ -79,22 +71,6 @@ struct Api {
     connections: Connections,
 }
 
-/// How many there are.
-#[derive(Default)]
-struct Connections {
-    local: Cell<usize>,
-    remote: Cell<usize>,
-}
-
-impl Connections {
-    fn of(&self, local: bool) -> &Cell<usize> {
-        match local {
-            true => &self.local,
-            false => &self.remote,
-        }
-    }
-}
-
 /// Takes connections until there was none for a while.
 pub fn serve(server: Server) -> anyhow::Result<()> {
     // whoever holds the sockets starts another one
@@ -126,7 +102,7 @@ async fn listen(server: Server) -> anyhow::Result<()> {
         connections: Connections::default(),
     });
     loop {
-        let full = |local| api.connections.of(local).get() >= CONNECTIONS;
+        let full = |local| api.connections.are_full(local);
         let (local_full, remote_full) = (full(true), full(false));
         tokio::select! {
             it = unix.accept(), if !local_full => match it {
@@ -152,43 +128,12 @@ async fn listen(server: Server) -> anyhow::Result<()> {
                 (Err(_), _) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
             () = tokio::time::sleep(if local_full || remote_full { PATIENCE / 100 } else { IDLE }) => {
-                let none = |local| api.connections.of(local).get() == 0;
-                if none(true) && none(false) && api.sessions.borrow().is_empty() {
+                if api.connections.are_none() && api.sessions.borrow().is_empty() {
                     return Ok(());
                 }
             }
         }
     }
-}
-
-/// One whose machine went away without a word is noticed.
-fn prepare(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, HEARTBEAT)?;
-    sockopt::set_tcp_keepintvl(stream, HEARTBEAT / 3)?;
-    sockopt::set_tcp_keepcnt(stream, 6)?;
-    Ok(())
-}
-
-/// Reads certificates and key.
-pub fn acceptor(listen: &Listen) -> Result<TlsAcceptor, String> {
-    let at = |path: &PathBuf, why: String| format!("{}: {why}", path.display());
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&listen.tls_cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates =
-        certificates.map_err(|error| at(&listen.tls_cert, format!("certificates: {error}")))?;
-    let key = PrivateKeyDer::from_pem_file(&listen.tls_key)
-        .map_err(|error| at(&listen.tls_key, format!("key: {error}")))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS: {error}"))?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .map_err(|error| at(&listen.tls_cert, error.to_string()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 impl Api {
