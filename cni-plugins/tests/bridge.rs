@@ -1300,3 +1300,60 @@ fn a_user_cannot_hold_the_lock() {
     call.ok("bridge", "DEL", &config);
     assert_eq!(host.snapshot(), before);
 }
+
+/// A network of IPv4 has no way around it: no rule for its addresses would see link-local ones of IPv6.
+#[test]
+fn without_an_ipv6_address_there_is_no_ipv6() {
+    for plugin in ["bridge", "ptp"] {
+        let mut host = Host::new();
+        let (a, b) = (host.pod("a"), host.pod("b"));
+        let before = host.snapshot();
+        let both = config(&host, json!({"type": plugin}));
+        let mut plain = both.clone();
+        plain["ipam"]["ranges"] = json!([[{"subnet": "10.9.0.0/24"}]]);
+        let setting = |name: &str| format!("cat /proc/sys/net/ipv6/conf/{name}");
+        let get = |pod: &Path, name: &str| {
+            let netns = format!("--net={}", pod.display());
+            run("nsenter", &[&netns, "sh", "-c", &setting(name)])
+        };
+        let result = Call::new("a", &a).ok(plugin, "ADD", &plain);
+        let end = result["interfaces"][0]["name"].as_str().unwrap();
+        assert_eq!(run("ip", &["-6", "addr", "show", "dev", end]), "");
+        assert_eq!(ip(&a, &["-6", "addr", "show", "dev", "eth0"]), "");
+        // one who may change the container's settings speaks to nobody
+        let netns = format!("--net={}", a.display());
+        let on = "echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+        run("nsenter", &[&netns, "sh", "-c", on]);
+        assert_eq!(get(&a, "eth0/accept_ra"), "0\n");
+        assert_eq!(get(&a, "eth0/accept_redirects"), "0\n");
+        let _open = std::net::TcpListener::bind("[::]:77").unwrap();
+        let link = &ip_json(&a, &["link", "show", "eth0"])[0];
+        let number = link["ifindex"].as_u64().unwrap();
+        let mac = host_json(&["link", "show", end])[0]["address"].clone();
+        let mac: Vec<u8> = mac
+            .as_str()
+            .unwrap()
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect();
+        let [m0, m1, m2, m3, m4, m5] = mac[..] else {
+            panic!("{mac:?}")
+        };
+        let local = format!(
+            "[fe80::{:02x}{m1:02x}:{m2:02x}ff:fe{m3:02x}:{m4:02x}{m5:02x}%{number}]:77",
+            m0 ^ 2
+        );
+        assert_eq!(common::inside(&a, || ask(&local)), "error: TimedOut");
+
+        // a later one has IPv6, and it works
+        Call::new("b", &b).ok(plugin, "ADD", &both);
+        assert_eq!(get(&b, "eth0/disable_ipv6"), "0\n");
+        assert_eq!(get(&b, "eth0/accept_ra"), "0\n");
+        assert_eq!(get(&b, "eth0/accept_redirects"), "0\n");
+        let reached = common::inside(&b, || std::net::TcpStream::connect("[fd09::1]:77").is_ok());
+        assert!(reached, "{plugin}");
+        Call::new("a", &a).ok(plugin, "DEL", &plain);
+        Call::new("b", &b).ok(plugin, "DEL", &both);
+        assert_eq!(host.snapshot(), before);
+    }
+}

@@ -67,6 +67,8 @@ fn create_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<L
         host.set_mac(&bridge, &bridge.mac)?;
         veth::ignore_routers(name)?;
         sysctl::set_if_present(&["ipv6", "conf", name, "accept_dad"], "0")
+        // until it is the gateway of an IPv6 address
+        veth::without_ipv6(name)?;
     };
     match set_up() {
         Ok(()) => Ok(bridge),
@@ -146,6 +148,7 @@ pub fn gateway_link(
     let mut set_up = || {
         let link = host.require(&name)?;
         veth::ignore_routers(&name)?;
+        veth::without_ipv6(&name)?;
         sysctl::set_if_present(&["ipv6", "conf", &name, "accept_dad"], "0")?;
         host.attach(&port, bridge)?;
         let plain = BridgeConf {

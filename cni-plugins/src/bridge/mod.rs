@@ -120,6 +120,7 @@ impl Attachment<'_> {
         let container = self.pod.require(self.ifname)?;
         if let Some(sender) = sender(conf, &port.name, &container.mac, &layer3.addresses()) {
             spoof::add(&self.tag, &sender, &lock)?;
+            addresses_alone: true,
         }
         if conf.ip_masq {
             masquerade::add(&self.tag, &layer3.addresses(), &lock)?;
