@@ -1357,3 +1357,19 @@ fn without_an_ipv6_address_there_is_no_ipv6() {
         assert_eq!(host.snapshot(), before);
     }
 }
+
+/// `<bridge>.<vlan>` is the gateway's interface; a name that is none for the kernel is nobody's.
+#[test]
+fn a_vlan_on_a_bridge_with_a_long_name() {
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let before = host.snapshot();
+    let gateway = config(&host, json!({"bridge": "averylongname", "vlan": 100}));
+    let call = Call::new("a", &a);
+    assert_eq!(
+        call.err("bridge", "ADD", &gateway)["msg"],
+        "the host's interface in VLAN 100 would be averylongname.100, longer than 15 bytes: the bridge needs a shorter name"
+    );
+    assert_eq!(host.snapshot(), before);
+    call.ok("bridge", "DEL", &gateway);
+}

@@ -25,7 +25,9 @@ use crate::{ipam, masquerade, veth};
 pub use conf::BridgeConf;
 use conf::plan;
 pub use host::forward;
-use host::{ensure_bridge, gateway_link, new_port, remove_bridge, set_gateways};
+use host::{
+    ensure_bridge, gateway_link, new_port, remove_bridge, set_gateways, wanted_gateway_name,
+};
 
 /// The commands.
 pub const PLUGIN: Plugin = Plugin {
@@ -49,6 +51,9 @@ struct Attachment<'a> {
 
 /// ADD.
 pub fn add(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<Value> {
+    if bridge.is_gateway {
+        wanted_gateway_name(bridge)?;
+    }
     let netns = Netns::open(invocation.required_netns()?)?;
     let mut attachment = Attachment {
         network: &conf.name,
@@ -115,12 +120,12 @@ impl Attachment<'_> {
             derive_mac: conf.mac.is_none(),
             detect_duplicates: conf.detect_duplicates,
             prefix_routes: true,
+            addresses_alone: true,
         };
         layer3.prepare(self.netns, &mut self.pod, self.ifname, &set_up)?;
         let container = self.pod.require(self.ifname)?;
         if let Some(sender) = sender(conf, &port.name, &container.mac, &layer3.addresses()) {
             spoof::add(&self.tag, &sender, &lock)?;
-            addresses_alone: true,
         }
         if conf.ip_masq {
             masquerade::add(&self.tag, &layer3.addresses(), &lock)?;

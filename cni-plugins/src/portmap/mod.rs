@@ -240,7 +240,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         .filter(|rule| is_of(&tag, &rule.comment))
         .for_each(|rule| batch.delete(&TABLE, rule));
     wanted.iter().for_each(|rule| batch.rule(&TABLE, rule));
-    let mut publish = || {
+    let publish = || {
         if portmap.snat {
             open_loopback(&mut nft, &container)?;
             open_hairpin(&result)?;
