@@ -239,9 +239,11 @@ fn check_host(tag: &str, result: &AddResult, nets: &[IpNet]) -> Result<()> {
 
 fn gc(conf: &Conf, invocation: &Invocation) -> Result<()> {
     let ptp: PtpConf = conf.parse()?;
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     all([
-        delete(&ptp, |text| tag::is_stale(&conf.name, &valid, text)),
+        delete(&ptp, |text| {
+            tag::is_stale(&conf.name, runtime, &valid, text)
+        }),
         ipam::call(conf, invocation),
     ])
 }

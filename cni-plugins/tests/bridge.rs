@@ -1373,3 +1373,38 @@ fn a_vlan_on_a_bridge_with_a_long_name() {
     assert_eq!(host.snapshot(), before);
     call.ok("bridge", "DEL", &gateway);
 }
+
+/// GC by a runtime that says who it is removes nothing of others, whose attachments it can't know.
+#[test]
+fn gc_of_one_runtime() {
+    let mut host = Host::new();
+    let before = host.snapshot();
+    let config = config(&host, json!({"ipam": {}, "isDefaultGateway": false}));
+    let ids = ["sampan-1-a", "sampan-1-b", "sampan-2-a"];
+    for id in ids {
+        let pod = host.pod(id);
+        Call::new(id, &pod).ok("bridge", "ADD", &config);
+    }
+    let ports = || {
+        let links = host_json(&["link", "show", "type", "veth"]);
+        let alias = |link: &Value| link["ifalias"].as_str().unwrap().to_owned();
+        let mut found: Vec<String> = links.as_array().unwrap().iter().map(alias).collect();
+        found.sort();
+        found
+    };
+    let gc = |runtime: &str, valid: Value| {
+        let mut gc = config.clone();
+        gc["args"] = json!({"sampan": {"runtime": runtime}});
+        gc["cni.dev/valid-attachments"] = valid;
+        Call::new("", Path::new("")).ok("bridge", "GC", &gc);
+    };
+    gc(
+        "sampan-1",
+        json!([{"containerID": "sampan-1-a", "ifname": "eth0"}]),
+    );
+    assert_eq!(ports(), ["net sampan-1-a eth0", "net sampan-2-a eth0"]);
+    gc("sampan-1", json!([]));
+    assert_eq!(ports(), ["net sampan-2-a eth0"]);
+    gc("sampan-2", json!([]));
+    assert_eq!(host.snapshot(), before);
+}

@@ -278,9 +278,11 @@ fn check_host(conf: &Conf, bridge_conf: &BridgeConf, result: &AddResult) -> Resu
 
 /// GC.
 pub fn gc(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     all([
-        delete(conf, bridge, |text| tag::is_stale(&conf.name, &valid, text)),
+        delete(conf, bridge, |text| {
+            tag::is_stale(&conf.name, runtime, &valid, text)
+        }),
         ipam::call(conf, invocation),
     ])
 }

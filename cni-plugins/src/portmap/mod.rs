@@ -410,8 +410,8 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
-    retain(|comment| !tag::is_stale(&conf.name, &valid, comment))
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
+    retain(|comment| !tag::is_stale(&conf.name, runtime, &valid, comment))
 }
 
 fn status(conf: &Conf, _: &Invocation) -> Result<()> {
