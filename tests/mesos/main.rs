@@ -6,6 +6,7 @@
 #[path = "../pod_support/mod.rs"]
 mod pod_support;
 
+mod dce;
 mod faults;
 mod health;
 mod hooks;
