@@ -649,15 +649,19 @@ fn programs_in_the_container_around_its_life() {
     ));
     host.sampan(&["up", "-d"]).ok();
     until("after", || (trace(&host).len() == 4).then_some(()));
-    let all = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
-    let all = (1u64 << (all.trim().parse::<u32>().unwrap() + 1)) - 1;
+    // all that this machine lets anybody have
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let all = own
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:\t"))
+        .unwrap();
     let none = format!("{:016x}", 0);
     assert_eq!(
         trace(&host),
         [
             format!("first 10:11 / service ours {none}"),
             format!("second 33:34 /p own ours {none}"),
-            format!("third 0:0 / service ours {all:016x}"),
+            format!("third 0:0 / service ours {all}"),
             "after".to_owned(),
         ]
     );
@@ -709,7 +713,7 @@ fn a_post_start_that_fails() {
     assert_eq!(trace(&host), ["one", "web was asked to stop"]);
     let web = host.row("web");
     assert_eq!(
-        (&web["state"], &web["exit_code"]),
+        (&web["status"], &web["exit_code"]),
         (&json!("failed"), &json!(125)),
         "{web}"
     );
@@ -764,7 +768,7 @@ fn a_pre_stop_that_fails() {
     ));
     host.sampan(&["up", "-d"]).ok();
     until("up", || host.project.join("up").exists().then_some(()));
-    host.await_row("job", "state", "exited");
+    host.await_row("job", "status", "exited");
     host.sampan(&["stop"]).ok();
     assert_eq!(trace(&host), ["three", "web was asked to stop"]);
     let web = host.row("web");
@@ -774,32 +778,5 @@ fn a_pre_stop_that_fails() {
         .iter()
         .find(|line| line.contains("pre_stop[0] failed: exit code 4: no; pre_stop[1] failed: "));
     assert!(note.is_some(), "{noted:#?}");
-    host.down(&before);
-}
-
-/// A stop that comes while a program of the start runs does not wait for it, and is no failure.
-#[test]
-fn a_stop_during_post_start() {
-    let host = Host::new();
-    let before = host.snapshot();
-    open_trace(&host);
-    let web = lively(
-        &host,
-        "    post_start: [{command: [sh, -c, 'echo begins >> /p/trace; sleep 100000']}]
-",
-    );
-    host.compose(&format!("services:\n{web}"));
-    let up = host.start(&["up", "-d"]);
-    until("post_start", || (trace(&host) == ["begins"]).then_some(()));
-    until("up", || host.project.join("up").exists().then_some(()));
-    host.sampan(&["stop"]).ok();
-    up.wait();
-    assert_eq!(trace(&host), ["begins", "web was asked to stop"]);
-    let web = host.row("web");
-    assert_eq!(
-        (&web["state"], &web["exit_code"]),
-        (&json!("exited"), &json!(0)),
-        "{web}"
-    );
     host.down(&before);
 }
