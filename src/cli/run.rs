@@ -171,14 +171,14 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     if args.detach {
         return output::print(&format!("{name}\n"));
     }
-    manager.tell(&[Message::Ready {
+    let ready = [Message::Ready {
         main: std::process::id() as i32,
-    }]);
+    }];
     let watched = [SERVICE.to_string()];
     let mut follower = Follower::new(&dir, &watched, logs::Style::Raw, &manager)?;
     let code = loop {
         // there is no file to read again
-        if let Followed::Ended(code) = follower.follow()? {
+        if let Followed::Ended(code) = follower.follow(&ready)? {
             break code;
         }
     };
