@@ -30,7 +30,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.environment", Rule::Keyed),
     (
         "services.*.ports",
-        Rule::Unique(&["host_ip", "published", "target", "protocol"]),
+        Rule::Unique(&["host_ip", "published", "target", "protocol", "x-sampan"]),
     ),
     ("services.*.volumes", Rule::Unique(&["target"])),
     ("services.*.configs", Rule::Unique(&["source", "target"])),
