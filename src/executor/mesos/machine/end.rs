@@ -345,7 +345,9 @@ impl Machine {
             return self.actions.push(Action::Exit(code));
         }
         let only_words = self.launches.values().all(|l| l.phase == Phase::Removed);
-        self.waiting = only_words.then(|| self.waiting.unwrap_or(now.boot));
+        // an agent that is away may come back, and who gives it up says so
+        let heard = self.subscribed || self.ending.is_some();
+        self.waiting = (only_words && heard).then(|| self.waiting.unwrap_or(now.boot));
         if let Some(since) = self.waiting
             && since + LAST_WORDS <= now.boot
         {

@@ -26,7 +26,7 @@ use super::proto::{
 use super::task::pod_name;
 use crate::pod::record::{self, Status, Verdict};
 
-/// How long an executor without a task waits for the last acknowledgement.
+/// How long an executor without a task waits for the last acknowledgement of an agent that is there.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Ids of ended tasks that are remembered, so that a repeated LAUNCH does nothing.
 const REMEMBERED: usize = 4096;

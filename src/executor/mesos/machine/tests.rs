@@ -738,6 +738,26 @@ fn the_last_words_are_waited_for() {
     );
 }
 
+/// The agent may be away for as long as its recovery timeout says: the time begins when it is back.
+#[test]
+fn the_last_words_are_kept_for_an_agent_that_is_away() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["a"]);
+    life.up(1);
+    life.input(Input::Lost);
+    life.service(1, "a", ended(3, Cause::Exited));
+    assert!(life.input(Input::Removed(1, None)).is_empty());
+    assert_eq!(life.machine.next_tick(), None);
+    assert!(life.after(600 * SECOND).is_empty());
+    assert_eq!(life.machine.unacknowledged().1.len(), 2);
+    assert_eq!(life.subscribe(&[]), ["keep subscribed"]);
+    assert_eq!(life.machine.next_tick(), Some(life.now + 60 * SECOND));
+    // a successor that has not reached the agent yet waits as well
+    let mut next = Life::of(life.machine.launches.clone());
+    assert!(next.input(Input::Tick).is_empty());
+    assert!(next.after(600 * SECOND).is_empty());
+}
+
 #[test]
 fn what_takes_too_long() {
     let mut life = Life::subscribed(&[]);
