@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::pod_support::until;
 use crate::support::*;
 
 #[test]
@@ -149,6 +150,48 @@ fn another_executor_process_goes_on() {
         assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
         assert_eq!(mesos.states("ends"), "STARTING RUNNING FINISHED");
     }
+}
+
+/// What others remove in another pid namespace is not the folder of an executor that lives, whose next process needs it.
+#[test]
+fn gc_in_another_pid_namespace_leaves_it_alone() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let mut gc = std::process::Command::new("unshare");
+    gc.args(["--pid", "--fork", "--mount-proc"])
+        .args([env!("CARGO_BIN_EXE_sampan"), "gc"]);
+    mesos.host.surround(&mut gc);
+    assert!(gc.status().unwrap().success());
+    kill(Pid::from_raw(mesos.real_executor()), Signal::SIGKILL).unwrap();
+    mesos.agent.wait_subscriptions(2);
+    mesos.agent.kill("a", None);
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+}
+
+/// Up to its very end a successor would find everything.
+#[test]
+fn its_folder_is_there_until_it_has_ended() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let folders = || {
+        let all = std::fs::read_dir(mesos.host.state.join("executors")).unwrap();
+        all.count()
+    };
+    let (first, real) = (Pid::from_raw(mesos.agent.pid()), mesos.real_executor());
+    kill(first, Signal::SIGSTOP).unwrap();
+    mesos.agent.kill("a", None);
+    until("the real executor has ended", || {
+        (!mesos.processes("internal mesos-executor").contains(&real)).then_some(())
+    });
+    assert_eq!(folders(), 1);
+    kill(first, Signal::SIGCONT).unwrap();
+    mesos.ends(0);
+    assert_eq!(folders(), 0);
 }
 
 /// All of the container is killed at once: the next gc leaves nothing.

@@ -191,10 +191,6 @@ async fn serve(
                 input = next;
                 continue;
             }
-            // nothing is left but what its owner's end removes
-            if let Err(error) = context.ledger.remove() {
-                context.log(&error.to_string());
-            }
             return Ok(code);
         }
         let due = context.machine.borrow().next_tick();

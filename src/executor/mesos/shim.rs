@@ -2,7 +2,8 @@
 //!
 //! *Invariants:* it has one thread; it is the parent of whatever in its container has lost its own, and reaps it; a real executor that dies
 //! is started again, with growing pauses, and one that ends by itself ends this process with its code; when none comes as far as a
-//! connection, a last one is started that only brings everything to an end. It is the owner of all pods: when it dies they go.
+//! connection, a last one is started that only brings everything to an end. It is the owner of all pods: when it dies they go. It holds the
+//! executor's folder, and removes it when nobody needs it any more.
 //!
 //! | signal | what becomes of it |
 //! |---|---|
@@ -90,6 +91,8 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     nix::sys::prctl::set_child_subreaper(true)?;
+    let ledger = Ledger::at(state, ProcessId::own().map_err(io::Error::other)?);
+    let _held = ledger.hold().map_err(io::Error::other)?;
     let mut shim = Shim {
         token: take_token(),
         words: words.to_vec(),
@@ -98,7 +101,7 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
         program: PathBuf::from("/proc/self/exe"),
         real: None,
         started: Instant::now(),
-        subscription: Ledger::at(state, ProcessId::own().map_err(io::Error::other)?).subscription(),
+        subscription: ledger.subscription(),
         before: None,
         deaths: Deaths::default(),
         last: None,
@@ -124,6 +127,10 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
             shim.signal(signal.ssi_signo as i32)?;
         }
         if let Some(code) = shim.reap()? {
+            // it needs no successor, which would have to find everything here
+            if let Err(error) = ledger.remove() {
+                eprintln!("sampan executor: {error}");
+            }
             return Ok(code);
         }
     }
