@@ -194,6 +194,24 @@ fn its_folder_is_there_until_it_has_ended() {
     assert_eq!(folders(), 0);
 }
 
+/// SIGTERM reaches a real executor that has just died: the next one does what it says.
+#[test]
+fn a_signal_to_end_outlives_the_real_executor() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let first = Pid::from_raw(mesos.agent.pid());
+    kill(first, Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(mesos.real_executor()), Signal::SIGKILL).unwrap();
+    kill(first, Signal::SIGTERM).unwrap();
+    kill(first, Signal::SIGCONT).unwrap();
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+    let why = mesos.last("a")["message"].clone();
+    assert_eq!(why, "the executor was asked to end");
+}
+
 /// All of the container is killed at once: the next gc leaves nothing.
 #[test]
 fn a_destroyed_container_leaves_nothing() {

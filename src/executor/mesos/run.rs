@@ -68,6 +68,8 @@ pub struct Options {
     pub linger: Duration,
     /// Why no other process follows this one, which only brings everything to an end: complete text.
     pub last: Option<String>,
+    /// An earlier process of this executor was asked to end by a signal.
+    pub terminated: bool,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -181,6 +183,7 @@ async fn serve(
     let mut connected = true;
     let mut input = match &options.last {
         Some(why) => Input::GivenUp(why.clone()),
+        None if options.terminated => Input::Terminate,
         None => Input::Tick,
     };
     loop {

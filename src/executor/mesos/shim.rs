@@ -7,7 +7,7 @@
 //!
 //! | signal | what becomes of it |
 //! |---|---|
-//! | SIGTERM, SIGINT, SIGQUIT | passed on: tasks are stopped, then the executor ends |
+//! | SIGTERM, SIGINT, SIGQUIT | passed on, to each real executor from then on: tasks are stopped, then the executor ends |
 //! | SIGHUP | the real executor is replaced by the program that is on disk now; tasks go on |
 
 use std::ffi::OsString;
@@ -107,6 +107,7 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
         last: None,
         pause: Duration::ZERO,
         replacing: false,
+        terminated: false,
     };
     loop {
         if shim.real.is_none() && shim.left().is_zero() {
@@ -172,6 +173,8 @@ struct Shim {
     pause: Duration,
     /// The real executor is being replaced.
     replacing: bool,
+    /// We were asked to end; a real executor may have died before it could.
+    terminated: bool,
 }
 
 impl Shim {
@@ -185,6 +188,9 @@ impl Shim {
         command.arg("internal").arg(STEP);
         if let Some(why) = &self.last {
             command.arg("--last").arg(why);
+        }
+        if self.terminated {
+            command.arg("--terminated");
         }
         command.arg("--").args(&self.words);
         self.before = version(&self.subscription);
@@ -212,15 +218,9 @@ impl Shim {
     }
 
     fn signal(&mut self, signal: i32) -> io::Result<()> {
-        let Some(real) = self.real else {
-            // nobody who could stop anything: the pods end with us
-            return match signal {
-                libc::SIGCHLD | libc::SIGHUP => Ok(()),
-                _ => Err(io::Error::other(format!(
-                    "ended by signal {signal} while the executor was not running"
-                ))),
-            };
-        };
+        self.terminated |= !matches!(signal, libc::SIGCHLD | libc::SIGHUP);
+        // the next one is told
+        let Some(real) = self.real else { return Ok(()) };
         let signal = match signal {
             libc::SIGCHLD => return Ok(()),
             libc::SIGHUP => {
