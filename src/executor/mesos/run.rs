@@ -39,6 +39,8 @@ const LAUNCHES: usize = 8;
 /// Longest pause between two attempts to connect where the agent says none.
 const BACKOFF: Duration = Duration::from_secs(2);
 /// Inputs that wait; the agent's events wait in the connection then.
+/// Pause before something is tried again that could not be done.
+const PAUSE: Duration = Duration::from_secs(1);
 const INBOX: usize = 64;
 
 /// What the command line says.
@@ -443,13 +445,28 @@ impl Context {
 
     /// Whatever was made goes before anybody is told that there is nothing.
     async fn not_started(&self, number: u64, failure: NotStarted) {
-        if let Some(dir) = self.pod(number)
-            && dir.dir.exists()
-            && let Err(error) = pods::remove(&self.executor, &dir.name).await
-        {
-            self.tell(Input::Note(error.to_string())).await;
+        if let Some(dir) = self.pod(number) {
+            self.insist(async || match dir.dir.exists() {
+                true => pods::remove(&self.executor, &dir.name).await,
+                false => Ok(()),
+            })
+            .await;
         }
         self.tell(Input::NotStarted(number, failure)).await;
+    }
+
+    /// Tries until it is done; each new reason why not is told.
+    async fn insist(&self, mut attempt: impl AsyncFnMut() -> Result<()>) {
+        let mut told = String::new();
+        while let Err(error) = attempt().await {
+            let text = error.to_string();
+            if text != told {
+                self.tell(Input::Note(format!("{text}; it is tried again")))
+                    .await;
+                told = text;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Runs `sampan internal mesos-launch`.
@@ -557,7 +574,7 @@ impl Context {
                 }
                 Err(error) => {
                     self.tell(Input::Note(error.to_string())).await;
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    tokio::time::sleep(PAUSE).await;
                     watch = Watch::new(dir.clone());
                 }
             }
@@ -595,11 +612,15 @@ impl Context {
             let Some(dir) = context.pod(number) else {
                 return;
             };
-            if let Err(error) = pods::stop(&dir, &services, grace).await {
-                context
-                    .tell(Input::Note(format!("stop pod {}: {error}", dir.name)))
-                    .await;
-            }
+            let since = now().boot;
+            context
+                .insist(async || {
+                    // what was promised does not grow with each attempt
+                    let left = grace.map(|grace| (since + grace).saturating_sub(now().boot));
+                    let stopped = pods::stop(&dir, &services, left).await;
+                    stopped.map_err(|error| Error::Other(format!("stop pod {}: {error}", dir.name)))
+                })
+                .await;
         });
     }
 
@@ -612,10 +633,13 @@ impl Context {
             let Some(dir) = context.pod(number) else {
                 return;
             };
-            let _turn = context.permits.acquire().await;
-            let failure = pods::remove(&context.executor, &dir.name).await.err();
-            let failure = failure.map(|error| error.to_string());
-            context.tell(Input::Removed(number, failure)).await;
+            context
+                .insist(async || {
+                    let _turn = context.permits.acquire().await;
+                    pods::remove(&context.executor, &dir.name).await
+                })
+                .await;
+            context.tell(Input::Removed(number)).await;
         });
     }
 }

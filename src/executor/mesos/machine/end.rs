@@ -59,7 +59,7 @@ impl Machine {
             };
             machine.update(now, number, at, change);
         });
-        self.removed(number, None);
+        self.removed(number);
     }
 
     pub(super) fn gone(&mut self, now: Now, number: u64, reason: Option<Reason>, why: &str) {
@@ -79,16 +79,13 @@ impl Machine {
         self.remove_when_over(number);
     }
 
-    pub(super) fn removed(&mut self, number: u64, failure: Option<String>) {
+    pub(super) fn removed(&mut self, number: u64) {
         let Some(launch) = self.launches.get_mut(&number) else {
             return;
         };
         launch.phase = Phase::Removed;
         self.changed.insert(number);
         self.live.remove(&number);
-        if let Some(failure) = failure {
-            self.log(failure);
-        }
     }
 
     /// Looks at every task of a launch again.

@@ -87,8 +87,8 @@ pub enum Input {
     Verdict(u64, Verdict),
     /// The pod went, and not by us: complete text.
     Gone(u64, String),
-    /// The pod was removed; or why not.
-    Removed(u64, Option<String>),
+    /// The pod was removed.
+    Removed(u64),
     /// Something for the operator alone.
     Note(String),
     /// Time has passed.
@@ -356,7 +356,7 @@ impl Machine {
                 }
             }
             Input::Gone(number, why) => self.gone(now, number, None, &why),
-            Input::Removed(number, failure) => self.removed(number, failure),
+            Input::Removed(number) => self.removed(number),
             Input::Note(text) => self.log(text),
             Input::Tick => {}
         }

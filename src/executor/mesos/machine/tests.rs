@@ -298,7 +298,7 @@ fn a_task_from_start_to_end() {
         assert_eq!(status.timestamp, Some(1_700_001_000.0));
     }
     assert!(life.acknowledge().is_empty());
-    assert_eq!(life.input(Input::Removed(1, None)), ["exit 0"]);
+    assert_eq!(life.input(Input::Removed(1)), ["exit 0"]);
 }
 
 #[test]
@@ -497,7 +497,7 @@ fn repetitions_do_nothing() {
     life.launch(&["u"]);
     life.up(1);
     life.service(1, "t", ended(0, Cause::Exited));
-    life.input(Input::Removed(1, None));
+    life.input(Input::Removed(1));
     assert_eq!(life.acknowledge(), ["forget 1"]);
     assert_eq!(life.launch(&["t"]), [text]);
     let uuid = vec![1; 16];
@@ -607,7 +607,7 @@ fn another_task_is_waited_for() {
         life.launch(&[id]);
         life.up(number);
         life.service(number, id, ended(0, Cause::Exited));
-        life.input(Input::Removed(number, None));
+        life.input(Input::Removed(number));
         assert!(
             life.acknowledge()
                 .iter()
@@ -627,7 +627,7 @@ fn another_task_is_waited_for() {
     life.launch(&["a"]);
     life.up(1);
     life.service(1, "a", ended(0, Cause::Exited));
-    life.input(Input::Removed(1, None));
+    life.input(Input::Removed(1));
     life.acknowledge();
     assert_eq!(life.machine.next_tick(), None);
     life.input(Input::Lost);
@@ -656,7 +656,7 @@ fn an_agent_that_only_takes() {
             "remove 1"
         ]
     );
-    life.input(Input::Removed(1, None));
+    life.input(Input::Removed(1));
     let uuid = |status: &TaskStatus| status.uuid.clone().unwrap();
     let sent: Vec<_> = life.sent.iter().map(uuid).collect();
     assert!(life.input(Input::Taken(sent[0].clone())).is_empty());
@@ -684,7 +684,7 @@ fn an_executor_that_cannot_go_on() {
     last.input(Input::Started(1));
     last.service(1, "a", ended(143, Cause::Stopped));
     last.input(Input::NotStarted(2, NotStarted::default()));
-    last.input(Input::Removed(1, None));
+    last.input(Input::Removed(1));
     assert_eq!(
         last.subscribe(&[]),
         [
@@ -717,7 +717,7 @@ fn nobody_listens_any_more() {
         life.service(1, "a", ended(143, Cause::Stopped)),
         ["remove 1"]
     );
-    assert_eq!(life.input(Input::Removed(1, None)), ["exit 1"]);
+    assert_eq!(life.input(Input::Removed(1)), ["exit 1"]);
 }
 
 #[test]
@@ -726,7 +726,7 @@ fn the_last_words_are_waited_for() {
     life.launch(&["a"]);
     life.up(1);
     life.service(1, "a", ended(0, Cause::Exited));
-    assert!(life.input(Input::Removed(1, None)).is_empty());
+    assert!(life.input(Input::Removed(1)).is_empty());
     assert_eq!(life.machine.next_tick(), Some(1060 * SECOND));
     assert!(life.after(59 * SECOND).is_empty());
     assert_eq!(
@@ -746,7 +746,7 @@ fn the_last_words_are_kept_for_an_agent_that_is_away() {
     life.up(1);
     life.input(Input::Lost);
     life.service(1, "a", ended(3, Cause::Exited));
-    assert!(life.input(Input::Removed(1, None)).is_empty());
+    assert!(life.input(Input::Removed(1)).is_empty());
     assert_eq!(life.machine.next_tick(), None);
     assert!(life.after(600 * SECOND).is_empty());
     assert_eq!(life.machine.unacknowledged().1.len(), 2);
