@@ -116,7 +116,7 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
     };
     folders(&tasks, &around)?;
     let files = fetch::spec(&tasks, launch.group, &around)?;
-    fetch::run(&files, &options).map_err(Error::Other)?;
+    fetch::run(&files, &options)?;
     let plan = task::plan(&tasks, launch.group, &around)?;
     for note in &plan.notes {
         eprintln!("sampan executor: {note}");
