@@ -33,14 +33,15 @@ use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Cause, ProcessId};
 use crate::pod::watch::Watch;
 use crate::pod::{Error, Result};
+use crate::sys::process::end_with_parent;
 
 /// Pods that are made, or removed, at once.
 const LAUNCHES: usize = 8;
 /// Longest pause between two attempts to connect where the agent says none.
 const BACKOFF: Duration = Duration::from_secs(2);
-/// Inputs that wait; the agent's events wait in the connection then.
 /// Pause before something is tried again that could not be done.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Inputs that wait; the agent's events wait in the connection then.
 const INBOX: usize = 64;
 
 /// What the command line says.
@@ -375,8 +376,8 @@ impl Context {
     fn perform(self: &Rc<Self>, action: Action) -> Option<u8> {
         match action {
             Action::KeepSubscribed(_) | Action::KeepTasks(..) => {}
-            Action::Start(number) => self.begin(number, false),
-            Action::Resume(number) => self.begin(number, true),
+            Action::Start(number) => self.begin(number, true),
+            Action::Watch(number) => self.begin(number, false),
             Action::Cancel(number) => self.cancel(number, libc::SIGTERM),
             Action::Abort(number) => self.cancel(number, libc::SIGKILL),
             Action::Stop {
@@ -402,8 +403,8 @@ impl Context {
         None
     }
 
-    /// Makes a pod and watches it; one that is there already is only watched.
-    fn begin(self: &Rc<Self>, number: u64, again: bool) {
+    /// Makes a pod, or takes it for made, and watches it.
+    fn begin(self: &Rc<Self>, number: u64, make: bool) {
         let launching = Rc::new(Launching::default());
         self.launching
             .borrow_mut()
@@ -413,10 +414,9 @@ impl Context {
             let Some(dir) = context.pod(number) else {
                 return;
             };
-            let there = again && dir.record().exists() && !dir.removing().exists();
-            let made = match there {
-                true => Ok(()),
-                false => context.make(number, &launching).await,
+            let made = match make {
+                true => context.make(number, &launching).await,
+                false => Ok(()),
             };
             context.launching.borrow_mut().remove(&number);
             match made {
@@ -485,12 +485,16 @@ impl Context {
             () = launching.told.notified() => return Err(failed("killed before it began".into())),
         };
         let program = "/proc/self/exe";
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["internal", launch::STEP])
             .arg(self.ledger.path())
             .arg(number.to_string())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::piped());
+        // a successor begins anew
+        end_with_parent(command.as_std_mut());
+        let mut child = command
             .spawn()
             .map_err(|error| failed(format!("run {program}: {error}")))?;
         if let Some(pid) = child.id() {

@@ -115,10 +115,10 @@ pub enum Action {
     KeepSubscribed(Box<event::Subscribed>),
     /// Keep the tasks of a new launch; before everything else.
     KeepTasks(u64, Vec<TaskInfo>),
-    /// Make the pod of a launch.
+    /// Make the pod of a launch; of one that an earlier process of this executor made already, only tell what its tasks are.
     Start(u64),
-    /// Go on with the pod of a launch that an earlier process of this executor began.
-    Resume(u64),
+    /// Go on with a pod that was up; one that is there no more was removed.
+    Watch(u64),
     /// Stop making the pod; `NotStarted` follows.
     Cancel(u64),
     /// As `Cancel`, without patience.
@@ -251,7 +251,8 @@ impl Machine {
             let killed = launch.tasks.iter().any(|task| task.kill.is_some());
             let action = match launch.phase {
                 Phase::Starting if killed => Action::Cancel(launch.number),
-                Phase::Starting | Phase::Up => Action::Resume(launch.number),
+                Phase::Starting => Action::Start(launch.number),
+                Phase::Up => Action::Watch(launch.number),
                 Phase::Removing => Action::Remove(launch.number),
                 Phase::Removed => continue,
             };

@@ -241,7 +241,7 @@ fn line(action: &Action) -> String {
         Action::KeepSubscribed(_) => "keep subscribed".into(),
         Action::KeepTasks(number, tasks) => format!("keep {number}: {} tasks", tasks.len()),
         Action::Start(number) => format!("start {number}"),
-        Action::Resume(number) => format!("resume {number}"),
+        Action::Watch(number) => format!("watch {number}"),
         Action::Cancel(number) => format!("cancel {number}"),
         Action::Abort(number) => format!("abort {number}"),
         Action::Stop {
@@ -541,7 +541,7 @@ fn what_is_not_acknowledged_is_in_the_next_subscribe() {
     let launches = life.machine.launches.clone();
     let mut next = Life::of(launches);
     let lines: Vec<_> = next.machine.take_actions().iter().map(line).collect();
-    assert_eq!(lines, ["remove 1", "resume 2"]);
+    assert_eq!(lines, ["remove 1", "watch 2"]);
     assert_eq!(next.machine.unacknowledged(), life.machine.unacknowledged());
 }
 
@@ -842,6 +842,29 @@ fn a_check_is_in_every_status() {
         .map(|told| told.command.as_ref().unwrap().exit_code)
         .collect();
     assert_eq!(codes, [None, None, Some(0), Some(7), None]);
+}
+
+/// What had not come up is made, and what had is not made again.
+#[test]
+fn a_successor_goes_on() {
+    let mut life = Life::subscribed(&[]);
+    for (number, id) in [(1, "starting"), (2, "up"), (3, "killed"), (4, "over")] {
+        life.launch(&[id]);
+        if number % 2 == 0 {
+            life.up(number);
+        }
+    }
+    life.kill("killed", None);
+    life.service(4, "over", ended(0, Cause::Exited));
+    let mut next = Life::of(life.machine.launches.clone());
+    let lines: Vec<_> = next.machine.take_actions().iter().map(line).collect();
+    assert_eq!(lines, ["start 1", "watch 2", "cancel 3", "remove 4"]);
+    next.subscribe(&[]);
+    next.input(Input::Started(2));
+    assert_eq!(
+        next.input(Input::Gone(2, "pod x was removed".into())),
+        ["up TASK_FAILED: pod x was removed", "remove 2"]
+    );
 }
 
 #[test]
