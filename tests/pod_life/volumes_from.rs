@@ -75,7 +75,7 @@ volumes: {{data: }}
     assert!(!own.exists(), "{}", own.display());
     let config = host.sampan(&["config"]).ok();
     assert!(
-        config.contains("volumes_from:\n      - web\n      - redis:ro\n"),
+        config.contains("volumes_from:\n      - web\n      - \"redis:ro\"\n"),
         "{config}"
     );
     host.down(&before);
