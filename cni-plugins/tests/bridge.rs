@@ -1324,6 +1324,8 @@ fn without_an_ipv6_address_there_is_no_ipv6() {
         let netns = format!("--net={}", a.display());
         let on = "echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6";
         run("nsenter", &[&netns, "sh", "-c", on]);
+        // the kernel's own comes when it comes
+        ip(&a, &["addr", "add", "fe80::9/64", "dev", "eth0", "nodad"]);
         assert_eq!(get(&a, "eth0/accept_ra"), "0\n");
         assert_eq!(get(&a, "eth0/accept_redirects"), "0\n");
         let _open = std::net::TcpListener::bind("[::]:77").unwrap();
