@@ -112,8 +112,13 @@ pub fn run(global: &Global, command: Command) -> Outcome {
     Ok(shim::run(&words, &global.folders()?.state)?)
 }
 
-/// The real executor; `last`: why there will be no other.
-pub fn run_real(global: &Global, command: Command, last: Option<String>) -> Outcome {
+/// The real executor; `last`: why there will be no other; `terminated`: an earlier one was asked to end.
+pub fn run_real(
+    global: &Global,
+    command: Command,
+    last: Option<String>,
+    terminated: bool,
+) -> Outcome {
     let Command::Mesos(args) = command;
     let options = Options {
         folders: global.folders()?,
@@ -131,6 +136,7 @@ pub fn run_real(global: &Global, command: Command, last: Option<String>) -> Outc
         seccomp_profiles: args.seccomp_profiles,
         linger: args.linger,
         last,
+        terminated,
     };
     Ok(run::run(&options)?)
 }

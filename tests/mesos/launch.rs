@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::pod_support::until;
 use crate::support::*;
 
 #[test]
@@ -78,6 +79,29 @@ fn a_group_starts_whole_or_not_at_all() {
     let message = bad["message"].as_str().unwrap();
     let why = "the task: services.bad.image: registry 127.0.0.1:1 can't be reached: ";
     assert!(message.starts_with(why), "{bad}");
+}
+
+/// The task whose file is not there is the one that failed, and its address has no password in what everybody reads.
+#[test]
+fn a_file_that_cannot_be_fetched_fails_its_task() {
+    let mesos = Mesos::new();
+    let mut bad = member("bad", "true");
+    bad["command"]["uris"] = json!([{"value": "http://me:pass@127.0.0.1:1/f?signature=c0ffee"}]);
+    mesos
+        .agent
+        .launch_group(vec![member("good", "sleep 1000"), bad]);
+    mesos.start();
+    mesos.ends(0);
+    assert_eq!(mesos.states("bad"), "STARTING FAILED");
+    assert_eq!(mesos.states("good"), "STARTING KILLED");
+    let bad = mesos.last("bad");
+    assert_eq!(bad["reason"], "REASON_CONTAINER_LAUNCH_FAILED");
+    let message = bad["message"].as_str().unwrap();
+    let why = "task bad: command.uris: http://127.0.0.1:1/f: ";
+    assert!(message.starts_with(why), "{message}");
+    for secret in ["pass", "c0ffee"] {
+        assert!(!message.contains(secret), "{message}");
+    }
 }
 
 #[test]
@@ -225,4 +249,48 @@ fn a_launch_after_shutdown_is_dropped() {
         assert_eq!(mesos.states("late"), state);
         assert_eq!(mesos.last("late")["source"], "SOURCE_EXECUTOR");
     }
+}
+
+/// What a framework asks by message is done, and answered.
+#[test]
+fn messages_are_answered() {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    let mesos = Mesos::new();
+    let work = "trap 'exit 0' USR1; echo >> $MESOS_SANDBOX/lives; while :; do sleep 0.1; done";
+    mesos.agent.launch(script("a", work));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let lives = mesos.agent.sandbox().join("lives");
+    let lived = |times: usize| {
+        until("its work", || {
+            let text = std::fs::read_to_string(&lives).unwrap_or_default();
+            (text.lines().count() == times).then_some(())
+        })
+    };
+    lived(1);
+    let ask = |question: Value| {
+        mesos.agent.message(&STANDARD.encode(question.to_string()));
+        let answer = STANDARD.decode(mesos.agent.wait_message()).unwrap();
+        serde_json::from_slice::<Value>(&answer).unwrap()
+    };
+    assert_eq!(
+        ask(json!({"sampan": "restart", "task": "a", "id": 1})),
+        json!({"sampan": "done", "id": 1})
+    );
+    lived(2);
+    assert_eq!(
+        ask(json!({"sampan": "stop", "task": "a", "id": 2})),
+        json!({"sampan": "failed", "id": 2, "message": "sampan: \"stop\" is not signal, restart or snooze"})
+    );
+    assert_eq!(
+        ask(json!({"sampan": "snooze", "task": "b", "seconds": 1})),
+        json!({"sampan": "failed", "id": null, "message": "task b does not run here"})
+    );
+    assert_eq!(
+        ask(json!({"sampan": "signal", "task": "a", "service": "a", "signal": "USR1", "id": [3]})),
+        json!({"sampan": "done", "id": [3]})
+    );
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING FINISHED");
 }

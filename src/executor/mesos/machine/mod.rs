@@ -17,6 +17,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::ledger::{Kill, Launch, Phase, Planned, Task, Update, Why};
+use super::message;
 use super::proto::framework_info::capability;
 use super::proto::task_status::{Reason, Source};
 use super::proto::{
@@ -24,9 +25,10 @@ use super::proto::{
     TaskStatus, event,
 };
 use super::task::pod_name;
+use crate::pod::control::Request;
 use crate::pod::record::{self, Status, Verdict};
 
-/// How long an executor without a task waits for the last acknowledgement.
+/// How long an executor without a task waits for the last acknowledgement of an agent that is there.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Ids of ended tasks that are remembered, so that a repeated LAUNCH does nothing.
 const REMEMBERED: usize = 4096;
@@ -87,8 +89,8 @@ pub enum Input {
     Verdict(u64, Verdict),
     /// The pod went, and not by us: complete text.
     Gone(u64, String),
-    /// The pod was removed; or why not.
-    Removed(u64, Option<String>),
+    /// The pod was removed.
+    Removed(u64),
     /// Something for the operator alone.
     Note(String),
     /// Time has passed.
@@ -115,10 +117,10 @@ pub enum Action {
     KeepSubscribed(Box<event::Subscribed>),
     /// Keep the tasks of a new launch; before everything else.
     KeepTasks(u64, Vec<TaskInfo>),
-    /// Make the pod of a launch.
+    /// Make the pod of a launch; of one that an earlier process of this executor made already, only tell what its tasks are.
     Start(u64),
-    /// Go on with the pod of a launch that an earlier process of this executor began.
-    Resume(u64),
+    /// Go on with a pod that was up; one that is there no more was removed.
+    Watch(u64),
     /// Stop making the pod; `NotStarted` follows.
     Cancel(u64),
     /// As `Cancel`, without patience.
@@ -138,6 +140,17 @@ pub enum Action {
     Forget(u64),
     /// Send an update.
     Send(Box<TaskStatus>),
+    /// Have services do what the framework asks for, and tell it.
+    Ask {
+        /// The launch.
+        launch: u64,
+        /// What.
+        request: Request,
+        /// For the answer.
+        id: serde_json::Value,
+    },
+    /// Send a message to the framework.
+    Tell(Vec<u8>),
     /// Tell the operator.
     Log(String),
     /// End the process with this code.
@@ -251,7 +264,8 @@ impl Machine {
             let killed = launch.tasks.iter().any(|task| task.kill.is_some());
             let action = match launch.phase {
                 Phase::Starting if killed => Action::Cancel(launch.number),
-                Phase::Starting | Phase::Up => Action::Resume(launch.number),
+                Phase::Starting => Action::Start(launch.number),
+                Phase::Up => Action::Watch(launch.number),
                 Phase::Removing => Action::Remove(launch.number),
                 Phase::Removed => continue,
             };
@@ -356,7 +370,7 @@ impl Machine {
                 }
             }
             Input::Gone(number, why) => self.gone(now, number, None, &why),
-            Input::Removed(number, failure) => self.removed(number, failure),
+            Input::Removed(number) => self.removed(number),
             Input::Note(text) => self.log(text),
             Input::Tick => {}
         }
@@ -392,10 +406,8 @@ impl Machine {
                 }
             }
             (Type::Message, event) => {
-                let length = event.message.map_or(0, |message| message.data.len());
-                self.log(format!(
-                    "a message of {length} bytes from the scheduler is not understood"
-                ));
+                let data = event.message.map(|message| message.data);
+                self.message(&data.unwrap_or_default());
             }
             (Type::Shutdown, _) => {
                 let why = Why::Shutdown("the agent shut the executor down".into());
@@ -408,6 +420,53 @@ impl Machine {
             }
             (Type::Heartbeat, _) => {}
             (Type::Unknown, _) => self.log("an event of an unknown type is passed over".into()),
+        }
+    }
+
+    /// MESSAGE.
+    fn message(&mut self, data: &[u8]) {
+        let ask = match message::read(data) {
+            None => {
+                let length = data.len();
+                return self.log(format!(
+                    "a message of {length} bytes from the framework is not for the executor"
+                ));
+            }
+            Some(Err(answer)) => return self.actions.push(Action::Tell(answer)),
+            Some(Ok(ask)) => ask,
+        };
+        let action = match self.asked(&ask) {
+            Ok((launch, services)) => Action::Ask {
+                launch,
+                request: ask.request(services),
+                id: ask.id,
+            },
+            Err(why) => Action::Tell(message::failed(&ask.id, &why)),
+        };
+        self.actions.push(action);
+    }
+
+    /// The services that the framework asks something of, and their launch.
+    fn asked(&self, ask: &message::Ask) -> Result<(u64, Vec<String>), String> {
+        let id = &ask.task;
+        let found = self.find(id).and_then(|(number, at)| {
+            let launch = self.launches.get(&number)?;
+            Some((launch, launch.tasks.get(at)?))
+        });
+        let running = |(launch, task): &(&Launch, &Task)| {
+            launch.phase == Phase::Up && task.kill.is_none() && !task.is_over()
+        };
+        let Some((launch, task)) = found.filter(running) else {
+            return Err(format!("task {id} does not run here"));
+        };
+        let all = task.plan.as_ref().map_or(&[][..], |plan| &plan.services);
+        match &ask.service {
+            None => Ok((launch.number, all.to_vec())),
+            Some(name) if all.contains(name) => Ok((launch.number, vec![name.clone()])),
+            Some(name) => Err(format!(
+                "task {id} has no service {name}, but {}",
+                all.join(", ")
+            )),
         }
     }
 
