@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::notify::{Manager, Message};
 use super::{Global, Outcome};
+use crate::compose::project::Logging;
 use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
 use crate::pod::logs::{Line, Reader};
@@ -81,6 +82,13 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         .map(moment)
         .transpose()?
         .unwrap_or(i64::MIN);
+    for name in &services {
+        if pod.project.services[name].logging == Some(Logging::None) {
+            super::output::warning(&format!(
+                "service {name} keeps no logs: its file says logging: {{driver: none}}"
+            ));
+        }
+    }
     let mut reader = reader(&dir, &services);
     let mut printer = Printer::new(style, &services);
     let mut lines = reader.read(!args.follow)?;
@@ -93,6 +101,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         for line in reader.read(false)? {
             printer.print(&line)?;
         }
+        tell_lost(&mut reader);
     }
     Ok(0)
 }
@@ -117,6 +126,12 @@ fn reader(dir: &PodDir, services: &[String]) -> Reader {
         .map(|name| (name.clone(), dir.service(name)))
         .collect();
     Reader::new(&list)
+}
+
+fn tell_lost(reader: &mut Reader) {
+    for lost in reader.lost() {
+        super::output::error(&lost.to_string());
+    }
 }
 
 /// The last `count` lines of each service, in their order.
@@ -266,6 +281,7 @@ impl<'a> Follower<'a> {
             for line in lines {
                 self.printer.print(&line)?;
             }
+            tell_lost(&mut self.reader);
             if let Some(code) = ended {
                 return Ok(Followed::Ended(code));
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 mod extras;
 
-use extras::{check, hook, lifecycle_hook};
+use extras::{check, hook, lifecycle_hook, logging};
 
 use super::network::ENDPOINT_SYSCTLS;
 use super::project::{
@@ -210,6 +210,9 @@ fn service(s: &Service) -> Dict {
     out.bare("shm_size", s.shm_size);
     out.bare("oom_score_adj", s.oom_score_adj);
     limits(&s.limits, &mut out);
+    if let Some(kept) = s.logging {
+        out.put("logging", Out::Dict(logging(kept)));
+    }
     out.texts("profiles", &s.profiles);
     for (key, hooks) in [("post_start", &s.post_start), ("pre_stop", &s.pre_stop)] {
         out.list(key, hooks.iter().map(|h| Out::Dict(lifecycle_hook(h))));

@@ -298,6 +298,9 @@ pub struct Service {
     pub oom_score_adj: Option<i32>,
     /// Limits of the service's own cgroup.
     pub limits: Limits,
+    /// `logging`; `None`: as who starts the pod has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logging: Option<Logging>,
     /// `profiles`.
     pub profiles: Vec<String>,
     /// `post_start`, in order.
@@ -306,6 +309,21 @@ pub struct Service {
     /// `pre_stop`, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pre_stop: Vec<LifecycleHook>,
+}
+
+/// `logging`: what is kept of a service's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logging {
+    /// Driver `none`: nothing.
+    None,
+    /// Drivers `json-file` and `local`.
+    Kept {
+        /// Bytes of one file of one stream; `None`: without bound, in one file.
+        max_size: Option<u64>,
+        /// Files of one stream, the one that is written included.
+        max_file: u32,
+    },
 }
 
 /// `pull_policy`.

@@ -157,7 +157,7 @@ const SERVICE: &[(&str, Rule)] = &[
     ("label_file", Refused("use labels")),
     ("labels", Is(LIST_OR_DICT)),
     ("links", Is(LIST)),
-    ("logging", Refused(LATER)),
+    ("logging", Is(Map(LOGGING))),
     (
         "mac_address",
         Refused("write it below a network of the service"),
@@ -286,6 +286,8 @@ const CONTENT: &[(&str, Rule)] = &[
     ),
     ("template_driver", Refused("write the content out")),
 ];
+
+const LOGGING: &[(&str, Rule)] = &[("driver", Is(Scalar)), ("options", Is(Dict(&Scalar)))];
 
 const LIFECYCLE_HOOK: &[(&str, Rule)] = &[
     ("command", Is(ONE_OR_LIST)),

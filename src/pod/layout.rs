@@ -26,7 +26,7 @@
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
 //! <state>/cni/                  attachments that `sampan cni` made, as in network/
 //! <root>/pods/NAME/.pod         link to <state>/pods/NAME: whose data these are
-//! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
+//! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stdout.OFFSET.log … stderr.log stderr.idx …
 //! <root>/volumes/NAME/          named volumes: _data, volume.json
 //! ```
 
@@ -256,13 +256,16 @@ impl ServiceDir {
         self.dir.join(stream)
     }
 
-    /// Log of `stdout` or `stderr`.
-    pub fn log(&self, stream: &str) -> PathBuf {
-        self.data.join(format!("{stream}.log"))
+    /// Log of `stdout` or `stderr`, the part that begins at an offset (see [`super::logs::parts`]).
+    pub fn log_at(&self, stream: &str, base: u64) -> PathBuf {
+        self.data.join(match base {
+            0 => format!("{stream}.log"),
+            base => format!("{stream}.{base}.log"),
+        })
     }
 
-    /// Index of [`ServiceDir::log`].
-    pub fn index(&self, stream: &str) -> PathBuf {
-        self.data.join(format!("{stream}.idx"))
+    /// Index of [`ServiceDir::log_at`].
+    pub fn index_at(&self, stream: &str, base: u64) -> PathBuf {
+        self.log_at(stream, base).with_extension("idx")
     }
 }

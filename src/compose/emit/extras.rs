@@ -1,7 +1,9 @@
 //! What compose has no word for, and hooks: as entries of the file.
 
 use super::{Dict, Out, units};
-use crate::compose::project::{Check, CheckTest, HealthTest, Hook, LifecycleHook, OnFailure};
+use crate::compose::project::{
+    Check, CheckTest, HealthTest, Hook, LifecycleHook, Logging, OnFailure,
+};
 
 pub(super) fn hook(h: &Hook) -> Dict {
     let mut out = Dict::default();
@@ -24,6 +26,23 @@ pub(super) fn lifecycle_hook(h: &LifecycleHook) -> Dict {
     out.flag("privileged", h.privileged);
     out.maybe_text("working_dir", h.working_dir.as_deref());
     out.texts_by_key("environment", &h.environment);
+    out
+}
+
+pub(super) fn logging(logging: Logging) -> Dict {
+    let mut out = Dict::default();
+    match logging {
+        Logging::None => out.text("driver", "none"),
+        Logging::Kept { max_size, max_file } => {
+            let mut options = Dict::default();
+            options.maybe_text("max-size", max_size.map(|size| size.to_string()).as_deref());
+            if max_size.is_some() {
+                options.text("max-file", &max_file.to_string());
+            }
+            out.text("driver", "json-file");
+            out.dict("options", options.0.into_iter());
+        }
+    }
     out
 }
 

@@ -12,6 +12,26 @@ fn errors() {
         ),
         ("", "compose.yaml:1:1: the file is empty"),
         (
+            "services: {web: {image: i, logging: {driver: fluentd}}}",
+            "compose.yaml:1:46: services.web.logging.driver: \"fluentd\" is not supported; json-file, local and none are supported",
+        ),
+        (
+            "services: {web: {image: i, logging: {options: {tag: x}}}}",
+            "compose.yaml:1:53: services.web.logging.options.tag: not an option that is supported; max-size, max-file and compress: false are",
+        ),
+        (
+            "services: {web: {image: i, logging: {options: {max-size: 0}}}}",
+            "compose.yaml:1:58: services.web.logging.options.max-size: \"0\" is not a size above 0; write something like 10m",
+        ),
+        (
+            "services: {web: {image: i, logging: {options: {max-file: 2}}}}",
+            "compose.yaml:1:37: services.web.logging: max-file has a meaning only together with max-size; add that",
+        ),
+        (
+            "services: {web: {image: i, logging: {driver: none, options: {max-file: 2}}}}",
+            "compose.yaml:1:72: services.web.logging.options.max-file: driver none has no options",
+        ),
+        (
             "[]",
             "compose.yaml:1:1: a compose file must be a mapping, not a list",
         ),

@@ -41,6 +41,7 @@ services:
     restart: on-failure:5
     stop_signal: SIGQUIT
     stop_grace_period: 90s
+    logging: {driver: local, options: {max-file: 2}}
     cap_add: [NET_ADMIN]
     cap_drop: [ALL]
     privileged: true

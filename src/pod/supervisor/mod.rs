@@ -203,12 +203,16 @@ fn open_pumps(
     events: &mpsc::UnboundedSender<Event>,
 ) -> Result<BTreeMap<String, Pumps>> {
     let mut pumps = BTreeMap::new();
-    for name in pod.project.services.keys() {
+    for (name, service) in &pod.project.services {
+        let logging = service.logging.unwrap_or_else(|| pod.logging());
         let (events, service) = (events.clone(), name.clone());
         let failed = move |text: String| {
             let _ = events.send(Event::Note(service.clone(), text));
         };
-        pumps.insert(name.clone(), Pumps::start(&dir.service(name), failed)?);
+        pumps.insert(
+            name.clone(),
+            Pumps::start(&dir.service(name), logging, failed)?,
+        );
     }
     Ok(pumps)
 }
