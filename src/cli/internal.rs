@@ -21,7 +21,6 @@ use crate::pod::record::{self, Failure, Pod};
 use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, hooks, keeper, lock, sandbox, supervisor, teardown, volumes};
-use crate::sys::seal;
 
 /// Arguments from `internal` on.
 #[derive(Debug, Parser)]
@@ -155,8 +154,8 @@ pub fn run() -> Outcome {
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
         Command::Launch { dir } => {
-            let held = seal::hold()?;
-            told(&dir, launch_container(&dir, held))
+            crate::sys::seal::ensure()?;
+            told(&dir, launch_container(&dir))
         }
         Command::Start { dir } => told(&dir, start(&dir)),
         Command::Delete { dir } => told(&dir, delete(&dir)),
@@ -170,7 +169,7 @@ pub fn run() -> Outcome {
             privileged,
             command,
         } => {
-            seal::ensure()?;
+            crate::sys::seal::ensure()?;
             let request = exec::Request {
                 command,
                 user,
@@ -266,12 +265,12 @@ fn up() -> Outcome {
 // Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
 
 /// Two steps, the record of the container between them: a successor of a killed supervisor goes on from there.
-fn launch_container(dir: &Path, held: seal::Held) -> Result<(), Error> {
+fn launch_container(dir: &Path) -> Result<(), Error> {
     let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
-    container::create(&request, held).map_err(from_container)?;
+    container::create(&request).map_err(from_container)?;
     container::start(dir).map_err(from_container)
 }
 

@@ -13,7 +13,6 @@ use super::{CreateRequest, Error, State, chain, config, host_mounts, idmap, life
 use crate::cgroup::{self, Cgroup, Entry};
 use crate::init::hooks::{Hooks, Point};
 use crate::init::{self, gate};
-use crate::sys::seal::Held;
 use crate::sys::{process, procfs, socket};
 
 /// Room for most `config.json`, in bytes.
@@ -22,11 +21,11 @@ const CONFIG_USUAL: usize = 16 << 10;
 const CONFIG_MAX: u64 = 16 << 20;
 
 /// Makes a container up to the start gate. Must run in a single-threaded process. Standard streams of the caller become the
-/// container's. On failure nothing is left: no cgroup, no mount, no process. `held`: what is left to do of [`crate::sys::seal::hold`].
-pub fn create(request: &CreateRequest, held: Held) -> Result<State, Error> {
+/// container's. On failure nothing is left: no cgroup, no mount, no process.
+pub fn create(request: &CreateRequest) -> Result<State, Error> {
     let config = Config::read(&request.bundle)?;
     let console = request.console_socket.as_deref().map(connect).transpose()?;
-    create_from(request, &config, console, held)
+    create_from(request, &config, console)
 }
 
 /// [`create`] with what was read from the bundle, and with the connected console socket instead of its path.
@@ -34,7 +33,6 @@ pub fn create_from(
     request: &CreateRequest,
     config: &Config,
     console: Option<OwnedFd>,
-    held: Held,
 ) -> Result<State, Error> {
     if !process::is_single_threaded().map_err(|error| Error::step("count own threads", error))? {
         return Err(Error::Other(
@@ -64,7 +62,6 @@ pub fn create_from(
         config,
         plan: &plan,
         console,
-        held,
         made: Vec::new(),
         entry: Entry::default(),
         gate: None,
@@ -132,8 +129,6 @@ struct Creation<'a> {
     config: &'a Config,
     plan: &'a Plan,
     console: Option<OwnedFd>,
-    /// Our own program, dropped before anything can come near it.
-    held: Held,
     /// Parts of the cgroup that are ours now.
     made: Vec<&'a Cgroup>,
     /// The way into the part that was made last.
@@ -164,12 +159,7 @@ impl<'a> Creation<'a> {
                 Ok(())
             }
             Step::NoteMounts(root) => host_mounts::note(&request.dir, root),
-            Step::Begin => {
-                self.child()?.begin(&self.entry)?;
-                // the child has closed its own or is about to, and mounts meanwhile
-                self.held = Held::default();
-                Ok(())
-            }
+            Step::Begin => self.child()?.begin(&self.entry),
             Step::KeepSpec => life::keep_spec(&request.dir, &self.config.text),
             Step::Limits(resources) => request
                 .cgroup
@@ -186,10 +176,6 @@ impl<'a> Creation<'a> {
                 time_offsets,
             } => {
                 let join = join_files(join)?;
-                if join.is_some() {
-                    // others are there already
-                    self.held = Held::default();
-                }
                 let (console, gate) = (self.console.take(), self.gate.take());
                 let place = Place {
                     new: *new,

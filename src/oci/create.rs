@@ -18,20 +18,20 @@ const SOCKET_WAIT: u64 = 10;
 
 /// `create ID`.
 pub fn create(call: &Invocation) -> Result<u8, Error> {
-    let held = hold(call)?;
+    protect()?;
     let making = Making::begin(call, true)?;
     let console = making.console(call)?;
-    making.make(call, held, console, false).map(|_| 0)
+    making.make(call, console, false).map(|_| 0)
 }
 
 /// `run ID`.
 pub fn run(call: &Invocation) -> Result<u8, Error> {
-    let held = hold(call)?;
+    protect()?;
     let detach = call.values.has("detach");
     let making = Making::begin(call, detach)?;
     if detach {
         let console = making.console(call)?;
-        let state = making.make(call, held, console, false)?;
+        let state = making.make(call, console, false)?;
         return started(call, &state).map(|()| 0);
     }
     if !call.values.has("no-subreaper") {
@@ -51,7 +51,7 @@ pub fn run(call: &Invocation) -> Result<u8, Error> {
         .iter()
         .any(|name| call.values.get(name).is_some());
     let at_once = !told && near.is_none();
-    let state = making.make(call, held, console, at_once)?;
+    let state = making.make(call, console, at_once)?;
     let console = near.as_ref().map(receive).transpose();
     let console = console.map_err(|error| undone(call, &state, error))?;
     if at_once {
@@ -132,15 +132,6 @@ pub fn fit(process: &mut Process) {
 /// Runs from a copy that no container can write (CVE-2019-5736).
 pub fn protect() -> Result<(), Error> {
     seal::ensure().map_err(|error| Error::step("protect the own program", error))
-}
-
-/// [`protect`], some of which may be left to do.
-fn hold(call: &Invocation) -> Result<seal::Held, Error> {
-    let held = seal::hold().map_err(|error| Error::step("protect the own program", error))?;
-    // its number may be that of a descriptor which is to be passed, and is not open
-    let passes =
-        call.values.get("preserve-fds").is_some() || std::env::var_os("LISTEN_FDS").is_some();
-    Ok(if passes { seal::Held::default() } else { held })
 }
 
 /// Opens the gate; a container whose program does not run is removed.
@@ -224,7 +215,6 @@ impl Making {
     fn make(
         self,
         call: &Invocation,
-        held: seal::Held,
         console: Option<OwnedFd>,
         at_once: bool,
     ) -> Result<State, Error> {
@@ -243,14 +233,8 @@ impl Making {
             at_once,
             dies_with_parent: self.waited_for,
         };
-        let made = store::note(&request).and_then(|()| {
-            Ok(container::create_from(
-                &request,
-                &self.config,
-                console,
-                held,
-            )?)
-        });
+        let made = store::note(&request)
+            .and_then(|()| Ok(container::create_from(&request, &self.config, console)?));
         let told = made.and_then(|state| match watcher.tell(state.pid) {
             Ok(()) => Ok(state),
             Err(error) => Err(also(error, container::delete(&state.dir).err())),

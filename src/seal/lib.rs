@@ -12,17 +12,12 @@
 #![allow(unsafe_code)]
 
 use core::ffi::CStr;
-use core::mem::MaybeUninit;
 use core::ptr;
 
 use libc::{c_char, c_long};
 
-/// In the environment of the second run of the program only, `NAME=`; a number is that of the mount's descriptor.
-pub const MARK: &CStr = c"_SAMPAN_SEALED=";
-/// Digits of a descriptor's number.
-const DIGITS: usize = 10;
-/// Room for the mark with a number and a zero byte.
-const MARK_ROOM: usize = MARK.count_bytes() + DIGITS + 1;
+/// In the environment of the second run of the program only.
+pub const MARK: &CStr = c"_SAMPAN_SEALED=1";
 
 /// The program's entry point: the stack is as execve(2) left it, and goes on to the C library's as it was.
 ///
@@ -80,11 +75,9 @@ unsafe extern "C" fn sampan_early(stack: *mut usize) {
         let argc = stack.read_volatile();
         let argv = stack.add(1).cast::<*const c_char>();
         let environment = argv.add(argc + 1);
-        let makes = match argc {
-            0..3 => return,
-            _ => makes_or_enters(argc, argv),
-        };
-        let Some(makes) = makes else { return };
+        if argc < 3 || !makes_or_enters(argc, argv) {
+            return;
+        }
         let mut end = environment;
         while !end.read_volatile().is_null() {
             if starts(end.read_volatile(), b"_SAMPAN_SEALED=") {
@@ -94,33 +87,18 @@ unsafe extern "C" fn sampan_early(stack: *mut usize) {
         }
         // one more variable: the words behind the last one are put back when execve comes back
         let next = end.add(1).read_volatile();
-        let mut room = MaybeUninit::<[c_char; MARK_ROOM]>::uninit();
-        let mark = room.as_mut_ptr().cast::<c_char>();
-        let mut length = 0;
-        loop {
-            let byte = MARK.as_ptr().add(length).read_volatile();
-            mark.add(length).write_volatile(byte);
-            if byte == 0 {
-                break;
-            }
-            length += 1;
-        }
-        end.write_volatile(mark);
+        end.write_volatile(MARK.as_ptr());
         end.add(1).write_volatile(ptr::null());
-        let number = match makes {
-            true => mark.add(length),
-            false => ptr::null_mut(),
-        };
-        execute_read_only(argv, environment, number);
+        execute_read_only(argv, environment);
         end.write_volatile(ptr::null());
         end.add(1).write_volatile(next);
     }
 }
 
-/// Whether the words are those of an OCI runtime or of a pod's step, and one of them makes (true) or enters (false) a container. The
-/// first process that Sampan is in some containers has another name, and whatever words.
+/// Whether the words are those of an OCI runtime or of a pod's step, and one of them makes or enters a container. The first process that
+/// Sampan is in some containers has another name, and whatever words.
 #[inline(always)]
-unsafe fn makes_or_enters(argc: usize, argv: *const *const c_char) -> Option<bool> {
+unsafe fn makes_or_enters(argc: usize, argv: *const *const c_char) -> bool {
     // SAFETY: `argc` C strings of the kernel's.
     unsafe {
         let (name, first) = (argv.read_volatile(), argv.add(1).read_volatile());
@@ -128,22 +106,23 @@ unsafe fn makes_or_enters(argc: usize, argv: *const *const c_char) -> Option<boo
             && (starts(name, b"sampan-init\0")
                 || !(starts(first, b"oci\0") || starts(first, b"internal\0")))
         {
-            return None;
+            return false;
         }
         let mut index = 1;
         while index < argc {
             let word = argv.add(index).read_volatile();
-            if starts(word, b"exec\0") {
-                return Some(false);
-            }
             // `launch` is a pod's step
-            if starts(word, b"create\0") || starts(word, b"run\0") || starts(word, b"launch\0") {
-                return Some(true);
+            if starts(word, b"create\0")
+                || starts(word, b"run\0")
+                || starts(word, b"exec\0")
+                || starts(word, b"launch\0")
+            {
+                return true;
             }
             index += 1;
         }
     }
-    None
+    false
 }
 
 /// What is behind the last slash.
@@ -188,17 +167,10 @@ unsafe fn starts<const N: usize>(text: *const c_char, prefix: &[u8; N]) -> bool 
 /// Executes the calling program as seen through a read-only mount of its file alone, which is in no mount namespace: no byte is copied,
 /// no file system is made. Comes back when anything fails.
 ///
-/// The mount is done with when its descriptor is closed, which takes the kernel some time: by the call itself, unless there is a place
-/// for the `number` of the descriptor. Then it is open in the program, which closes it while it would wait for something else.
-///
 /// # Safety
-/// `argv` and `environment` end with a null pointer and hold C strings; `number` has room for a number and a zero byte.
+/// `argv` and `environment` end with a null pointer and hold C strings.
 #[inline(always)]
-pub unsafe fn execute_read_only(
-    argv: *const *const c_char,
-    environment: *const *const c_char,
-    number: *mut c_char,
-) {
+pub unsafe fn execute_read_only(argv: *const *const c_char, environment: *const *const c_char) {
     let exe = c"/proc/self/exe".as_ptr() as usize;
     let empty = c"".as_ptr() as usize;
     let here = libc::AT_FDCWD as usize;
@@ -210,18 +182,11 @@ pub unsafe fn execute_read_only(
     };
     // SAFETY: each call gets what its manual page asks for; the structure outlives the calls, and the descriptor is nobody else's.
     unsafe {
-        let close = match number.is_null() {
-            true => libc::OPEN_TREE_CLOEXEC,
-            false => 0,
-        };
-        let flags = (libc::OPEN_TREE_CLONE | close) as usize;
+        let flags = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize;
         let tree = call(libc::SYS_open_tree, here, exe, flags, 0, 0);
         let Ok(tree) = usize::try_from(tree) else {
             return;
         };
-        if !number.is_null() {
-            write_number(tree, number);
-        }
         let set = call(
             libc::SYS_mount_setattr,
             tree,
@@ -241,22 +206,6 @@ pub unsafe fn execute_read_only(
             );
         }
         call(libc::SYS_close, tree, 0, 0, 0, 0);
-    }
-}
-
-/// In decimal, with zeros before and a zero byte behind.
-#[inline(always)]
-unsafe fn write_number(mut number: usize, to: *mut c_char) {
-    let mut at = DIGITS;
-    // SAFETY: the caller has room for it.
-    unsafe {
-        to.add(at).write_volatile(0);
-        while at > 0 {
-            at -= 1;
-            to.add(at)
-                .write_volatile((b'0' + (number % 10) as u8) as c_char);
-            number /= 10;
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! through `/proc/PID/exe`. The copy is a view of the program through a read-only mount of its file, which `sampan-seal` makes (already
 //! at the entry point, when the words ask for it), or a memfd.
 //!
-//! That mount is in no mount namespace: it was never attached, and the kernel dissolved it when its descriptor was closed ([`Held`]). So
+//! That mount is in no mount namespace: it was never attached, and the kernel dissolved it when execve(2) closed its descriptor. So
 //! nobody can remount it, change its attributes, clone it or mount over it, with whatever capabilities: mount(2), mount_setattr(2) and
 //! open_tree(2) want a mount of the caller's namespace, or one that is still held by a descriptor of open_tree(2).
 //!
@@ -13,7 +13,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -24,32 +24,17 @@ const NAME: &str = "_SAMPAN_SEALED";
 /// The program.
 const EXE: &str = "/proc/self/exe";
 
-/// The mount that the program runs from. As long as this is held whoever gets at the program and has CAP_SYS_ADMIN can make it writable:
-/// it has to be dropped before anything of a container runs, and before a namespace of another container is joined.
-#[derive(Debug, Default)]
-pub struct Held {
-    _mount: Option<OwnedFd>,
-}
-
 /// Makes sure that the calling process runs from a protected copy: executes it with the same arguments and environment if it does not.
 /// To be called first thing in `main`, while there is one thread, by commands that create or enter containers.
 pub fn ensure() -> io::Result<()> {
-    hold().map(drop)
-}
-
-/// [`ensure`], but what takes some time, to be done with the mount, is left to who drops what comes back.
-pub fn hold() -> io::Result<Held> {
-    if let Some(mark) = std::env::var_os(NAME) {
+    if std::env::var_os(NAME).is_some() {
         // SAFETY: the caller promises that there is one thread.
         unsafe { std::env::remove_var(NAME) };
         if is_sealed()? {
-            let number = mark.to_str().and_then(|mark| mark.parse().ok());
-            // SAFETY: `sampan_seal` opened it for us alone.
-            let mount = number.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-            return Ok(Held { _mount: mount });
+            return Ok(());
         }
     } else if has_seals(&File::open(EXE)?) {
-        return Ok(Held::default());
+        return Ok(());
     }
     let arguments = strings(std::env::args_os())?;
     let mut environment = Vec::new();
@@ -64,13 +49,7 @@ pub fn hold() -> io::Result<Held> {
     {
         let (arguments, environment) = (pointers(&arguments), pointers(&environment));
         // SAFETY: both lists end with a null pointer and hold C strings that outlive the call.
-        unsafe {
-            sampan_seal::execute_read_only(
-                arguments.as_ptr(),
-                environment.as_ptr(),
-                std::ptr::null_mut(),
-            )
-        };
+        unsafe { sampan_seal::execute_read_only(arguments.as_ptr(), environment.as_ptr()) };
     }
     // no privilege, or a mount of another namespace
     let copy = memfd_copy()?;

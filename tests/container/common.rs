@@ -17,11 +17,7 @@ pub fn internal(arguments: &[String]) -> ExitCode {
     let done = match arguments[0].as_str() {
         "create" => {
             let request = fs::read(dir.join("create.json")).unwrap();
-            container::create(
-                &serde_json::from_slice(&request).unwrap(),
-                sampan::sys::seal::Held::default(),
-            )
-            .map(|_| 0)
+            container::create(&serde_json::from_slice(&request).unwrap()).map(|_| 0)
         }
         "start" => container::start(dir).map(|()| 0),
         "overlay" => {

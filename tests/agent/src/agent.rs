@@ -8,6 +8,8 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -376,9 +378,12 @@ impl Agent {
         let shared = self.shared.clone();
         let destroyed = shared.clone();
         std::thread::spawn(move || {
-            let status = child.wait().expect("wait");
-            // what the launcher does when the first process ends
+            let first = Id::Pid(Pid::from_raw(container.pid));
+            let unreaped = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            waitid(first, unreaped).expect("wait");
+            // what the launcher does when the first process ends; until it is reaped nobody else has its number
             container.destroy();
+            let status = child.wait().expect("wait");
             let destroyed = destroyed.lock().destroyed;
             shared.change(|state| state.exited(Exit { status, destroyed }));
         });
@@ -400,7 +405,7 @@ impl Agent {
         container.as_ref().expect("an executor").pid
     }
 
-    /// All processes of the executor's container.
+    /// All processes of the executor's container that live.
     pub fn processes(&self) -> Vec<i32> {
         let container = self.container.lock().expect("container");
         container
@@ -409,14 +414,19 @@ impl Agent {
             .unwrap_or_default()
     }
 
-    /// Destroys the executor's container: SIGKILL to all in it.
+    /// Destroys the executor's container: SIGKILL to all in it. One that has ended is left alone.
     pub fn destroy(&self) {
         let container = self.container.lock().expect("container").clone();
-        if let Some(container) = container {
-            self.shared.change(|state| {
+        let Some(container) = container else { return };
+        let alive = self.shared.change(|state| {
+            let alive = state.exit.is_none();
+            if alive {
                 state.destroyed = true;
                 state.record("note", json!("destroys the container"));
-            });
+            }
+            alive
+        });
+        if alive {
             container.destroy();
         }
     }

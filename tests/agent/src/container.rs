@@ -1,9 +1,11 @@
 //! The process of an executor and what it is locked up in.
 //!
 //! Owns cgroups of version 1 (or 2) below those of this process and the end of everything in them. *Invariant*:
-//! [`Container::destroy`] leaves no process and no cgroup. Leaves when to destroy to the agent.
+//! [`Container::destroy`] leaves no process and no cgroup. Without cgroups a process belongs to the container by descent,
+//! by session, or by the sandbox in its environment, which also finds one that has left its parent and its session.
+//! Leaves when to destroy to the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,6 +30,8 @@ pub struct Exit {
 pub(crate) struct Container {
     pub(crate) pid: i32,
     cgroups: Vec<PathBuf>,
+    /// What only its processes have in their environment.
+    mark: String,
 }
 
 /// Starts `command` in `sandbox`.
@@ -82,7 +86,12 @@ pub(crate) fn start(
         .stderr(stream("stderr"));
     let child = process.spawn().expect("executor");
     let pid = child.id() as i32;
-    (Container { pid, cgroups }, child)
+    let container = Container {
+        pid,
+        cgroups,
+        mark: format!("MESOS_DIRECTORY={}", sandbox.display()),
+    };
+    (container, child)
 }
 
 /// Where processes of a container are: version 2 allows none in a group that has others below.
@@ -135,12 +144,12 @@ fn make(id: &str) -> Vec<PathBuf> {
 }
 
 impl Container {
-    /// Every process of the container: of its cgroups, else all that descends from its first, or shares its session.
+    /// Every process of the container that lives.
     pub(crate) fn processes(&self) -> Vec<i32> {
-        if self.cgroups.is_empty() {
-            return tree(self.pid);
-        }
         let mut all = Vec::new();
+        if self.cgroups.is_empty() {
+            all = tree(self.pid, &self.mark);
+        }
         for cgroup in &self.cgroups {
             below(cgroup, &mut |folder| {
                 let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
@@ -149,20 +158,18 @@ impl Container {
         }
         all.sort_unstable();
         all.dedup();
+        all.retain(|pid| !is(*pid, &DEAD));
         all
     }
 
     /// SIGKILL to all of it, until nothing is left of it. Once a group of version 1 is empty it goes.
     pub(crate) fn destroy(&self) {
-        for round in 0..3000 {
-            let all: Vec<i32> = self
-                .processes()
-                .into_iter()
-                .filter(|pid| !dead(*pid))
-                .collect();
+        for _ in 0..3000 {
+            let all = self.freeze();
             for pid in &all {
                 let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
             }
+            wait(&all, &DEAD);
             if all.is_empty() {
                 for cgroup in &self.cgroups {
                     below(cgroup, &mut |folder| drop(fs::remove_dir(folder)));
@@ -170,12 +177,26 @@ impl Container {
                 if self.cgroups.iter().all(|cgroup| !cgroup.exists()) {
                     return;
                 }
+                std::thread::sleep(PAUSE);
             }
-            assert!(
-                round < 2999,
-                "processes {all:?} of a container cannot be killed"
-            );
-            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("a container does not end: {:?}", self.processes());
+    }
+
+    /// Stops everything, so that nothing can leave its parent behind while it is killed: all that was found.
+    fn freeze(&self) -> BTreeSet<i32> {
+        let mut found = BTreeSet::new();
+        loop {
+            let all = self.processes().into_iter();
+            let new: BTreeSet<i32> = all.filter(|pid| !found.contains(pid)).collect();
+            if new.is_empty() {
+                return found;
+            }
+            for pid in &new {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGSTOP);
+            }
+            wait(&new, &STOPPED);
+            found.extend(new);
         }
     }
 }
@@ -215,20 +236,47 @@ fn all() -> BTreeMap<i32, (i32, i32, char)> {
     found
 }
 
-fn dead(pid: i32) -> bool {
+/// Gone, or nobody's but its parent's.
+const DEAD: [char; 2] = ['Z', 'X'];
+/// It makes no other process; nor does one that waits in the kernel, for the child of its vfork(2).
+const STOPPED: [char; 5] = ['T', 't', 'D', 'Z', 'X'];
+/// Between two looks at a process.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Whether a process is in one of these states, or there is none.
+fn is(pid: i32, states: &[char]) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     text.rsplit_once(") ")
-        .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+        .is_none_or(|(_, rest)| rest.starts_with(states))
 }
 
-/// A process, all below it, and all of its session.
-fn tree(first: i32) -> Vec<i32> {
+/// Waits until all are in one of these states.
+fn wait(all: &BTreeSet<i32>, states: &[char]) {
+    for _ in 0..30_000 {
+        if all.iter().all(|pid| is(*pid, states)) {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    panic!("of the processes {all:?} one is none of {states:?}");
+}
+
+/// A process, all below it, all of its session, and all with this mark in their environment.
+fn tree(first: i32, mark: &str) -> Vec<i32> {
     let all = all();
-    let mut found = vec![first];
+    let marked = |pid: i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.any(|variable| variable == mark.as_bytes())
+    };
+    let roots = all
+        .iter()
+        .filter(|(pid, (_, session, _))| **pid == first || *session == first || marked(**pid));
+    let mut found: Vec<i32> = roots.map(|(pid, _)| *pid).collect();
     loop {
-        let more = all.iter().find(|(pid, (parent, session, _))| {
-            !found.contains(pid) && (found.contains(parent) || *session == first)
-        });
+        let more = all
+            .iter()
+            .find(|(pid, (parent, ..))| !found.contains(pid) && found.contains(parent));
         match more {
             Some((pid, _)) => found.push(*pid),
             None => return found,

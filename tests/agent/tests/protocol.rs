@@ -447,9 +447,16 @@ fn executors_get_a_sandbox_and_go_with_their_container() {
         // a child that is nobody's, and one that ignores SIGTERM
         let script = "env | sort; pwd; (setsid sleep 1000 &); trap '' TERM; sleep 1000; true";
         agent.start_executor(&["/bin/sh", "-c", script]);
-        while agent.processes().len() < 3 {
+        let line = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let sleeping = |pids: &[i32]| {
+            pids.iter()
+                .filter(|pid| line(pid) == b"sleep\x001000\0")
+                .count()
+        };
+        while sleeping(&agent.processes()) < 2 {
             std::thread::sleep(Duration::from_millis(5));
         }
+        let all = agent.processes();
         let sandbox = agent.sandbox();
         let printed = || std::fs::read_to_string(sandbox.join("stdout")).unwrap();
         while !printed().ends_with(&format!("\n{}\n", sandbox.display())) {
@@ -478,9 +485,7 @@ fn executors_get_a_sandbox_and_go_with_their_container() {
         agent.shutdown();
         let exit = agent.wait_exit();
         assert!(exit.destroyed, "{exit:?}");
-        if cgroup {
-            assert_eq!(agent.processes(), [0; 0]);
-        }
+        assert_eq!((sleeping(&all), agent.processes()), (0, Vec::new()));
         let status = &agent.statuses("a")[0];
         assert_eq!(
             (&status["state"], &status["reason"]),
