@@ -82,13 +82,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         .map(moment)
         .transpose()?
         .unwrap_or(i64::MIN);
-    for name in &services {
-        if pod.project.services[name].logging == Some(Logging::None) {
-            super::output::warning(&format!(
-                "service {name} keeps no logs: its file says logging: {{driver: none}}"
-            ));
-        }
-    }
+    let services = kept(&pod, services);
     let mut reader = reader(&dir, &services);
     let mut printer = Printer::new(style, &services);
     let mut lines = reader.read(!args.follow)?;
@@ -126,6 +120,21 @@ fn reader(dir: &PodDir, services: &[String]) -> Reader {
         .map(|name| (name.clone(), dir.service(name)))
         .collect();
     Reader::new(&list)
+}
+
+/// Those of which something is kept; the others are told.
+fn kept(pod: &Pod, mut services: Vec<String>) -> Vec<String> {
+    services.retain(|name| {
+        let service = pod.project.services.get(name);
+        let none = service.is_some_and(|s| s.logging == Some(Logging::None));
+        if none {
+            super::output::warning(&format!(
+                "service {name} keeps no logs: its file says logging: {{driver: none}}"
+            ));
+        }
+        !none
+    });
+    services
 }
 
 fn tell_lost(reader: &mut Reader) {

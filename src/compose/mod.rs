@@ -58,6 +58,11 @@ use std::path::{Path, PathBuf};
 use files::{Found, Read};
 use node::{At, Node, Result, Value};
 
+/// Bytes that a text such as `64m` or `10MB` means, with units of 1024.
+pub fn size(text: &str) -> Option<u64> {
+    units::bytes(text)
+}
+
 /// What to load and with which surroundings.
 #[derive(Debug, Clone)]
 pub struct LoadRequest {

@@ -65,6 +65,17 @@ const TOP: &[(&str, Rule)] = &[
 const POD: &[(&str, Rule)] = &[
     ("limits", Is(Map(POD_LIMITS))),
     ("hooks", Is(List(&Map(HOOK)))),
+    ("logs", Is(List(&Map(LOG_SINK)))),
+];
+
+const LOG_SINK: &[(&str, Rule)] = &[
+    ("file", Is(Scalar)),
+    ("stdout", Is(Scalar)),
+    ("stderr", Is(Scalar)),
+    ("format", Is(Scalar)),
+    ("labels", Is(LIST)),
+    ("max_size", Is(Scalar)),
+    ("max_file", Is(Scalar)),
 ];
 
 const HOOK: &[(&str, Rule)] = &[
@@ -216,6 +227,7 @@ const SERVICE_EXTRA: &[(&str, Rule)] = &[
         Is(Either(&[List(&Map(CHECK)), Named(&Map(CHECK), true)])),
     ),
     ("default_working_dir", Is(Scalar)),
+    ("logs", Is(List(&Map(LOG_SINK)))),
     ("rootfs", Is(Scalar)),
 ];
 

@@ -169,6 +169,7 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
             .map(|v| v as i32),
         limits: limits::of_service(at)?,
         logging: logging::of_service(at)?,
+        logs: logging::sinks(at, context)?,
         profiles: at.strings_of("profiles")?,
         post_start: hooks::of_service(at, "post_start", context)?,
         pre_stop: hooks::of_service(at, "pre_stop", context)?,

@@ -16,6 +16,7 @@
 //!   sandbox.json                what set-up found out: addresses, default route
 //!   verdict.json                how the pod ended, while it is at rest
 //!   hooks.json hooks.lock       which hooks ran and which are owed; held by the process that runs one
+//!   sinks/NUMBER.json           how far a file of x-sampan.logs is, written by the supervisor alone
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
 //!   services/SERVICE/
@@ -185,6 +186,16 @@ impl PodDir {
     /// Lock of the process that runs a hook.
     pub fn hooks_lock(&self) -> PathBuf {
         self.dir.join("hooks.lock")
+    }
+
+    /// `sinks/`.
+    pub fn sinks(&self) -> PathBuf {
+        self.dir.join("sinks")
+    }
+
+    /// `sinks/NUMBER.json`.
+    pub fn sink(&self, number: usize) -> PathBuf {
+        self.sinks().join(format!("{number}.json"))
     }
 
     /// `changes.json`.

@@ -140,16 +140,19 @@ impl Stream {
         }
     }
 
-    /// Adds new complete lines, of about `limit` bytes.
-    pub fn read(&mut self, limit: u64, lines: &mut Vec<Line>) -> Result<()> {
+    /// Adds new complete lines, of about `limit` bytes; whether it stopped there.
+    pub fn read(&mut self, limit: u64, lines: &mut Vec<Line>) -> Result<bool> {
         let until = self.offset.saturating_add(limit);
         loop {
             if self.part.is_none() && !self.open(lines)? {
-                return Ok(());
+                return Ok(false);
             }
             self.read_part(until, lines)?;
-            if self.offset >= until || !self.leave(until, lines)? {
-                return Ok(());
+            if self.offset >= until {
+                return Ok(true);
+            }
+            if !self.leave(until, lines)? {
+                return Ok(self.offset >= until);
             }
         }
     }

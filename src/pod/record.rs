@@ -387,6 +387,38 @@ pub struct PublishedPort {
     pub mapping: PortMapping,
 }
 
+/// `sinks/NUMBER.json`: how far a file of `x-sampan.logs` is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkState {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The file.
+    pub path: PathBuf,
+    /// Whose output it gets.
+    pub services: BTreeSet<String>,
+    /// `SERVICE/STREAM`: up to where it has everything.
+    pub offsets: BTreeMap<String, u64>,
+    /// What was about to be appended then, and the offsets behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<(Intent, BTreeMap<String, u64>)>,
+    /// Why it cannot be written at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What is about to be appended to a file, so that a successor can tell whether it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The file.
+    pub inode: u64,
+    /// Its length before.
+    pub start: u64,
+    /// How much.
+    pub length: u64,
+    /// Of the bytes.
+    pub hash: u64,
+}
+
 /// `status.json` of a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {

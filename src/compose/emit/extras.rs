@@ -2,7 +2,7 @@
 
 use super::{Dict, Out, units};
 use crate::compose::project::{
-    Check, CheckTest, HealthTest, Hook, LifecycleHook, Logging, OnFailure,
+    Check, CheckTest, HealthTest, Hook, LifecycleHook, LogFormat, LogSink, Logging, OnFailure,
 };
 
 pub(super) fn hook(h: &Hook) -> Dict {
@@ -42,6 +42,35 @@ pub(super) fn logging(logging: Logging) -> Dict {
             out.text("driver", "json-file");
             out.dict("options", options.0.into_iter());
         }
+    }
+    out
+}
+
+pub(super) fn log_sink(sink: &LogSink) -> Dict {
+    let mut out = Dict::default();
+    let path = |file: &Option<crate::compose::project::LogFile>| {
+        let path = file.as_ref()?.path();
+        Some(path.to_string_lossy().into_owned())
+    };
+    match (path(&sink.stdout), path(&sink.stderr)) {
+        (Some(both), Some(other)) if both == other => out.text("file", &both),
+        (stdout, stderr) => {
+            out.maybe_text("stdout", stdout.as_deref());
+            out.maybe_text("stderr", stderr.as_deref());
+        }
+    }
+    out.text(
+        "format",
+        match sink.format {
+            LogFormat::Raw => "raw",
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        },
+    );
+    out.texts("labels", &sink.labels);
+    if let Some(size) = sink.max_size {
+        out.bare("max_size", Some(size));
+        out.bare("max_file", Some(sink.max_file));
     }
     out
 }

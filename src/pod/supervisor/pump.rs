@@ -21,6 +21,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use super::super::layout::ServiceDir;
 use super::super::logs::parts;
 use super::super::{Error, Result};
+use super::sinks::Sinks;
 use crate::compose::project::Logging;
 use crate::sys::watch::watch;
 
@@ -33,23 +34,36 @@ const TAIL: u64 = 256;
 /// Pause after a log that could not be written (a full disk); the container waits at its full pipe meanwhile.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What is kept where only sinks want the output: they read it before it goes.
+const SPOOL: Logging = Logging::Kept {
+    max_size: Some(1 << 20),
+    max_file: 1,
+};
+
+/// Who reads the log along.
+#[derive(Clone)]
+pub struct Readers {
+    /// The service.
+    pub service: String,
+    /// All of the pod.
+    pub sinks: Rc<Sinks>,
+}
+
 /// One stream of one service.
-#[derive(Debug)]
 pub struct Pump {
     pipe: File,
     log: Log,
 }
 
 /// Where the bytes go.
-#[derive(Debug)]
 enum Log {
     Kept(Box<Kept>),
     /// `/dev/null`.
     Dropped(File),
 }
 
-#[derive(Debug)]
 struct Kept {
+    readers: Option<Readers>,
     service: ServiceDir,
     stream: &'static str,
     max_size: Option<u64>,
@@ -71,13 +85,22 @@ struct Part {
 }
 
 impl Pump {
-    fn open(service: &ServiceDir, stream: &'static str, logging: Logging) -> Result<Pump> {
+    fn open(
+        service: &ServiceDir,
+        stream: &'static str,
+        logging: Logging,
+        readers: Option<Readers>,
+    ) -> Result<Pump> {
         let open = |path: &Path, options: &OpenOptions| {
             options.open(path).map_err(Error::io("open", path))
         };
         let mut both = OpenOptions::new();
         // both ends, so that a container which closes its own is no end of file
         both.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        let logging = match (logging, &readers) {
+            (Logging::None, Some(_)) => SPOOL,
+            (logging, _) => logging,
+        };
         let log = match logging {
             Logging::None => Log::Dropped(open(
                 Path::new("/dev/null"),
@@ -85,7 +108,8 @@ impl Pump {
             )?),
             Logging::Kept { max_size, max_file } => {
                 let kept = Kept::open(service, stream, max_size, max_file);
-                let kept = kept.map_err(Error::io("open a log in", &service.data))?;
+                let mut kept = kept.map_err(Error::io("open a log in", &service.data))?;
+                kept.readers = readers;
                 Log::Kept(Box::new(kept))
             }
         };
@@ -111,6 +135,9 @@ impl Pump {
                     if let Log::Kept(kept) = &mut self.log {
                         kept.part.end += count as u64;
                         kept.part.note()?;
+                        if let Some(Readers { service, sinks }) = &kept.readers {
+                            sinks.wake(service, kept.stream);
+                        }
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -130,13 +157,13 @@ impl Kept {
     ) -> io::Result<Kept> {
         let last = parts::list(service, stream)?.pop().unwrap_or(0);
         let kept = Kept {
+            readers: None,
             part: Part::open(service, stream, last)?,
             service: service.clone(),
             stream,
             max_size,
             max_file,
         };
-        kept.prune()?;
         Ok(kept)
     }
 
@@ -161,6 +188,9 @@ impl Kept {
         let spare = all.len().saturating_sub(self.max_file as usize);
         match all.get(spare) {
             Some(first) if spare > 0 && self.max_size.is_some() => {
+                if let Some(Readers { service, sinks }) = &self.readers {
+                    sinks.catch_up(service);
+                }
                 parts::remove_before(&self.service, self.stream, *first)
             }
             _ => Ok(()),
@@ -235,7 +265,7 @@ fn complete(index: &Path, base: u64, end: u64) -> io::Result<()> {
 }
 
 /// Both streams of a service.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Pumps(Vec<Rc<RefCell<Pump>>>);
 
 impl Pumps {
@@ -243,11 +273,12 @@ impl Pumps {
     pub fn start(
         service: &ServiceDir,
         logging: Logging,
+        readers: Option<Readers>,
         failed: impl Fn(String) + Clone + 'static,
     ) -> Result<Pumps> {
         let mut pumps = Vec::new();
         for stream in ["stdout", "stderr"] {
-            let pump = Pump::open(service, stream, logging)?;
+            let pump = Pump::open(service, stream, logging, readers.clone())?;
             let path = service.log_at(stream, 0);
             let pipe = pump.pipe.try_clone().map_err(Error::io("open", &path))?;
             let pipe = watch(pipe.into()).map_err(Error::io("watch", &path))?;
@@ -341,7 +372,7 @@ mod tests {
             };
             for piece in all[..count].chunks(at_once) {
                 // each by a supervisor of its own
-                let mut pump = Pump::open(&service, "stdout", logging).unwrap();
+                let mut pump = Pump::open(&service, "stdout", logging, None).unwrap();
                 (&pump.pipe).write_all(piece).unwrap();
                 while pump.drain().unwrap() {}
             }
@@ -366,7 +397,7 @@ mod tests {
             data: dir.path().to_path_buf(),
         };
         nix::unistd::mkfifo(&service.pipe("stdout"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let mut pump = Pump::open(&service, "stdout", Logging::None).unwrap();
+        let mut pump = Pump::open(&service, "stdout", Logging::None, None).unwrap();
         (&pump.pipe).write_all(&[b'x'; 5000]).unwrap();
         assert!(!pump.drain().unwrap());
         assert_eq!(ioctl_fionread(&pump.pipe).unwrap(), 0);
