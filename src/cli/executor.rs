@@ -7,6 +7,8 @@ use super::{Global, Outcome, context, output};
 use crate::cgroup::Cgroup;
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::run::Options;
+use crate::executor::mesos::task::labels::log_size;
+use crate::executor::mesos::task::output::Bound;
 use crate::executor::mesos::{run, shim};
 
 /// Which framework.
@@ -41,6 +43,12 @@ pub struct Mesos {
     /// Folder of the seccomp profiles that tasks may name
     #[arg(long, value_name = "DIR")]
     seccomp_profiles: Option<PathBuf>,
+    /// Largest file of a task's output in its sandbox; a full one is renamed to stdout.1
+    #[arg(long, value_name = "SIZE", default_value = "10MB", value_parser = log_size)]
+    log_size: u64,
+    /// How many such files there are of each stream
+    #[arg(long, value_name = "COUNT", default_value_t = Bound::default().max_file, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    log_files: u32,
 }
 
 /// `--log-format`.
@@ -82,6 +90,10 @@ pub fn run_real(global: &Global, command: Command) -> Outcome {
         plain_http: args.plain_http,
         variables: args.env.into_iter().collect(),
         seccomp_profiles: args.seccomp_profiles,
+        output: Bound {
+            max_size: args.log_size,
+            max_file: args.log_files,
+        },
     };
     Ok(run::run(&options)?)
 }

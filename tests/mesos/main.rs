@@ -10,6 +10,7 @@ mod faults;
 mod health;
 mod kill;
 mod launch;
+mod output;
 mod recovery;
 mod support;
 mod transport;

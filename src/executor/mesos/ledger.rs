@@ -25,6 +25,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::proto::{NetworkInfo, TaskGroupInfo, TaskInfo, TaskStatus, event};
+use super::task::output::Bound;
 use crate::pod::layout::Folders;
 use crate::pod::record::{self, ProcessId};
 use crate::pod::{Error, Result};
@@ -211,6 +212,9 @@ pub struct Executor {
     pub seccomp_profiles: Option<PathBuf>,
     /// The machine's address.
     pub address: Option<IpAddr>,
+    /// How much of a task's output the sandbox holds.
+    #[serde(default)]
+    pub output: Bound,
 }
 
 impl Executor {
@@ -412,6 +416,7 @@ mod tests {
             variables: BTreeMap::new(),
             seccomp_profiles: None,
             address: None,
+            output: Bound::default(),
         };
         ledger.begin(&executor).unwrap();
         assert_eq!(ledger.executor().unwrap(), executor);

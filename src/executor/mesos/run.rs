@@ -26,6 +26,7 @@ use super::ledger::{self, Executor, Ledger};
 use super::machine::{Action, Input, Machine, NotStarted, Now};
 use super::proto::{Call, Encoding, ExecutorId, FrameworkId, TaskState, call};
 use super::session::{self, Patience};
+use super::task::output::Bound;
 use super::{pods, shim};
 use crate::pod::control::Answer;
 use crate::pod::layout::{Folders, PodDir};
@@ -61,6 +62,8 @@ pub struct Options {
     pub variables: BTreeMap<String, String>,
     /// Folder of seccomp profiles that tasks may name.
     pub seccomp_profiles: Option<PathBuf>,
+    /// How much of a task's output the sandbox holds.
+    pub output: Bound,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -222,6 +225,7 @@ fn open(
         variables: options.variables.clone(),
         seccomp_profiles: options.seccomp_profiles.clone(),
         address: environment.endpoint.host.parse().ok(),
+        output: options.output,
     };
     ledger.begin(&executor)?;
     let subscribed = ledger.subscribed()?;

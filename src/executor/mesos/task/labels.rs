@@ -4,6 +4,8 @@
 //! (`org.apache.aurora.metadata.fileName`); a label below `sampan.` that is not known is an error, one elsewhere is no business of ours.
 
 use super::Invalid;
+use super::output::LEAST;
+use crate::compose::size;
 use crate::executor::mesos::proto::TaskInfo;
 use crate::pod::record::Policy;
 
@@ -32,15 +34,21 @@ pub struct Options {
     pub success_threshold: Option<u32>,
     /// `sampan.snooze`: seconds between health checks once the task is healthy.
     pub snooze: Option<u32>,
+    /// `sampan.log-size`: bytes of one file of its output in the sandbox.
+    pub log_size: Option<u64>,
+    /// `sampan.log-files`: how many such files there are.
+    pub log_files: Option<u32>,
 }
 
 const PREFIX: &str = "sampan.";
 const FILES: &str = "fileName";
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 12] = [
     "check-service",
     "command",
     "compose",
     "image",
+    "log-files",
+    "log-size",
     "override",
     "policy",
     "profiles",
@@ -100,6 +108,11 @@ fn set(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
         "check-service" => options.check_service = text(),
         "success-threshold" => options.success_threshold = count()?,
         "snooze" => options.snooze = count()?,
+        "log-size" => options.log_size = Some(log_size(value)?),
+        "log-files" => match count()? {
+            Some(files @ 1..=1000) => options.log_files = Some(files),
+            _ => return Err(format!("{value:?} is more than 1000")),
+        },
         "ready" => {
             options.ready = match value {
                 "true" => true,
@@ -127,6 +140,16 @@ fn set(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Bytes of one file of output.
+pub fn log_size(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Some(size @ LEAST..) => Ok(size),
+        _ => Err(format!(
+            "{text:?} is not a size of at least 64KB; write something like 10MB"
+        )),
+    }
 }
 
 fn list(value: &str) -> Vec<String> {
@@ -172,6 +195,8 @@ mod tests {
                     ("x.sampan.policy", "compose"),
                     ("sampan.profiles", "a,b"),
                     ("sampan.success-threshold", "2"),
+                    ("sampan.log-size", "1MB"),
+                    ("sampan.log-files", "3"),
                     ("sampan.image", " "),
                 ],
                 Options {
@@ -179,6 +204,8 @@ mod tests {
                     policy: Policy::Compose,
                     profiles: vec!["a".into(), "b".into()],
                     success_threshold: Some(2),
+                    log_size: Some(1 << 20),
+                    log_files: Some(3),
                     ..none
                 },
             ),
@@ -189,11 +216,15 @@ mod tests {
         for (given, expected) in [
             (
                 &[("sampan.redy", "true")][..],
-                "task t: labels: sampan.redy: is not known; below sampan. there are check-service, command, compose, image, override, policy, profiles, ready, snooze, success-threshold",
+                "task t: labels: sampan.redy: is not known; below sampan. there are check-service, command, compose, image, log-files, log-size, override, policy, profiles, ready, snooze, success-threshold",
             ),
             (
                 &[("sampan.ready", "yes")],
                 "task t: labels: sampan.ready: \"yes\" is not true or false",
+            ),
+            (
+                &[("sampan.log-size", "1KB")],
+                "task t: labels: sampan.log-size: \"1KB\" is not a size of at least 64KB; write something like 10MB",
             ),
             (
                 &[("sampan.snooze", "0")],

@@ -16,9 +16,10 @@ mod checks;
 mod command;
 mod docker;
 pub mod fetch;
-mod labels;
+pub mod labels;
 mod linux;
 mod networks;
+pub mod output;
 mod ports;
 mod resources;
 mod service;
@@ -82,6 +83,8 @@ pub struct Surroundings {
     pub address: Option<IpAddr>,
     /// Folder of seccomp profiles that tasks may name.
     pub seccomp_profiles: Option<PathBuf>,
+    /// How much of a task's output the sandbox holds, where the task does not say.
+    pub output: output::Bound,
 }
 
 /// What one launch becomes.
@@ -514,6 +517,7 @@ fn finish(
     around: &Surroundings,
 ) -> Result<(), Invalid> {
     assigned.apply(project, names);
+    output::place(draft, project, names, around);
     let checks = draft.checks.clone();
     let own = [service::name(draft.task, &BTreeSet::new())];
     // those that an override brought along are not what they are about
