@@ -1,7 +1,7 @@
 //! Waiting for a program that runs in a container: its terminal, our signals, its exit code.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -9,9 +9,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::termios::{OptionalActions, Termios};
 
 use super::Outcome;
+use super::terminal::Raw;
 use crate::container::Exec;
 use crate::sys::pidfd;
 
@@ -43,18 +43,32 @@ impl Signals {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Signals(SignalFd::with_flags(&mask, flags)?))
     }
+
+    /// The next one that came.
+    pub fn next(&self) -> anyhow::Result<Option<i32>> {
+        let signal = self.0.read_signal()?;
+        Ok(signal.map(|signal| signal.ssi_signo as i32))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Waits for the program to end; it is a child of ours. Reaps whatever else becomes one.
 pub fn wait(running: Exec, signals: Signals) -> Outcome {
-    wait_until(running, signals, None).map(|code| code.unwrap_or(255))
+    wait_until(running, signals, None, false).map(|code| code.unwrap_or(255))
 }
 
-/// As [`wait`], at most so long; `None`: it was killed for that, with what it had started in its process group.
+/// As [`wait`], at most so long; `None`: it was killed for that, with what it had started in its process group. In a `session` SIGHUP
+/// tells that nobody wants the program any more: it is killed.
 pub fn wait_until(
     running: Exec,
     signals: Signals,
     timeout_ms: Option<u64>,
+    session: bool,
 ) -> anyhow::Result<Option<u8>> {
     let process = pidfd::open(running.pid)?;
     let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
@@ -63,13 +77,12 @@ pub fn wait_until(
     loop {
         let ready = poll(&process, &signals.0, bridge.as_ref(), deadline)?;
         if ready.signal {
-            while let Some(signal) = signals.0.read_signal()? {
-                pass(
-                    signal.ssi_signo as i32,
-                    running.pid,
-                    &process,
-                    bridge.as_ref(),
-                )?;
+            while let Some(signal) = signals.next()? {
+                let signal = match signal {
+                    libc::SIGHUP if session => libc::SIGKILL,
+                    other => other,
+                };
+                pass(signal, running.pid, &process, bridge.as_ref())?;
             }
         }
         if let Some(bridge) = &mut bridge {
@@ -131,12 +144,6 @@ fn reap_others(pid: i32) -> anyhow::Result<()> {
     }
 }
 
-/// Rows and columns of our terminal: the program's has them from the start, not only once it runs and we wait for it.
-pub fn size() -> Option<(u16, u16)> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdin()).ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
-}
-
 struct Ready {
     ended: bool,
     signal: bool,
@@ -188,27 +195,15 @@ fn poll(
 struct Bridge {
     master: std::fs::File,
     input_open: bool,
-    /// Ours as it was; `None` when standard input is no terminal.
-    before: Option<Termios>,
+    _raw: Option<Raw>,
 }
 
 impl Bridge {
     fn new(master: OwnedFd) -> anyhow::Result<Bridge> {
-        let stdin = std::io::stdin();
-        let before = rustix::termios::tcgetattr(&stdin).ok();
-        if let Some(before) = &before {
-            let mut raw = before.clone();
-            raw.make_raw();
-            // what goes elsewhere, and perhaps from there to this terminal, has no carriage returns of its own
-            if !rustix::termios::isatty(std::io::stdout()) {
-                raw.output_modes = before.output_modes;
-            }
-            rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
-        }
         let bridge = Bridge {
             master: master.into(),
             input_open: true,
-            before,
+            _raw: Raw::enter()?,
         };
         bridge.resize();
         Ok(bridge)
@@ -257,15 +252,6 @@ impl Bridge {
                 return Ok(());
             }
             self.copy(false, true)?;
-        }
-    }
-}
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            // nothing better can be done about a terminal that is gone
-            let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Flush, before);
         }
     }
 }

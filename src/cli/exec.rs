@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::json;
 
-use super::{Global, Outcome, console};
+use super::{Global, Outcome, console, remote, terminal};
 use crate::container;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
@@ -36,6 +36,9 @@ pub struct Args {
     /// Working folder inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// SIGHUP kills the program: whoever wanted it is gone
+    #[arg(long, hide = true)]
+    session: bool,
     /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
     service: String,
     /// Program and its arguments
@@ -43,8 +46,31 @@ pub struct Args {
     command: Vec<String>,
 }
 
+impl Args {
+    /// What an executor is asked to run.
+    fn into_program(self) -> anyhow::Result<remote::Program> {
+        if self.workdir.is_some() {
+            anyhow::bail!("--workdir cannot be asked of --remote; use `sh -c 'cd DIR && …'`");
+        }
+        let pair = |entry: String| match entry.split_once('=') {
+            Some((name, value)) => Some((name.to_string(), value.to_string())),
+            None => std::env::var(&entry).ok().map(|value| (entry, value)),
+        };
+        Ok(remote::Program {
+            target: self.service,
+            command: self.command,
+            user: self.user,
+            env: self.env.into_iter().filter_map(pair).collect(),
+            tty: self.tty,
+        })
+    }
+}
+
 /// Runs the program; the exit code is its own.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    if global.remote.remote.is_some() {
+        return remote::exec(&global.remote, args.into_program()?);
+    }
     // the container must not get at this program through /proc (CVE-2019-5736)
     crate::sys::seal::ensure()?;
     let (dir, service) = global.target_service(args.service)?;
@@ -54,6 +80,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         env: args.env,
         workdir: args.workdir,
         tty: args.tty,
+        session: args.session,
         privileged: false,
     };
     // without a limit there is a code
@@ -72,6 +99,8 @@ pub struct Request {
     pub workdir: Option<String>,
     /// With a terminal.
     pub tty: bool,
+    /// SIGHUP kills it.
+    pub session: bool,
     /// With all capabilities.
     pub privileged: bool,
 }
@@ -115,7 +144,7 @@ pub fn execute(
     if request.tty {
         let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_string());
         add_env(&mut process, &format!("TERM={terminal}"));
-        if let Some((height, width)) = console::size() {
+        if let Some((height, width)) = terminal::size() {
             process["consoleSize"] = json!({"height": height, "width": width});
         }
     }
@@ -149,7 +178,7 @@ pub fn execute(
             return Err(refusal(service, code, message));
         }
     };
-    console::wait_until(running, signals, timeout_ms)
+    console::wait_until(running, signals, timeout_ms, request.session)
 }
 
 /// Says what is the case instead of what is not there.
@@ -159,7 +188,12 @@ fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
     if state.is_some_and(|state| container::status(&state) != container::Status::Stopped) {
         return Ok(());
     }
-    let status = record::read::<Status>(&folder.status())?.unwrap_or_default();
+    Err(not_running(dir, service)?)
+}
+
+/// What became of a service that does not run.
+pub fn not_running(dir: &PodDir, service: &str) -> anyhow::Result<anyhow::Error> {
+    let status = record::read::<Status>(&dir.service(service).status())?.unwrap_or_default();
     let is = match (status.phase, status.exit_code) {
         (Phase::Exited, Some(code)) => format!("exited with code {code}"),
         (Phase::Failed, _) => "could not be started".to_string(),
@@ -167,7 +201,7 @@ fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
         _ => "is not running".to_string(),
     };
     let message = format!("service {service} {is}; `sampan start {service}` starts it");
-    Err(refusal(service, 125, message))
+    Ok(refusal(service, 125, message))
 }
 
 fn refusal(service: &str, code: u8, message: String) -> anyhow::Error {

@@ -1,7 +1,9 @@
 //! `sampan executor`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Global, Outcome, context, output};
 use crate::cgroup::Cgroup;
@@ -10,6 +12,7 @@ use crate::executor::mesos::run::Options;
 use crate::executor::mesos::task::labels::log_size;
 use crate::executor::mesos::task::output::Bound;
 use crate::executor::mesos::{run, shim};
+use crate::executor::remote::Listen;
 
 /// Which framework.
 #[derive(Debug, clap::Subcommand)]
@@ -23,6 +26,7 @@ pub enum Command {
 #[command(after_help = "Examples, as the command of an ExecutorInfo:\n  \
         sampan executor mesos\n  \
         sampan executor mesos --json --log-format json\n  \
+        sampan executor mesos --linger forever\n  \
         sampan --root /data/sampan executor mesos --plain-http\n\n\
         Everything else comes from the agent, in variables MESOS_*. SIGTERM stops the tasks, SIGHUP changes to the program\n\
         that is on disk now and leaves the tasks alone.\n\n\
@@ -37,6 +41,18 @@ pub struct Mesos {
     /// Allow plain http to registries that are not on this machine
     #[arg(long)]
     plain_http: bool,
+    /// Serve `exec`, `attach`, `logs` and `ps` on this address too, over TLS
+    #[arg(long, value_name = "IP:PORT", requires_all = ["tls_cert", "tls_key", "tokens"])]
+    listen: Option<SocketAddr>,
+    /// Certificates for `--listen`, PEM
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    tls_cert: Option<PathBuf>,
+    /// Key for `--listen`, PEM
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    tls_key: Option<PathBuf>,
+    /// Who may do what over `--listen`, by token
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    tokens: Option<PathBuf>,
     /// Variable of every task, KEY=VALUE; may be given several times
     #[arg(short, long = "env", value_name = "KEY=VALUE", value_parser = context::pair)]
     env: Vec<(String, String)>,
@@ -49,6 +65,36 @@ pub struct Mesos {
     /// How many such files there are of each stream
     #[arg(long, value_name = "COUNT", default_value_t = Bound::default().max_file, value_parser = clap::value_parser!(u32).range(1..=1000))]
     log_files: u32,
+    /// How long to wait for another task once all are over and reported; forever: until the agent shuts the executor down
+    #[arg(long, value_name = "SECONDS|forever", default_value = "1", value_parser = linger)]
+    linger: Duration,
+}
+
+fn linger(text: &str) -> Result<Duration, String> {
+    match text {
+        "forever" => Ok(Duration::MAX),
+        text => text
+            .parse()
+            .map(Duration::from_secs)
+            .map_err(|_| "is neither a number of seconds nor forever".to_string()),
+    }
+}
+
+impl Mesos {
+    /// The four go together.
+    fn listen(&self) -> Option<Listen> {
+        Some(Listen {
+            address: self.listen?,
+            tls_cert: absolute(self.tls_cert.as_ref()?),
+            tls_key: absolute(self.tls_key.as_ref()?),
+            tokens: absolute(self.tokens.as_ref()?),
+        })
+    }
+}
+
+/// What answers has another working folder; a path that cannot be made absolute is told of when it is read.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// `--log-format`.
@@ -71,11 +117,11 @@ pub fn run(global: &Global, command: Command) -> Outcome {
         );
     }
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    Ok(shim::run(&words)?)
+    Ok(shim::run(&words, &global.folders()?.state)?)
 }
 
-/// The real executor.
-pub fn run_real(global: &Global, command: Command) -> Outcome {
+/// The real executor; `last`: why there will be no other.
+pub fn run_real(global: &Global, command: Command, last: Option<String>) -> Outcome {
     let Command::Mesos(args) = command;
     let options = Options {
         folders: global.folders()?,
@@ -88,12 +134,15 @@ pub fn run_real(global: &Global, command: Command) -> Outcome {
         },
         log_json: args.log_format == LogFormat::Json,
         plain_http: args.plain_http,
+        listen: args.listen(),
         variables: args.env.into_iter().collect(),
         seccomp_profiles: args.seccomp_profiles,
         output: Bound {
             max_size: args.log_size,
             max_file: args.log_files,
         },
+        linger: args.linger,
+        last,
     };
     Ok(run::run(&options)?)
 }

@@ -4,23 +4,26 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use super::exec::{self, container_code};
 use super::{Outcome, output, shell};
 use crate::container::{self, CreateRequest};
 use crate::executor::mesos::launch;
+use crate::executor::remote::{self, Listen, Server};
 use crate::image::Progress;
 use crate::pod::control::Answer;
-use crate::pod::layout::PodDir;
-use crate::pod::record::{self, Failure, Pod};
+use crate::pod::layout::{Folders, PodDir};
+use crate::pod::record::{self, Failure, Pod, ProcessId};
 use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
-use crate::pod::{Error, hooks, keeper, lock, sandbox, supervisor, teardown, volumes};
+use crate::pod::{Error, hooks, keeper, lock, sandbox, teardown, volumes};
 
 /// Arguments from `internal` on.
 #[derive(Debug, Parser)]
@@ -64,13 +67,11 @@ pub enum Command {
         /// Pod folder
         dir: PathBuf,
     },
-    /// Supervisor of the pod in a folder
-    Supervisor {
-        /// Pod folder
-        dir: PathBuf,
-    },
     /// The real executor below the process that a Mesos agent started
     MesosExecutor {
+        /// No other follows it: why
+        #[arg(long)]
+        last: Option<String>,
         /// The command line of that process
         #[arg(last = true)]
         words: Vec<OsString>,
@@ -106,6 +107,20 @@ pub enum Command {
     Start {
         /// Service folder
         dir: PathBuf,
+    },
+    /// Answer for an executor on the socket that is standard input, and on the one that is standard output
+    Remote {
+        /// Folder of images and data
+        root: PathBuf,
+        /// Folder of running pods
+        state: PathBuf,
+        /// Owner of the pods
+        pid: i32,
+        /// When it started
+        start_time: u64,
+        /// Address, certificates, key and tokens of standard output
+        #[arg(num_args = 4)]
+        listen: Vec<String>,
     },
     /// Remove the container
     Delete {
@@ -147,9 +162,18 @@ pub fn run() -> Outcome {
         Command::Hook { dir, at, next } => Ok(hooks::step(&dir, &at, next).map(|()| 0)?),
         Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
-        Command::Supervisor { dir } => Ok(supervisor::run(&dir).map(|()| 0)?),
-        Command::MesosExecutor { words } => super::executor(words),
+        Command::MesosExecutor { last, words } => super::executor(words, last),
         Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
+        Command::Remote {
+            root,
+            state,
+            pid,
+            start_time,
+            listen,
+        } => {
+            let folders = Folders { root, state };
+            answer_for(folders, ProcessId { pid, start_time }, &listen)
+        }
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
@@ -176,6 +200,7 @@ pub fn run() -> Outcome {
                 env,
                 workdir,
                 tty: false,
+                session: false,
                 privileged,
             };
             inside(&dir, &service, timeout_ms, request)
@@ -206,6 +231,29 @@ fn inside(dir: &Path, service: &str, timeout_ms: u64, request: exec::Request) ->
             tell(code, format!("{error:#}"))
         }
     }
+}
+
+fn answer_for(folders: Folders, owner: ProcessId, listen: &[String]) -> Outcome {
+    let tcp = match listen {
+        [address, tls_cert, tls_key, tokens] => {
+            let listen = Listen {
+                address: address.parse().context("address")?,
+                tls_cert: tls_cert.into(),
+                tls_key: tls_key.into(),
+                tokens: tokens.into(),
+            };
+            let listener = std::io::stdout().as_fd().try_clone_to_owned()?;
+            Some((listener.into(), listen))
+        }
+        _ => None,
+    };
+    remote::serve(Server {
+        folders,
+        owner,
+        unix: std::io::stdin().as_fd().try_clone_to_owned()?.into(),
+        tcp,
+    })
+    .map(|()| 0)
 }
 
 /// Most bytes of an [`UpSpec`].
@@ -270,7 +318,17 @@ fn launch_container(dir: &Path) -> Result<(), Error> {
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
-    container::create(&request).map_err(from_container)?;
+    let config = container::Config::read(&request.bundle).map_err(from_container)?;
+    let terminal = config.spec.process().as_ref().and_then(|it| it.terminal());
+    // where the supervisor waits for the terminal; the program has that as standard input then
+    let console = match terminal {
+        Some(true) => Some(std::io::stdin().as_fd().try_clone_to_owned()),
+        _ => None,
+    };
+    let console = console
+        .transpose()
+        .map_err(Error::io("use the standard input of launch for", dir))?;
+    container::create_from(&request, &config, console).map_err(from_container)?;
     container::start(dir).map_err(from_container)
 }
 

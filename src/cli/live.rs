@@ -300,6 +300,7 @@ fn wanted_ports(target: &Target, args: &Publish) -> anyhow::Result<Vec<Published
             protocol: port.protocol,
             host_ip: port.host_ip,
         },
+        network: port.network,
     });
     Ok(published.collect())
 }

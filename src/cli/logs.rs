@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::notify::{Manager, Message};
+use super::remote::{self, Remote};
 use super::{Global, Outcome};
 use crate::compose::project::Logging;
 use crate::pod::control::Request;
@@ -60,8 +61,32 @@ pub enum Style {
     Raw,
 }
 
+impl Args {
+    /// The same, of an executor.
+    fn ask(self, remote: &Remote) -> Outcome {
+        let [target] = self.services.as_slice() else {
+            bail!("of --remote the logs of one task are asked: `sampan --remote URL logs TASK`");
+        };
+        let mut options = vec![("tail", self.tail)];
+        options.extend(self.since.map(|since| ("since", since)));
+        for (name, set) in [
+            ("follow", self.follow),
+            ("timestamps", self.timestamps),
+            ("no-log-prefix", self.no_log_prefix),
+        ] {
+            if set {
+                options.push((name, "true".to_string()));
+            }
+        }
+        remote::logs(remote, target, &options)
+    }
+}
+
 /// Shows what is there, and what comes.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    if global.remote.remote.is_some() {
+        return args.ask(&global.remote);
+    }
     let (dir, services) = global.target(args.services)?;
     let pod = adopt::load(&dir)?.context("pod is gone")?;
     let services = select(&pod, &services)?;

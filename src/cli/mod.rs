@@ -1,5 +1,6 @@
 //! The command line: parse, call one library function, print. Nothing else in the program prints or chooses an exit code.
 
+mod attach;
 mod checks;
 mod cni;
 mod config;
@@ -21,10 +22,12 @@ mod networks;
 mod notify;
 mod output;
 mod ps;
+mod remote;
 mod run;
 mod selftest;
 mod shell;
 mod stats;
+pub(crate) mod terminal;
 mod up;
 
 use std::path::PathBuf;
@@ -138,6 +141,8 @@ struct Global {
         help_heading = GLOBAL, value_name = "DIR"
     )]
     hooks_dir: PathBuf,
+    #[command(flatten)]
+    remote: remote::Remote,
 }
 
 #[derive(Debug, Subcommand)]
@@ -158,6 +163,8 @@ enum Command {
     Logs(logs::Args),
     /// Run a program in a running service
     Exec(exec::Args),
+    /// Have a running service's terminal, or its standard streams
+    Attach(attach::Args),
     /// Start services that are stopped
     Start(lifecycle::Services),
     /// Stop services; their containers stay
@@ -227,15 +234,22 @@ pub fn main() -> ExitCode {
 }
 
 /// The command line behind `internal mesos-executor --`, which is that of `executor mesos`.
-fn executor(words: Vec<std::ffi::OsString>) -> Outcome {
+fn executor(words: Vec<std::ffi::OsString>, last: Option<String>) -> Outcome {
     let cli = Cli::try_parse_from(std::iter::once("sampan".into()).chain(words))?;
     match cli.command {
-        Command::Executor(command) => executor::run_real(&cli.global, command),
+        Command::Executor(command) => executor::run_real(&cli.global, command, last),
         _ => Err(anyhow::anyhow!("not the command line of an executor")),
     }
 }
 
 fn dispatch(cli: Cli) -> Outcome {
+    let there = matches!(
+        cli.command,
+        Command::Exec(_) | Command::Attach(_) | Command::Logs(_) | Command::Ps(_)
+    );
+    if cli.global.remote.remote.is_some() && !there {
+        anyhow::bail!("--remote is for exec, attach, logs and ps");
+    }
     match cli.command {
         Command::Up(_) | Command::Run(_) | Command::Executor(_)
             if !rustix::process::geteuid().is_root() =>
@@ -251,6 +265,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Stats(args) => stats::run(&cli.global, args),
         Command::Logs(args) => logs::run(&cli.global, args),
         Command::Exec(args) => exec::run(&cli.global, args),
+        Command::Attach(args) => attach::run(&cli.global, args),
         Command::Start(args) => lifecycle::start(&cli.global, args),
         Command::Stop(args) => lifecycle::stop(&cli.global, args),
         Command::Restart(args) => lifecycle::restart(&cli.global, args),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 use super::output::{self, Format};
+use super::remote::{self, Remote};
 use super::{Global, Outcome};
 use crate::compose::project::CheckKind;
 use crate::pod::adopt;
@@ -33,7 +35,7 @@ pub struct Args {
 }
 
 /// One service as JSON has it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Row {
     version: u32,
     pod: String,
@@ -64,6 +66,9 @@ struct Row {
 
 /// Lists from the pods' records, so that it works without a supervisor too.
 pub fn run(global: &Global, args: Args) -> Outcome {
+    if global.remote.remote.is_some() {
+        return args.show(args.of_executor(&global.remote)?);
+    }
     let folders = global.folders()?;
     let (pods, services) = if args.all_pods {
         (adopt::names(&folders)?, args.services.clone())
@@ -79,13 +84,36 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             rows.extend(self::rows(&dir, &pod, args.all, &services)?);
         }
     }
-    if args.quiet {
-        let names: Vec<String> = rows.into_iter().map(|row| row.service + "\n").collect();
-        return output::print(&names.concat());
+    args.show(rows)
+}
+
+impl Args {
+    fn show(&self, rows: Vec<Row>) -> Outcome {
+        if self.quiet {
+            let names: Vec<String> = rows.into_iter().map(|row| row.service + "\n").collect();
+            return output::print(&names.concat());
+        }
+        match self.format {
+            Format::Json => output::json(&rows),
+            Format::Table => print(&rows, self.all_pods),
+        }
     }
-    match args.format {
-        Format::Json => output::json(&rows),
-        Format::Table => print(&rows, args.all_pods),
+
+    /// What an executor answers, of the tasks that were named.
+    fn of_executor(&self, remote: &Remote) -> anyhow::Result<Vec<Row>> {
+        let rows = serde_json::Value::Array(remote::ps(remote)?);
+        let mut rows: Vec<Row> = serde_json::from_value(rows).context("the answer")?;
+        rows.retain(|row| {
+            let task = row.task.as_deref().unwrap_or_default();
+            let named = |word: &String| *word == task || *word == format!("{task}/{}", row.service);
+            let meant = self.services.is_empty() || self.services.iter().any(named);
+            let shown = self.all
+                || row.removing.is_some()
+                || row.status.active()
+                || row.status == Phase::Restarting;
+            meant && shown
+        });
+        Ok(rows)
     }
 }
 

@@ -7,10 +7,12 @@ use anyhow::{Context, bail};
 use super::logs::{Followed, Follower};
 use super::notify::{Manager, Message};
 use super::up::Pull;
-use super::{Global, Outcome, context, logs, output};
+use super::{Global, Outcome, attach, context, logs, output};
 use crate::compose::project::PullPolicy;
 use crate::compose::{self, LoadRequest};
 use crate::image::PullOptions;
+use crate::pod::follow::{self, From};
+use crate::pod::layout::PodDir;
 use crate::pod::record::Policy;
 use crate::pod::up::{UpSpec, stop_and_remove, up};
 use crate::pod::{self, adopt};
@@ -18,17 +20,17 @@ use crate::pod::{self, adopt};
 /// Options of `run`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sampan run --rm alpine echo hello\n  sampan run -d --name cache -p 6379:6379 redis\n  sampan run --rm -v ./data:/data:ro -e LEVEL=debug tool check /data"
+    after_help = "Examples:\n  sampan run --rm alpine echo hello\n  sampan run --rm -it alpine sh\n  sampan run -d --name cache -p 6379:6379 redis\n  sampan run --rm -v ./data:/data:ro -e LEVEL=debug tool check /data"
 )]
 pub struct Args {
     /// Go on in the background
     #[arg(short, long)]
     detach: bool,
-    /// Keep standard input open: not supported yet, use `exec`
-    #[arg(short, long, hide = true)]
+    /// Our standard input is the program's
+    #[arg(short, long)]
     interactive: bool,
-    /// Give the program a terminal: not supported yet, use `exec`
-    #[arg(short, long, hide = true)]
+    /// Give the program a terminal
+    #[arg(short, long)]
     tty: bool,
     /// Remove the pod when the program has ended
     #[arg(long, conflicts_with = "detach")]
@@ -107,12 +109,6 @@ fn plain(message: &str) -> String {
 
 /// Brings the pod up, follows it, ends with its exit code.
 pub fn run(global: &Global, args: Args) -> Outcome {
-    if args.interactive || args.tty {
-        bail!(
-            "run has no terminal and no standard input yet; start it with `sampan run -d --name NAME {image} sleep infinity`, then `sampan -p NAME exec -it {SERVICE} sh`",
-            image = args.image
-        );
-    }
     let name = match args.name.clone().or_else(|| global.project_name.clone()) {
         Some(name) => name,
         None => format!("run-{:08x}", fastrand::u32(..)),
@@ -174,19 +170,34 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     manager.tell(&[Message::Ready {
         main: std::process::id() as i32,
     }]);
-    let watched = [SERVICE.to_string()];
-    let mut follower = Follower::new(&dir, &watched, logs::Style::Raw, &manager)?;
-    let code = loop {
-        // there is no file to read again
-        if let Followed::Ended(code) = follower.follow()? {
-            break code;
+    let code = match args.interactive || args.tty {
+        true => {
+            let stdin = match args.interactive {
+                true => attach::Stdin::Read,
+                false => attach::Stdin::Size,
+            };
+            attach::attach(&dir, SERVICE, From::Start, stdin)?
         }
+        false => follow_output(&dir, &manager)?,
     };
-    if args.rm {
+    // it was left alone, and goes on
+    if args.rm && follow::run(&dir, SERVICE)?.is_none() {
         let _lock = adopt::lock(&folders, &name)?;
         stop_and_remove(&folders, &dir, None, &mut |_, _| {})?;
     }
     Ok(code)
+}
+
+/// Shows what it prints to its end: the exit code.
+fn follow_output(dir: &PodDir, manager: &Manager) -> Outcome {
+    let watched = [SERVICE.to_string()];
+    let mut follower = Follower::new(dir, &watched, logs::Style::Raw, manager)?;
+    loop {
+        // there is no file to read again
+        if let Followed::Ended(code) = follower.follow()? {
+            return Ok(code);
+        }
+    }
 }
 
 /// The options as a compose file, so that each means just what it means there. JSON is YAML.
@@ -197,6 +208,8 @@ fn compose_text(args: &Args) -> String {
     let mut service = serde_json::json!({
         "image": plain(&args.image),
         "read_only": args.read_only,
+        "tty": args.tty,
+        "stdin_open": args.interactive,
     });
     let mut set = |key: &str, value: serde_json::Value| {
         let empty = value.is_null() || value.as_array().is_some_and(Vec::is_empty);

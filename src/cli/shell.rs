@@ -44,7 +44,7 @@ pub fn completions(args: &Completions, command: &mut clap::Command) -> Outcome {
 }
 
 /// Commands whose words are services or tasks.
-const NAMING: &str = "down exec kill logs ps restart start stats stop wait";
+const NAMING: &str = "attach down exec kill logs ps restart start stats stop wait";
 
 /// What makes a shell ask the program for names, where its script can be added to.
 fn with_names(shell: clap_complete::Shell) -> String {

@@ -326,6 +326,9 @@ fn ports(s: &Service, out: &mut Dict) {
         );
         entry.bare("target", Some(port.target));
         entry.text("protocol", &port.protocol);
+        let network = port.network.clone();
+        let extra = network.map(|key| ("network".to_owned(), Out::Text(key)));
+        entry.dict("x-sampan", extra.into_iter());
         Out::Dict(entry)
     });
     out.list("ports", ports);

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::node::{At, Result};
+use super::node::{At, Node, Result};
 use super::project::{Hook, HookPoint, LifecycleHook, OnFailure};
 use super::service::{Context, flag, nonempty, optional, variables, words};
 use super::{Error, canonical, files, mount, parse, schema};
@@ -24,9 +24,7 @@ pub(super) fn of_pod(root: &At<'_>, context: &mut Context<'_>) -> Result<Vec<Hoo
     };
     let mut hooks = Vec::new();
     for item in at.items()? {
-        let name = item.get("name").ok_or_else(|| {
-            item.error("has no name; messages and the pod's events name a hook by it")
-        })?;
+        let name = item.get("name").ok_or_else(|| item.error(NAMELESS))?;
         hooks.extend(hook(&item, schema::name_at(&name)?, context)?);
     }
     unique(&hooks)?;
@@ -83,6 +81,7 @@ fn hook(at: &At<'_>, name: String, context: &mut Context<'_>) -> Result<Vec<Hook
     Ok(points.iter().map(hook).collect())
 }
 
+const NAMELESS: &str = "has no name; messages and the pod's events name a hook by it";
 const POINTS: &str =
     "before-launch, after-start, after-ready, before-kill, after-stop and on-failure";
 
@@ -149,14 +148,39 @@ pub fn load_hooks(dir: &Path) -> Result<Vec<Hook>> {
     Ok(hooks)
 }
 
+/// The hooks of a text that is a list as `x-sampan.hooks`; `name` is the text's, for messages. Nothing is interpolated, relative programs
+/// are below `dir`.
+///
+/// # Errors
+/// Whatever is wrong in it.
+pub fn hooks_of_text(name: &str, text: &str, dir: &Path) -> Result<Vec<Hook>> {
+    let list = one_document(name, text.as_bytes(), "a list of hooks")?;
+    let mut hooks = Vec::new();
+    for item in At::root(&list).items()? {
+        schema::validate_hook(item.node)?;
+        let node = canonical::hook_file(item.node.clone())?;
+        let at = At::root(&node);
+        let name = at.get("name").ok_or_else(|| at.error(NAMELESS))?;
+        let mut context = Context::of_folder(dir);
+        hooks.extend(hook(&at, schema::name_at(&name)?, &mut context)?);
+    }
+    unique(&hooks)?;
+    Ok(hooks)
+}
+
+fn one_document(file: &str, bytes: &[u8], what: &str) -> Result<Node> {
+    let mut documents = parse::parse(file, bytes)?.into_iter();
+    match (documents.next(), documents.next()) {
+        (Some(node), None) => Ok(node),
+        _ => Err(Error {
+            message: format!("{file}:1:1: must hold {what}"),
+        }),
+    }
+}
+
 fn from_file(path: &Path, bytes: &[u8]) -> Result<Vec<Hook>> {
     let file = path.display().to_string();
-    let mut documents = parse::parse(&file, bytes)?.into_iter();
-    let (Some(node), None) = (documents.next(), documents.next()) else {
-        return Err(Error {
-            message: format!("{file}:1:1: must hold one hook"),
-        });
-    };
+    let node = one_document(&file, bytes, "one hook")?;
     schema::validate_hook(&node)?;
     let node = canonical::hook_file(node)?;
     let at = At::root(&node);

@@ -33,7 +33,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.logging", Rule::Driver),
     (
         "services.*.ports",
-        Rule::Unique(&["host_ip", "published", "target", "protocol"]),
+        Rule::Unique(&["host_ip", "published", "target", "protocol", "x-sampan"]),
     ),
     ("services.*.volumes", Rule::Unique(&["target"])),
     ("services.*.configs", Rule::Unique(&["source", "target"])),

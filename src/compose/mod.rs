@@ -48,7 +48,7 @@ mod units;
 mod tests;
 
 pub use emit::to_yaml;
-pub use hooks::load_hooks;
+pub use hooks::{hooks_of_text, load_hooks};
 pub use patch::patched;
 pub use project::Project;
 

@@ -27,6 +27,7 @@ pub(super) fn ports(
                 (port.published, port.published_end),
                 port.target,
                 port.protocol.clone(),
+                port.network.clone(),
             )) {
                 let holder = Holder {
                     service: name.to_owned(),
@@ -119,6 +120,8 @@ fn published(item: &At<'_>) -> Result<Vec<Port>> {
     let published_end = published
         .filter(|(first, last)| choice && first < last)
         .map(|(_, last)| last);
+    let network = item.find(&["x-sampan", "network"]);
+    let network = network.map(|at| at.string()).transpose()?;
     let origin = item.node.pos.origin();
     let ports = (target..=target_end).enumerate().map(|(i, target)| Port {
         origin: origin.clone(),
@@ -130,6 +133,7 @@ fn published(item: &At<'_>) -> Result<Vec<Port>> {
         published_end,
         target,
         protocol: protocol.clone(),
+        network: network.clone(),
     });
     Ok(ports.collect())
 }

@@ -463,6 +463,9 @@ pub struct Port {
     pub target: u16,
     /// `tcp`, `udp`, `sctp`.
     pub protocol: String,
+    /// `x-sampan.network`: key of the network that publishes it; `None`: the best one that can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// `networks.*` of a service.

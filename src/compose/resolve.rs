@@ -71,10 +71,22 @@ pub(super) fn project(
 /// Ports are published by a network.
 fn ports_reach(networks: &[Network], services: &BTreeMap<String, Service>) -> Result<()> {
     let alone = |n: &&Network| [HOST_NETWORK, NO_NETWORK].contains(&n.driver.as_str());
-    let port = services
+    let mut ports = services
         .values()
         .flat_map(|s| s.ports.iter().map(move |p| (s, p)));
-    match (networks.iter().find(alone), port.into_iter().next()) {
+    let unknown = ports.clone().find_map(|(service, port)| {
+        let key = port.network.as_ref()?;
+        let known = networks.iter().any(|n| n.key == *key);
+        (!known).then_some((service, port, key))
+    });
+    if let Some((service, port, key)) = unknown {
+        let message = format!(
+            "{}: services.{}.ports: x-sampan.network: no service is on a network {key}; name one of the pod's",
+            port.origin, service.name
+        );
+        return Err(Error { message });
+    }
+    match (networks.iter().find(alone), ports.next()) {
         (Some(network), Some((service, port))) => {
             let why = match network.driver.as_str() {
                 HOST_NETWORK => {

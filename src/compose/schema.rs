@@ -416,7 +416,10 @@ const PORT: &[(&str, Rule)] = &[
     ("protocol", Is(Scalar)),
     ("published", Is(Scalar)),
     ("target", Is(Scalar)),
+    ("x-sampan", Is(Map(PORT_EXTRA))),
 ];
+
+const PORT_EXTRA: &[(&str, Rule)] = &[("network", Is(Scalar))];
 
 const ULIMIT: &[(&str, Rule)] = &[("soft", Is(Scalar)), ("hard", Is(Scalar))];
 

@@ -85,7 +85,7 @@ pub enum Step {
     NoteMounts(PathBuf),
     /// Let the child enter what it was not cloned into and begin to set itself up, which it does while the next steps are taken.
     Begin,
-    /// Set the limits of the cgroup, before anything of the container runs in it.
+    /// Set limits of the cgroup, before anything of the container runs in it.
     Limits(Box<LinuxResources>),
     /// Keep a copy of the specification.
     KeepSpec,
@@ -199,8 +199,14 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         parent.push(Step::NetDevices(devices));
     }
     parent.extend(spec_process.oom_score_adj().map(Step::OomScore));
+    let (before, meanwhile) = match (request.cgroup.plain(), now) {
+        (Cgroup::V1 { .. }, Some(resources)) => device_rules_apart(resources),
+        (_, now) => (None, now),
+    };
+    let limits = |resources| Step::Limits(Box::new(resources));
+    parent.extend(before.map(limits));
     parent.push(Step::Begin);
-    parent.extend(now.map(|resources| Step::Limits(Box::new(resources))));
+    parent.extend(meanwhile.map(limits));
     parent.extend([Step::KeepSpec, Step::Draft]);
     let hooks = hooks::hooks(spec, request)?;
     if hooks.before_start() {
@@ -235,6 +241,24 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         later: hooks.later,
         warnings,
     })
+}
+
+/// The device rules, and the rest. Version 1 takes them one by one, the first of which forbids everything (devices.rst), so whoever makes
+/// device nodes or opens a terminal meanwhile would be refused.
+fn device_rules_apart(
+    mut resources: LinuxResources,
+) -> (Option<LinuxResources>, Option<LinuxResources>) {
+    let rules = resources
+        .devices()
+        .clone()
+        .filter(|rules| !rules.is_empty());
+    let apart = rules.map(|rules| {
+        resources.set_devices(None);
+        let mut apart = LinuxResources::default();
+        apart.set_devices(Some(rules));
+        apart
+    });
+    (apart, Some(resources))
 }
 
 /// config-linux.md, "Cgroup ownership".

@@ -4,3 +4,4 @@
 //! Leaves to others: everything that happens to a pod.
 
 pub mod mesos;
+pub mod remote;

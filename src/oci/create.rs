@@ -9,7 +9,7 @@ use oci_spec::runtime::{BoxBuilder, Process, Spec};
 use super::args::{Invocation, Values};
 use super::{Error, log, store};
 use crate::cgroup::Cgroup;
-use crate::cli::console;
+use crate::cli::{console, terminal};
 use crate::container::{self, Config, CreateRequest, Exec, Rootfs, State};
 use crate::sys::{file, pidfd, seal, socket};
 
@@ -123,7 +123,7 @@ pub fn fit(process: &mut Process) {
     if process.terminal() != Some(true) {
         return;
     }
-    if let Some((height, width)) = console::size() {
+    if let Some((height, width)) = terminal::size() {
         let size = BoxBuilder::default().height(height).width(width).build();
         process.set_console_size(size.ok());
     }

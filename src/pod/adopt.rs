@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -256,6 +257,27 @@ pub fn ask_unless(
     }
     Err(Error::Other(format!(
         "the supervisor of pod {} ends each time it is asked; see {}",
+        dir.name,
+        dir.dir.join("keeper.log").display()
+    )))
+}
+
+/// A descriptor of what the standard input of a service comes from.
+pub fn input(dir: &PodDir, service: &str) -> Result<OwnedFd> {
+    for _ in 0..LOST_MOST {
+        if !dir.record().exists() {
+            break;
+        }
+        ensure(dir)?;
+        match control::input(&dir.socket(), service) {
+            Ok(Some(fd)) => return Ok(fd),
+            Ok(None) => {}
+            Err(Error::Io { source, .. }) if is_gone(source.kind()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::Other(format!(
+        "the supervisor of pod {} gives no input of service {service}; see {}",
         dir.name,
         dir.dir.join("keeper.log").display()
     )))

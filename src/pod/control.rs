@@ -1,7 +1,7 @@
 //! The control socket: one JSON line for a request, one or more for the answer. Both sides of it.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -92,6 +92,16 @@ pub enum Request {
         /// The port.
         port: PublishedPort,
     },
+    /// Answer with a descriptor of the terminal or pipe that a service's standard input comes from. It does not block.
+    Input {
+        /// Name.
+        service: String,
+    },
+    /// End the standard input of a service that has no terminal; what has ended already is success.
+    EndInput {
+        /// Name.
+        service: String,
+    },
     /// Answer at once.
     Ping,
     /// Tell every service's status, then each change of one, and the verdict whenever the pod has come to rest; `Done` when the
@@ -111,6 +121,9 @@ impl Request {
             | Request::Kill { services, .. }
             | Request::Snooze { services, .. }
             | Request::Wait { services } => services,
+            Request::Input { service } | Request::EndInput { service } => {
+                std::slice::from_ref(service)
+            }
             Request::Up { .. }
             | Request::Attach { .. }
             | Request::Detach { .. }
@@ -247,6 +260,55 @@ pub fn ask_unless(
                 )));
             }
         }
+    }
+}
+
+/// Asks for [`Request::Input`]. `Ok(None)`: the connection ended without an answer.
+pub fn input(socket: &Path, service: &str) -> Result<Option<OwnedFd>> {
+    let failed = || Error::io("ask for the input of a service at", socket);
+    let mut stream = UnixStream::connect(socket).map_err(failed())?;
+    let limit = Some(Duration::from_secs(10));
+    stream
+        .set_write_timeout(limit)
+        .and_then(|()| stream.set_read_timeout(limit))
+        .map_err(failed())?;
+    let request = Request::Input {
+        service: service.to_string(),
+    };
+    let unreadable = |source| Error::Record {
+        path: socket.to_path_buf(),
+        source,
+    };
+    let mut line = serde_json::to_vec(&request).map_err(unreadable)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(failed())?;
+    let (line, fd) = crate::sys::socket::receive(&stream).map_err(failed())?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let rest = std::io::Cursor::new(line).chain(stream).take(LINE_LIMIT);
+    let mut line = String::new();
+    BufReader::new(rest)
+        .read_line(&mut line)
+        .map_err(failed())?;
+    match (serde_json::from_str(&line).map_err(unreadable)?, fd) {
+        (Answer::Done { .. }, Some(fd)) => Ok(Some(fd)),
+        (
+            Answer::Failed {
+                code,
+                message,
+                service,
+            },
+            _,
+        ) => Err(Error::Start {
+            code,
+            message,
+            service,
+        }),
+        _ => Err(Error::Other(format!(
+            "{}: an answer that was not asked for: {line}",
+            socket.display()
+        ))),
     }
 }
 

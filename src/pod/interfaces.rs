@@ -4,11 +4,11 @@
 
 use std::collections::BTreeSet;
 
-use super::record::{Changes, Interface};
+use super::record::{Changes, Interface, PublishedPort};
 use super::{Error, Result};
 use crate::compose::Project;
 use crate::compose::project::{HOST_NETWORK, NO_NETWORK, Network};
-use crate::network::{Candidate, preference, winner};
+use crate::network::{Candidate, PortMapping, preference, winner};
 
 /// The networks of a pod with the names of their interfaces: the project's that were not taken away, then those attached
 /// since.
@@ -107,10 +107,43 @@ pub fn preferred(wanted: &[(Network, String)]) -> Vec<String> {
     preference(&candidates)
 }
 
-/// The interface that ports are published on: the best one whose plugins can.
-pub fn publisher(preferred: &[String], interfaces: &[Interface]) -> Option<String> {
-    let able = |name: &&String| interfaces.iter().any(|i| i.name == **name && i.publishes);
-    preferred.iter().find(able).cloned()
+/// The ports that each of the interfaces `wanted` publishes, in that order; those that name no network are on the first of `preferred` whose
+/// plugins can. `able` tells whose can; a port whose network was detached waits for it.
+///
+/// # Errors
+/// Where a port's own network cannot, or none can.
+pub fn published(
+    wanted: &[(Network, String)],
+    able: impl Fn(&str) -> bool,
+    ports: &[PublishedPort],
+) -> Result<Vec<Vec<PortMapping>>> {
+    let preferred = preferred(wanted);
+    let usual = preferred.iter().find(|name| able(name));
+    let mut out = vec![Vec::new(); wanted.len()];
+    for port in ports {
+        let place = match &port.network {
+            Some(key) => wanted.iter().position(|(network, _)| network.key == *key),
+            None => wanted.iter().position(|(_, name)| Some(name) == usual),
+        };
+        let of = place.and_then(|place| Some((wanted.get(place)?, out.get_mut(place)?)));
+        match of {
+            Some(((_, name), ports)) if able(name) => ports.push(port.mapping.clone()),
+            Some(((network, _), _)) => {
+                return Err(Error::Other(format!(
+                    "port {} of service {} is to be published on network {}, which has no plugin with the capability portMappings (such as portmap)",
+                    port.mapping.host_port, port.service, network.name
+                )));
+            }
+            None if port.network.is_some() => {}
+            None => {
+                return Err(Error::Other(
+                    "ports are published, but no network of the pod has a plugin with the capability portMappings (such as portmap)"
+                        .to_string(),
+                ));
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// Says at each interface whether it has the default routes, and why.

@@ -162,5 +162,50 @@ fn default_routes_are_said_with_the_reason() {
         said(&wanted[1..], &mut all)[1],
         row(true, false, "gw_priority 5")
     );
-    assert_eq!(publisher(&preferred(&wanted), &all), Some("eth2".into()));
+}
+
+#[test]
+fn where_ports_are_published() {
+    let text = "services: {web: {image: i, networks: [a, b, c]}}\nnetworks: {a: , b: , c: }";
+    let wanted = wanted(&project(text), &Changes::default()).unwrap();
+    let port = |host_port, network: Option<&str>| PublishedPort {
+        service: "web".into(),
+        mapping: PortMapping {
+            host_port,
+            container_port: 80,
+            protocol: "tcp".into(),
+            host_ip: None,
+        },
+        network: network.map(str::to_owned),
+    };
+    let found = |able: &[&str], ports: &[PublishedPort]| {
+        let found = published(&wanted, |name| able.contains(&name), ports);
+        let hosts = |ports: Vec<PortMapping>| ports.into_iter().map(|p| p.host_port).collect();
+        found
+            .map(|all| all.into_iter().map(hosts).collect::<Vec<Vec<u16>>>())
+            .map_err(|error| error.to_string())
+    };
+    let ports = [
+        port(1, None),
+        port(2, Some("a")),
+        port(3, Some("c")),
+        port(4, Some("gone")),
+    ];
+    assert_eq!(
+        found(&["eth0", "eth1", "eth2"], &ports),
+        Ok(vec![vec![1, 2], vec![], vec![3]])
+    );
+    assert_eq!(
+        found(&["eth1", "eth2"], &ports[..1]),
+        Ok(vec![vec![], vec![1], vec![]])
+    );
+    assert_eq!(
+        found(&["eth1", "eth2"], &ports).unwrap_err(),
+        "port 2 of service web is to be published on network shop_a, which has no plugin with the capability portMappings (such as portmap)"
+    );
+    assert_eq!(
+        found(&[], &ports).unwrap_err(),
+        "ports are published, but no network of the pod has a plugin with the capability portMappings (such as portmap)"
+    );
+    assert_eq!(found(&[], &[]), Ok(vec![vec![], vec![], vec![]]));
 }

@@ -1,7 +1,7 @@
 //! The keeper: parent of a pod's containers. It waits, writes exit records and keeps a supervisor running.
 //!
 //! *Invariants:* an exit record is on disk before the process is reaped, so an exit is never lost; the keeper holds
-//! every output pipe open, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
+//! every output pipe open, and every terminal and input, so a supervisor that is away loses no byte; it ends only after its supervisor ended with 0.
 
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use super::layout::PodDir;
 use super::record::{self, Exit, ProcessId};
+use super::stores::Stores;
 use super::{Error, Result, lock};
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
@@ -54,8 +55,9 @@ pub fn run(dir: &Path) -> Result<()> {
     record::put(&pod_dir.keeper(), &ProcessId::own()?)?;
     let pipes = hold_pipes(&pod_dir, &pod)?;
 
+    let stores = Stores::make(&pod.project).map_err(Error::io("make the inputs in", dir))?;
     let Some(pid) = fork()? else {
-        return supervise(pod_dir, pod, pipes);
+        return supervise(pod_dir, pod, pipes, stores);
     };
     let mut supervisor = Supervisor::new(pid);
     loop {
@@ -75,7 +77,7 @@ pub fn run(dir: &Path) -> Result<()> {
                 return Ok(());
             }
             if !supervisor.again()? {
-                return supervise(pod_dir, pod, pipes);
+                return supervise(pod_dir, pod, pipes, stores);
             }
         } else {
             write_exit(&pod_dir, pid, code, signal);
@@ -168,9 +170,9 @@ fn called(name: &CStr) -> Result<()> {
     nix::sys::prctl::set_name(name).map_err(|e| Error::Other(format!("keeper: set name: {e}")))
 }
 
-/// The rest of the life of a supervisor, which has nothing of the keeper's.
-fn supervise(dir: PodDir, pod: record::Pod, pipes: Vec<File>) -> Result<()> {
+/// The rest of the life of a supervisor, which has nothing of the keeper's but the inputs.
+fn supervise(dir: PodDir, pod: record::Pod, pipes: Vec<File>, stores: Stores) -> Result<()> {
     drop((pod, pipes));
     called(c"supervisor")?;
-    super::supervisor::run(&dir.dir)
+    super::supervisor::run(&dir.dir, stores)
 }

@@ -23,6 +23,7 @@
 //!     config.json create.json state.json gate   the container (see `container`)
 //!     lock                      held by the `create`, `start` or `delete` that is at it
 //!     status.json               written by the supervisor alone
+//!     input.lock                held by whoever writes to the standard input
 //!     ended.json                how the last run ended, before its container is removed
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
 //! <state>/cni/                  attachments that `sampan cni` made, as in network/
@@ -240,6 +241,11 @@ impl ServiceDir {
     /// Lock of the process that makes, starts or removes the container.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("lock")
+    }
+
+    /// Lock of whoever writes to the standard input.
+    pub fn input_lock(&self) -> PathBuf {
+        self.dir.join("input.lock")
     }
 
     /// `gate` of the container.

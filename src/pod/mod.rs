@@ -14,8 +14,10 @@ pub mod adopt;
 pub mod bundle;
 pub mod checks;
 pub mod control;
+pub mod follow;
 pub mod gc;
 pub mod hooks;
+pub mod input;
 pub mod interfaces;
 pub mod keeper;
 pub mod layout;
@@ -27,6 +29,7 @@ pub mod profile;
 pub mod record;
 mod resolver;
 pub mod sandbox;
+pub mod stores;
 pub mod supervisor;
 pub mod tasks;
 pub mod teardown;
@@ -78,6 +81,11 @@ pub enum Error {
         /// The service, where it is one.
         service: Option<String>,
     },
+    /// Somebody writes to the standard input of the service already.
+    #[error(
+        "somebody else has the standard input of service {0}; wait until they leave, or look on with --no-stdin"
+    )]
+    Busy(String),
     /// The user asked to stop by a signal.
     #[error("interrupted by signal {signal}")]
     Interrupted {

@@ -57,6 +57,7 @@ pub fn reserve(project: &Project) -> Result<(Vec<PublishedPort>, Reservation)> {
             published.push(PublishedPort {
                 service: service.name.clone(),
                 mapping,
+                network: port.network.clone(),
             });
         }
     }

@@ -385,6 +385,9 @@ pub struct PublishedPort {
     pub service: String,
     /// The mapping; the host's port is chosen.
     pub mapping: PortMapping,
+    /// Key of the network that publishes it; `None`: the best one that can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
 }
 
 /// `sinks/NUMBER.json`: how far a file of `x-sampan.logs` is.

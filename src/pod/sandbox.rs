@@ -5,6 +5,7 @@
 //! in `sandbox.json` only when it is complete; [`change`] brings the one into line with the other, wherever an earlier
 //! one was killed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -83,7 +84,7 @@ fn apply(dir: &PodDir, pod: &Pod, mut sandbox: Sandbox) -> Result<()> {
     let before = sandbox.clone();
     let done = remove_unwanted(dir, pod, &wanted, &mut sandbox)
         .and_then(|()| add_missing(dir, pod, &wanted, &ports, &mut sandbox))
-        .and_then(|()| publish(dir, pod, &preferred, &ports, &mut sandbox));
+        .and_then(|()| publish(dir, pod, &wanted, &ports, &mut sandbox));
     interfaces::say_defaults(&wanted, &mut sandbox.interfaces);
     let offers: Vec<_> = sandbox
         .interfaces
@@ -191,15 +192,15 @@ fn add_missing(
             });
         }
     }
-    if sandbox.interfaces.is_empty() && !ports.is_empty() {
-        let preferred = interfaces::preferred(wanted);
-        let able = |name: &String| {
-            let of = missing.iter().position(|m| m.ifname == name)?;
-            missing.get(of)?.list.declares("portMappings").then_some(of)
+    // all at once when the pod is made, later by `publish`
+    if sandbox.interfaces.is_empty() {
+        let able = |name: &str| {
+            let mut all = missing.iter();
+            all.any(|m| m.ifname == name && m.list.declares("portMappings"))
         };
-        let chosen = preferred.iter().find_map(able).ok_or_else(no_publisher)?;
-        if let Some(missing) = missing.get_mut(chosen) {
-            missing.ports = ports.iter().map(|p| p.mapping.clone()).collect();
+        let published = interfaces::published(wanted, able, ports)?;
+        for (missing, ports) in missing.iter_mut().zip(published) {
+            missing.ports = ports;
         }
     }
     for missing in missing {
@@ -208,13 +209,6 @@ fn add_missing(
         sandbox.attached.push(attached);
     }
     Ok(())
-}
-
-fn no_publisher() -> Error {
-    Error::Other(
-        "ports are published, but no network of the pod has a plugin with the capability portMappings (such as portmap)"
-            .to_string(),
-    )
 }
 
 fn add(
@@ -349,35 +343,34 @@ fn folders(pod: &Pod) -> Folders {
     }
 }
 
-/// Publishes every port on the best network whose plugins can, and on no other.
+/// Publishes every port on its own network, or on the best one whose plugins can, and on no other.
 fn publish(
     dir: &PodDir,
     pod: &Pod,
-    preferred: &[String],
+    wanted: &[(Network, String)],
     ports: &[PublishedPort],
     sandbox: &mut Sandbox,
 ) -> Result<()> {
-    let chosen = interfaces::publisher(preferred, &sandbox.interfaces);
-    if chosen.is_none() && !ports.is_empty() {
-        return Err(no_publisher());
-    }
-    let all: Vec<PortMapping> = ports.iter().map(|p| p.mapping.clone()).collect();
+    let able = |name: &str| {
+        let mut all = sandbox.interfaces.iter();
+        all.any(|interface| interface.name == name && interface.publishes)
+    };
+    let published = interfaces::published(wanted, able, ports)?;
+    let names = wanted.iter().map(|(_, name)| name.clone());
+    let published: BTreeMap<String, Vec<PortMapping>> = names.zip(published).collect();
+    let of = |interface: &Interface| published.get(&interface.name).cloned().unwrap_or_default();
     // first what goes: a port is on one interface at a time
-    let (mut going, mut coming) = (Vec::new(), Vec::new());
-    for interface in &mut sandbox.interfaces {
-        let list = match chosen.as_ref() == Some(&interface.name) {
-            true => &mut coming,
-            false => &mut going,
-        };
-        list.push(interface);
-    }
-    let none: &[PortMapping] = &[];
-    let going = going.into_iter().map(|i| (i, none));
-    for (interface, ports) in going.chain(coming.into_iter().map(|i| (i, all.as_slice()))) {
-        if interface.ports != ports {
-            let cache = dir.network().join(&interface.cache);
-            network::republish(&pod.cni, &dir.netns(), ports, &cache)?;
-            interface.ports = ports.to_vec();
+    for going in [true, false] {
+        for interface in &mut sandbox.interfaces {
+            let mut ports = of(interface);
+            if going {
+                ports.retain(|port| interface.ports.contains(port));
+            }
+            if interface.ports != ports {
+                let cache = dir.network().join(&interface.cache);
+                network::republish(&pod.cni, &dir.netns(), &ports, &cache)?;
+                interface.ports = ports;
+            }
         }
     }
     Ok(())

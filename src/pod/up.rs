@@ -19,7 +19,7 @@ use super::record::{self, ImageConfig, ImageFacts, Owner, Pod, Policy};
 use super::{Error, Result, adopt, hooks, teardown, volumes};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
-use crate::compose::project::{PullPolicy, Service};
+use crate::compose::project::PullPolicy;
 use crate::image::{self, Image, Progress, PullOptions, Store};
 use crate::network::{Cni, gc};
 
@@ -299,9 +299,6 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
             return Err(Error::Other(format!("no such service: {name}")));
         }
     }
-    for service in project.services.values() {
-        refuse_unsupported(service)?;
-    }
     if let Some(owner) = &request.owner
         && !owner.process.alive()
     {
@@ -359,19 +356,6 @@ fn plan(request: &UpSpec, progress: &dyn Progress) -> Result<Pod> {
         pid_namespace: record::pid_namespace()?,
         owner: request.owner.clone(),
     })
-}
-
-/// What a file may say and a pod does not do yet: never ignored.
-fn refuse_unsupported(service: &Service) -> Result<()> {
-    for (key, set) in [("tty", service.tty), ("stdin_open", service.stdin_open)] {
-        if set {
-            return Err(Error::Other(format!(
-                "{}: services.{}.{key}: a service has no terminal and no standard input yet; remove it, and use `sampan exec -it {} sh` for a terminal",
-                service.origin, service.name, service.name
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The image from the store, or from its registry.

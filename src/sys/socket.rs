@@ -95,12 +95,44 @@ pub fn receive_all(socket: &impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     // of a stream one byte was seen, whatever there is
-    let mut message = vec![0; length.max(MESSAGE_USUAL)];
+    take(socket, length.max(MESSAGE_USUAL), RecvFlags::empty())
+}
+
+/// The next message and further descriptors of what came with it, which stay in the queue (unix(7)): the same every time. `None` when
+/// there is none. For a pair only.
+pub fn look(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    match take(socket, MESSAGE_MAX, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((message, fds)) if message.is_empty() && fds.is_empty() => Ok(None),
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes all messages out, and closes what came with them.
+pub fn discard(socket: &impl AsFd) -> io::Result<()> {
+    loop {
+        match take(socket, MESSAGE_MAX, RecvFlags::DONTWAIT) {
+            Ok((message, fds)) if message.is_empty() && fds.is_empty() => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn take(
+    socket: &impl AsFd,
+    length: usize,
+    flags: RecvFlags,
+) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut message = vec![0; length];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         let mut bytes = [IoSliceMut::new(&mut message)];
-        match rustix::net::recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        match rustix::net::recvmsg(socket, &mut bytes, &mut control, flags) {
             // it may also have closed since we looked
             Err(Errno::INTR | Errno::CONNRESET) => {}
             other => break other?,
@@ -128,6 +160,27 @@ pub fn receive_all(socket: &impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_can_be_looked_at_again_and_again() {
+        let (hold, put) = pair().unwrap();
+        assert!(look(&hold).unwrap().is_none());
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        send(&put, b"pipe", Some(&writer)).unwrap();
+        drop(writer);
+        for byte in [b"a", b"b"] {
+            let (text, fds) = look(&hold).unwrap().unwrap();
+            assert_eq!((text.as_slice(), fds.len()), (&b"pipe"[..], 1));
+            rustix::io::write(&fds[0], byte).unwrap();
+        }
+        let mut bytes = [0; 3];
+        assert_eq!(rustix::io::read(&reader, &mut bytes).unwrap(), 2);
+        send(&put, b"more", None).unwrap();
+        discard(&hold).unwrap();
+        assert!(look(&hold).unwrap().is_none());
+        // the last write end was in the queue
+        assert_eq!(rustix::io::read(&reader, &mut bytes).unwrap(), 0);
+    }
 
     #[test]
     fn carries_messages_and_descriptors() {

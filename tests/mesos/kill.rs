@@ -177,3 +177,51 @@ fn shutdown_during_the_pull() {
     mesos.ends(0);
     assert_eq!(mesos.states("a"), "STARTING KILLED");
 }
+
+/// The agent does not know a way back for an executor that it shut down while the two were apart: it says SHUTDOWN, and closes.
+#[test]
+fn shutdown_while_nobody_is_connected() {
+    for capabilities in [vec![], vec!["TASK_KILLING_STATE".to_owned()]] {
+        let killing = !capabilities.is_empty();
+        let mesos = Mesos::with(Settings {
+            capabilities,
+            ..Settings::default()
+        });
+        mesos.agent.launch(script("a", "sleep 1000"));
+        mesos
+            .agent
+            .launch_group(vec![member("g1", "sleep 1000"), member("g2", "sleep 1000")]);
+        mesos.start();
+        for name in ["a", "g1", "g2"] {
+            mesos.wait(name, "RUNNING");
+        }
+        mesos.agent.stop();
+        mesos.agent.shutdown();
+        mesos.agent.start(Phase::Running);
+        mesos.ends(0);
+        let states = match killing {
+            true => "STARTING RUNNING KILLING KILLED",
+            false => "STARTING RUNNING KILLED",
+        };
+        for name in ["a", "g1", "g2"] {
+            assert_eq!(mesos.states(name), states, "{name}");
+            assert_eq!(mesos.last(name)["source"], "SOURCE_EXECUTOR");
+        }
+        // once, and not again and again
+        assert_eq!(mesos.agent.subscriptions(), 2);
+    }
+}
+
+/// As above, and the end of the stream comes after SHUTDOWN was read in good order.
+#[test]
+fn shutdown_and_the_stream_ends() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", STUBBORN));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    mesos.agent.shutdown();
+    mesos.agent.end_stream();
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+    assert_eq!(mesos.agent.subscriptions(), 1);
+}

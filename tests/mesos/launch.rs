@@ -186,3 +186,43 @@ fn too_much_memory_is_told() {
         Value::from("mem")
     );
 }
+
+/// A scheduler that gives its executor one task after another, each when it hears of the end of the one before.
+#[test]
+fn an_executor_waits_for_the_next_task() {
+    let mesos = Mesos::new().option("--linger").option("forever");
+    mesos.start();
+    for name in ["a", "b", "c"] {
+        mesos.agent.launch(script(name, "true"));
+        mesos.wait(name, "FINISHED");
+    }
+    mesos.agent.shutdown();
+    mesos.ends(0);
+    for name in ["a", "b", "c"] {
+        assert_eq!(mesos.states(name), "STARTING RUNNING FINISHED");
+    }
+    assert_eq!(mesos.agent.subscriptions(), 1);
+}
+
+/// What comes after SHUTDOWN is refused, and told.
+#[test]
+fn a_launch_after_shutdown_is_dropped() {
+    for (capability, state) in [("MULTI_ROLE", "LOST"), ("PARTITION_AWARE", "DROPPED")] {
+        let mesos = Mesos::with(Settings {
+            capabilities: vec![capability.to_owned()],
+            ..Settings::default()
+        });
+        mesos.agent.launch(script(
+            "a",
+            "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done",
+        ));
+        mesos.start();
+        mesos.wait("a", "RUNNING");
+        mesos.agent.event(json!({"type": "SHUTDOWN"}));
+        mesos.agent.launch(script("late", "true"));
+        mesos.ends(0);
+        assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+        assert_eq!(mesos.states("late"), state);
+        assert_eq!(mesos.last("late")["source"], "SOURCE_EXECUTOR");
+    }
+}

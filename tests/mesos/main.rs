@@ -8,8 +8,10 @@ mod pod_support;
 
 mod faults;
 mod health;
+mod hooks;
 mod kill;
 mod launch;
+mod network;
 mod output;
 mod recovery;
 mod support;

@@ -179,3 +179,33 @@ fn a_destroyed_container_leaves_nothing() {
         }
     }
 }
+
+/// Its real executors die before they reach the agent: a last one ends the tasks, and tells so.
+#[test]
+fn an_executor_that_dies_again_and_again_is_given_up() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    mesos.agent.stop();
+    let mut dead = 0;
+    // the first one had a connection
+    for _ in 0..32 {
+        let mut real = mesos.real_executor();
+        while real == dead {
+            std::thread::sleep(Duration::from_millis(5));
+            real = mesos.real_executor();
+        }
+        dead = real;
+        kill(Pid::from_raw(real), Signal::SIGKILL).unwrap();
+    }
+    mesos.agent.start(Phase::Running);
+    mesos.ends(1);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING FAILED");
+    let last = mesos.last("a");
+    assert_eq!(last["source"], "SOURCE_EXECUTOR", "{last}");
+    assert_eq!(
+        last["message"],
+        "the executor died 31 times in a row without a connection to the agent, the last time by SIGKILL"
+    );
+}

@@ -50,6 +50,12 @@ fn attributes() {
             json!({"ports": [port(json!("127.0.0.1"), json!(8080), 80, "udp"), port(json!(null), json!(8081), 81, "tcp")]}),
         ),
         (
+            "ports:\n  - {target: 80, x-sampan: {network: default}}\n  - {target: 80, x-sampan: {network: default}}\n  - 80",
+            json!({"ports": [
+                {"host_ip": null, "published": null, "target": 80, "protocol": "tcp", "network": "default"},
+                port(json!(null), json!(null), 80, "tcp")]}),
+        ),
+        (
             "ports: ['80:80', '80:80/tcp']",
             json!({"ports": [port(json!(null), json!(80), 80, "tcp")]}),
         ),

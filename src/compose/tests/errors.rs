@@ -156,6 +156,10 @@ fn errors() {
             "compose.yaml:3:25: services.b.ports[0]: host port 80/tcp is published already, by service a at compose.yaml:2:25; choose another one",
         ),
         (
+            "services:\n  a: {image: i, ports: [{target: 80, x-sampan: {network: b}}]}\n",
+            "compose.yaml:2: services.a.ports: x-sampan.network: no service is on a network b; name one of the pod's",
+        ),
+        (
             "services:\n  a: {image: i, ports: ['80:80']}\n  b: {image: i, ports: ['81:80']}\n",
             "compose.yaml:3:25: services.b.ports[0]: port 80/tcp belongs to service a already, at compose.yaml:2:25; the services of a pod share one network namespace: let one of them listen elsewhere",
         ),

@@ -389,3 +389,40 @@ fn limits_come_before_hooks() {
     spec["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]});
     assert_eq!(words(&spec), (plain.to_owned(), false));
 }
+
+/// Between the first rule, which forbids everything, and the last a child that makes nodes or opens a terminal would be refused. Version 2
+/// takes all rules at once.
+#[test]
+fn device_rules_of_version_1_come_before_the_child_begins() {
+    let spec = json!({
+        "ociVersion": "1.2.0",
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
+        "root": {"path": "rootfs"},
+        "linux": {
+            "namespaces": [{"type": "mount"}],
+            "resources": {"pids": {"limit": 5}, "devices": [{"allow": false, "access": "rwm"}]},
+        },
+    });
+    let limits = |cgroup: Value| -> Vec<(bool, bool)> {
+        let request = CreateRequest {
+            cgroup: serde_json::from_value(cgroup).unwrap(),
+            ..request()
+        };
+        let spec = serde_json::from_value(spec.clone()).unwrap();
+        let made = container(&spec, &request, HOST).unwrap();
+        let parts = made.parent.split(|step| matches!(step, Step::Begin));
+        let has = |steps: &[Step], key: &str| {
+            let step = steps.iter().find(|step| matches!(step, Step::Limits(_)));
+            let step = serde_json::to_value(step).unwrap();
+            step["limits"]
+                .get(key)
+                .is_some_and(|value| !value.is_null())
+        };
+        parts
+            .map(|steps| (has(steps, "devices"), has(steps, "pids")))
+            .collect()
+    };
+    let v1 = json!({"v1": {"controllers": {"devices": "/d", "pids": "/p"}, "unified": "/u"}});
+    assert_eq!(limits(v1), [(true, false), (false, true)]);
+    assert_eq!(limits(json!({"v2": "/c"})), [(false, false), (true, true)]);
+}

@@ -1,6 +1,6 @@
 //! The two connections to an agent: one whose answer is the stream of events, one for all other calls.
 //!
-//! Owns addresses, TLS, headers, redirects and what each status code means.
+//! Owns addresses, TLS, headers, redirects and what each status code means. An agent that has shut us down is left one connection, for calls.
 //!
 //! *Invariants:* never a fall-back from https to http, not by redirect either; the token goes to the agent alone. Losing either
 //! connection is losing both: what is left of the other then reports [`Error::Lost`]. A host that vanishes is noticed by TCP's own
@@ -376,6 +376,18 @@ impl Events {
 }
 
 impl Calls {
+    /// Another connection for calls to the same agent, which depends on no other.
+    pub async fn again(&self) -> Result<Calls, Error> {
+        let (lost, seen) = watch::channel(false);
+        let (sender, driver) = self.agent.connect(&Arc::new(lost)).await?;
+        Ok(Calls {
+            agent: self.agent.clone(),
+            sender,
+            lost: seen,
+            _driver: driver,
+        })
+    }
+
     /// Sends any call but SUBSCRIBE; comes back when the agent has taken it in, which is no promise that it keeps it. After a
     /// refusal the connection is still good; after a cancelled call it is not.
     pub async fn send(&mut self, call: &Call) -> Result<(), Error> {

@@ -153,6 +153,8 @@ pub enum Why {
     Asked,
     /// SHUTDOWN, or the end of the connection: complete text.
     Shutdown(String),
+    /// The executor cannot go on: complete text.
+    Failed(String),
     /// Another task of its group ended so that all do: complete text.
     Group(String),
     /// `max_completion_time` is over.
@@ -268,13 +270,18 @@ impl Ledger {
 
     /// Keeps the SUBSCRIBED event: what the agent told of itself, of the framework and of the executor.
     pub fn keep_subscribed(&self, subscribed: &event::Subscribed) -> Result<()> {
-        let path = self.0.join("subscribed");
+        let path = self.subscription();
         replace(&path, &subscribed.encode_to_vec(), 0o600).map_err(Error::io("write", &path))
+    }
+
+    /// The file of the last SUBSCRIBED event, another one with each.
+    pub fn subscription(&self) -> PathBuf {
+        self.0.join("subscribed")
     }
 
     /// The last SUBSCRIBED event.
     pub fn subscribed(&self) -> Result<Option<event::Subscribed>> {
-        decode(&self.0.join("subscribed"))
+        decode(&self.subscription())
     }
 
     fn folder(&self, number: u64) -> PathBuf {

@@ -59,6 +59,11 @@ impl Records {
         Ok(Some(record))
     }
 
+    /// Bytes that came and are no whole record yet: for readers with a bound of their own.
+    pub fn waiting(&self) -> usize {
+        self.pending.len().saturating_sub(self.used)
+    }
+
     /// Whether the stream, if it ends here, ends within a record.
     pub fn is_within(&self) -> bool {
         self.length.is_some() || self.used < self.pending.len()

@@ -28,6 +28,7 @@ use super::proto::{Call, Encoding, ExecutorId, FrameworkId, TaskState, call};
 use super::session::{self, Patience};
 use super::task::output::Bound;
 use super::{pods, shim};
+use crate::executor::remote::{Doors, Listen};
 use crate::pod::control::Answer;
 use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Cause, ProcessId};
@@ -58,12 +59,18 @@ pub struct Options {
     pub log_json: bool,
     /// Plain http to registries that are not on this machine.
     pub plain_http: bool,
+    /// Where its API is served beside the socket in its folder.
+    pub listen: Option<Listen>,
     /// Variables of all tasks.
     pub variables: BTreeMap<String, String>,
     /// Folder of seccomp profiles that tasks may name.
     pub seccomp_profiles: Option<PathBuf>,
     /// How much of a task's output the sandbox holds.
     pub output: Bound,
+    /// How long an executor without a task waits for another one.
+    pub linger: Duration,
+    /// Why no other process follows this one, which only brings everything to an end: complete text.
+    pub last: Option<String>,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -148,6 +155,18 @@ async fn serve(
     let (inputs, mut inbox) = mpsc::channel(INBOX);
     let (calls, outbox) = mpsc::unbounded_channel();
     let (context, ever) = open(options, environment, shim, inputs.clone(), calls)?;
+    let doors = Doors::open(
+        context.ledger.path(),
+        &options.folders,
+        shim,
+        options.listen.clone(),
+    )?;
+    let log = context.clone();
+    tokio::task::spawn_local(async move {
+        if let Err(error) = doors.attend(|text| log.log(text)).await {
+            log.log(&error.to_string());
+        }
+    });
     tokio::task::spawn_local(sweep(context.clone()));
     let patience = Patience {
         recovery: environment.recovery.map(|recovery| recovery.timeout),
@@ -163,10 +182,18 @@ async fn serve(
     let session = session::run(agent, patience, link, outbox, inputs);
     tokio::pin!(session);
     let mut connected = true;
-    let mut input = Input::Tick;
+    let mut input = match &options.last {
+        Some(why) => Input::GivenUp(why.clone()),
+        None => Input::Tick,
+    };
     loop {
         context.machine.borrow_mut().input(now(), input);
         if let Some(code) = context.carry_out() {
+            // a launch that has been read is not lost
+            if let Ok(next) = inbox.try_recv() {
+                input = next;
+                continue;
+            }
             // nothing is left but what its owner's end removes
             if let Err(error) = context.ledger.remove() {
                 context.log(&error.to_string());
@@ -233,6 +260,7 @@ fn open(
         &environment.framework_id,
         &environment.executor_id,
         environment.shutdown_grace,
+        options.linger,
         ledger.load()?,
         fastrand::Rng::new(),
     );

@@ -1,10 +1,13 @@
 //! The connection to the agent: made, kept, made again.
 //!
 //! *Invariants:* calls go out one at a time and in order; what was not sent when a connection ends is dropped here, for the next SUBSCRIBE
-//! carries all that is not acknowledged; when to try again and when to give up is decided by [`Patience`], which knows no clock.
+//! carries all that is not acknowledged; when to try again and when to give up is decided by [`Patience`], which knows no clock. An agent
+//! that has sent SHUTDOWN is not subscribed to again, for it would only say so once more: it is told the rest, and its taking it in is all
+//! the answer there will be.
 //!
 //! Leaves to others: bytes and status codes ([`super::connection`]), what is sent ([`super::machine`]).
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{self, Agent, Calls, Events, Kind};
 use super::machine::Input;
-use super::proto::Call;
+use super::proto::{Call, event};
 
 /// How long the first connection may take where nothing is said.
 const FIRST: Duration = Duration::from_secs(30);
@@ -94,8 +97,16 @@ pub async fn run(
         // they belong to a connection that is over
         while calls.try_recv().is_ok() {}
         let (setback, error) = match agent.subscribe(&(link.subscription)()).await {
-            Ok((events, sender)) => {
-                let error = talk(events, sender, &link, &mut calls, &inputs).await;
+            Ok((events, mut sender)) => {
+                let end = talk(events, &mut sender, &link, &mut calls, &inputs).await;
+                let error = match end {
+                    End::Broken(error) => error,
+                    End::ShutDown => {
+                        let error = last_words(&sender, &mut calls, &inputs).await;
+                        drop(inputs.send(Input::Abandoned(error.to_string())).await);
+                        return;
+                    }
+                };
                 patience.ever = true;
                 last.clear();
                 without = Instant::now();
@@ -144,21 +155,40 @@ fn setback(error: &connection::Error) -> Setback {
     }
 }
 
-/// Uses a connection to its end; why it ended.
+/// How the use of a connection ended.
+enum End {
+    /// It is lost: complete text.
+    Broken(String),
+    /// The agent has sent SHUTDOWN, and nothing more will come.
+    ShutDown,
+}
+
+/// Uses a connection to its end.
 async fn talk(
     mut events: Events,
-    mut sender: Calls,
+    sender: &mut Calls,
     link: &Link<'_>,
     calls: &mut mpsc::UnboundedReceiver<Call>,
     inputs: &mpsc::Sender<Input>,
-) -> String {
+) -> End {
+    let (subscribed, shut) = (Cell::new(false), Cell::new(false));
     let read = async {
         loop {
-            match events.next().await {
-                // the loop is gone only when the process ends
-                Ok(Some(event)) => drop(inputs.send(Input::Agent(Box::new(event))).await),
+            let event = match events.next().await {
+                Ok(Some(event)) => event,
                 Ok(None) => return "the agent closed the connection".to_string(),
                 Err(error) => return error.to_string(),
+            };
+            match event.r#type() {
+                event::Type::Subscribed => subscribed.set(true),
+                event::Type::Shutdown => shut.set(true),
+                _ => {}
+            }
+            // the loop is gone only when the process ends
+            drop(inputs.send(Input::Agent(Box::new(event))).await);
+            // instead of SUBSCRIBED: it keeps no stream for us
+            if shut.get() && !subscribed.get() {
+                return String::new();
             }
         }
     };
@@ -169,15 +199,48 @@ async fn talk(
                 Ok(None) => std::future::pending().await,
                 Err(_) => link.heartbeat.clone(),
             };
-            if let Err(error) = send(&mut sender, &call, inputs).await {
+            if let Err(error) = send(sender, &call, inputs).await {
                 return error.to_string();
             }
         }
     };
-    tokio::select! {
+    let why = tokio::select! {
         why = read => why,
         why = write => why,
+    };
+    match shut.get() {
+        true => End::ShutDown,
+        false => End::Broken(why),
     }
+}
+
+/// Tells an agent that has shut us down the rest, over a connection of its own; why that ended.
+async fn last_words(
+    sender: &Calls,
+    calls: &mut mpsc::UnboundedReceiver<Call>,
+    inputs: &mpsc::Sender<Input>,
+) -> connection::Error {
+    let mut sender = match sender.again().await {
+        Ok(sender) => sender,
+        Err(error) => return error,
+    };
+    drop(inputs.send(Input::Deaf).await);
+    loop {
+        let Some(call) = calls.recv().await else {
+            std::future::pending().await
+        };
+        if let Err(error) = send(&mut sender, &call, inputs).await {
+            return error;
+        }
+        if let Some(uuid) = uuid(&call) {
+            drop(inputs.send(Input::Taken(uuid)).await);
+        }
+    }
+}
+
+/// The update that a call is.
+fn uuid(call: &Call) -> Option<Vec<u8>> {
+    call.update.as_ref()?.status.uuid.clone()
 }
 
 /// Sends a call until the agent takes it, or says that it never will.
@@ -195,8 +258,7 @@ async fn send(
             connection::Error::Refused(refused) => match refused.kind {
                 Kind::NotReady => sleep(BUSY).await,
                 Kind::Malformed | Kind::Defect => {
-                    let status = call.update.as_ref().map(|update| &update.status);
-                    let input = match status.and_then(|status| status.uuid.clone()) {
+                    let input = match uuid(call) {
                         Some(uuid) => Input::Refused {
                             uuid,
                             why: error.to_string(),

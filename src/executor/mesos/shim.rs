@@ -1,8 +1,8 @@
 //! The process that the agent starts. It does almost nothing, so that it has few reasons to die: it keeps the real executor running.
 //!
 //! *Invariants:* it has one thread; it is the parent of whatever in its container has lost its own, and reaps it; a real executor that dies
-//! is started again, with growing pauses, and one that ends by itself ends this process with its code. It is the owner of all pods: when
-//! it dies they go.
+//! is started again, with growing pauses, and one that ends by itself ends this process with its code; when none comes as far as a
+//! connection, a last one is started that only brings everything to an end. It is the owner of all pods: when it dies they go.
 //!
 //! | signal | what becomes of it |
 //! |---|---|
@@ -11,7 +11,8 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use nix::unistd::Pid;
 use std::os::fd::AsFd;
 
 use super::environment::TOKEN;
+use super::ledger::Ledger;
+use crate::pod::record::ProcessId;
 use crate::sys::process::{start_fresh, take_variable};
 
 /// First pause before a real executor that died soon is started again, doubled each time.
@@ -32,14 +35,48 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
 /// One that ran this long did not die at once.
 const SOON: Duration = Duration::from_secs(2);
-/// So many that died at once in a row, and we give up.
+/// So many that died at once in a row without a connection, and we give up.
 const DEATHS_MOST: u32 = 30;
 
 /// The step of `sampan internal` that is the real executor.
 pub const STEP: &str = "mesos-executor";
 
-/// Keeps the real executor running, with the arguments `words` of our own command line; its exit code.
-pub fn run(words: &[OsString]) -> io::Result<u8> {
+/// What follows the death of a real executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Another one, after a pause.
+    Again(Duration),
+    /// The last one.
+    Last,
+}
+
+/// Real executors that died in a row.
+#[derive(Debug, Default)]
+struct Deaths {
+    /// At once.
+    soon: u32,
+    /// At once, and without a connection to the agent.
+    in_vain: u32,
+}
+
+impl Deaths {
+    /// One died, `soon` after its start or not; `subscribed`: the agent had let it in.
+    fn next(&mut self, soon: bool, subscribed: bool) -> Next {
+        if !soon {
+            *self = Deaths::default();
+            return Next::Again(Duration::ZERO);
+        }
+        self.soon += 1;
+        self.in_vain = if subscribed { 0 } else { self.in_vain + 1 };
+        if self.in_vain > DEATHS_MOST {
+            return Next::Last;
+        }
+        Next::Again((PAUSE * 2u32.pow(self.soon.min(10))).min(PAUSE_MOST))
+    }
+}
+
+/// Keeps the real executor running, with the arguments `words` of our own command line and its folder below `state`; its exit code.
+pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
     let mut mask = SigSet::empty();
     for signal in [
         Signal::SIGCHLD,
@@ -61,7 +98,10 @@ pub fn run(words: &[OsString]) -> io::Result<u8> {
         program: PathBuf::from("/proc/self/exe"),
         real: None,
         started: Instant::now(),
-        deaths: 0,
+        subscription: Ledger::at(state, ProcessId::own().map_err(io::Error::other)?).subscription(),
+        before: None,
+        deaths: Deaths::default(),
+        last: None,
         pause: Duration::ZERO,
         replacing: false,
     };
@@ -95,6 +135,15 @@ pub fn take_token() -> Option<String> {
     take_variable(&name)?.into_string().ok()
 }
 
+/// What tells a file from the one that it replaced: inode and time of change.
+type Version = (u64, i64, i64);
+
+fn version(path: &Path) -> Option<Version> {
+    // none is no connection yet
+    let meta = path.metadata().ok()?;
+    Some((meta.ino(), meta.ctime(), meta.ctime_nsec()))
+}
+
 struct Shim {
     token: Option<String>,
     words: Vec<OsString>,
@@ -105,7 +154,13 @@ struct Shim {
     real: Option<Pid>,
     /// When the real executor began, or ended.
     started: Instant,
-    deaths: u32,
+    /// File that is another one with each subscription.
+    subscription: PathBuf,
+    /// Which one it was when the real executor began.
+    before: Option<Version>,
+    deaths: Deaths,
+    /// Why the next real executor is the last one.
+    last: Option<String>,
     /// How long after its end another one is started.
     pause: Duration,
     /// The real executor is being replaced.
@@ -120,11 +175,12 @@ impl Shim {
 
     fn start(&mut self) -> io::Result<()> {
         let mut command = Command::new(&self.program);
-        command
-            .arg("internal")
-            .arg(STEP)
-            .arg("--")
-            .args(&self.words);
+        command.arg("internal").arg(STEP);
+        if let Some(why) = &self.last {
+            command.arg("--last").arg(why);
+        }
+        command.arg("--").args(&self.words);
+        self.before = version(&self.subscription);
         if let Some(token) = &self.token {
             command.env(TOKEN, token);
         }
@@ -202,18 +258,54 @@ impl Shim {
         if std::mem::take(&mut self.replacing) {
             return Ok(());
         }
-        self.deaths = if soon { self.deaths + 1 } else { 0 };
-        if self.deaths > DEATHS_MOST {
-            let text = format!(
-                "the executor died {} times in a row, the last time by {signal}",
-                self.deaths
-            );
-            return Err(io::Error::other(text));
+        if let Some(why) = &self.last {
+            // the pods' supervisors end them when we are gone
+            return Err(io::Error::other(format!(
+                "{why}; the one that was to end the tasks died by {signal}"
+            )));
         }
-        if soon {
-            self.pause = (PAUSE * 2u32.pow(self.deaths.min(10))).min(PAUSE_MOST);
+        let subscribed = version(&self.subscription) != self.before;
+        match self.deaths.next(soon, subscribed) {
+            Next::Again(pause) => {
+                self.pause = pause;
+                eprintln!("sampan executor: it was ended by {signal} and is started again");
+            }
+            Next::Last => {
+                let count = self.deaths.in_vain;
+                let why = format!(
+                    "the executor died {count} times in a row without a connection to the agent, the last time by {signal}"
+                );
+                eprintln!("sampan executor: {why}; it is given up");
+                self.pause = PAUSE_MOST;
+                self.last = Some(why);
+            }
         }
-        eprintln!("sampan executor: it was ended by {signal} and is started again");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_deaths_in_vain_are_counted() {
+        let again = |milliseconds| Next::Again(Duration::from_millis(milliseconds));
+        let mut deaths = Deaths::default();
+        // each pause is twice the one before, and none is longer than a second
+        for pause in [40, 80, 160, 320, 640, 1000, 1000] {
+            assert_eq!(deaths.next(true, false), again(pause));
+        }
+        // the agent let it in: the pauses stay, the count begins anew
+        for _ in 0..100 {
+            assert_eq!(deaths.next(true, true), again(1000));
+        }
+        for _ in 0..DEATHS_MOST {
+            assert_eq!(deaths.next(true, false), again(1000));
+        }
+        assert_eq!(deaths.next(true, false), Next::Last);
+        // one that ran for a while ends the row
+        assert_eq!(deaths.next(false, false), again(0));
+        assert_eq!(deaths.next(true, false), again(40));
     }
 }

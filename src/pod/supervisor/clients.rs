@@ -4,11 +4,14 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -21,6 +24,7 @@ use super::super::{Error, Result};
 use super::Event;
 use super::machine::Machine;
 use crate::compose::project::CheckKind;
+use crate::sys::socket;
 
 /// A client that reads this slowly is let go.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,9 +35,15 @@ const CUT: usize = usize::MAX;
 /// How long the last lines to those who watch may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What is written to a client, and what goes along.
+struct Line {
+    text: Rc<[u8]>,
+    fd: Option<OwnedFd>,
+}
+
 /// A connection that a request came from.
 pub struct Client {
-    lines: mpsc::UnboundedSender<Rc<[u8]>>,
+    lines: mpsc::UnboundedSender<Line>,
     /// Bytes in `lines`; [`CUT`]: they were more than [`BACKLOG`], and it is cut off.
     waiting: Rc<Cell<usize>>,
     writer: JoinHandle<()>,
@@ -43,18 +53,26 @@ impl Client {
     /// Sends a line; a client that went away is no error.
     pub fn send(&self, answer: &Answer) {
         if let Some(line) = line(answer) {
-            self.send_line(&line);
+            self.send_line(&line, None);
         }
     }
 
-    fn send_line(&self, line: &Rc<[u8]>) {
+    /// Sends a line and a descriptor.
+    pub fn send_with(&self, answer: &Answer, fd: OwnedFd) {
+        if let Some(line) = line(answer) {
+            self.send_line(&line, Some(fd));
+        }
+    }
+
+    fn send_line(&self, line: &Rc<[u8]>, fd: Option<OwnedFd>) {
         let waiting = self.waiting.get();
         if waiting == CUT {
             return;
         }
         let more = waiting + line.len();
         self.waiting.set(if more > BACKLOG { CUT } else { more });
-        let _ = self.lines.send(line.clone());
+        let text = line.clone();
+        let _ = self.lines.send(Line { text, fd });
     }
 
     /// Waits until everything was sent.
@@ -77,24 +95,42 @@ fn line(answer: &Answer) -> Option<Rc<[u8]>> {
 /// Writes what comes, until there is no more, the client is gone, or too slow.
 async fn write(
     mut writer: OwnedWriteHalf,
-    mut lines: mpsc::UnboundedReceiver<Rc<[u8]>>,
+    mut lines: mpsc::UnboundedReceiver<Line>,
     waiting: Rc<Cell<usize>>,
 ) {
-    while let Some(line) = lines.recv().await {
+    while let Some(Line { text, fd }) = lines.recv().await {
         let cut = waiting.get() == CUT;
         let line = match cut {
             true => self::line(&Answer::failed(format!(
                 "cut off: more than {BACKLOG} bytes were waiting to be read; ask again"
             ))),
-            false => Some(line),
+            false => Some(text),
         };
         let Some(line) = line else { return };
-        let sent = tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&line)).await;
+        let sent = tokio::time::timeout(WRITE_TIMEOUT, async {
+            match &fd {
+                Some(fd) => write_with(&writer, &line, fd).await,
+                None => writer.write_all(&line).await,
+            }
+        })
+        .await;
         if cut || !matches!(sent, Ok(Ok(()))) {
             return;
         }
         if waiting.get() != CUT {
             waiting.set(waiting.get().saturating_sub(line.len()));
+        }
+    }
+}
+
+/// A line that is shorter than any socket's buffer, with a descriptor.
+async fn write_with(writer: &OwnedWriteHalf, line: &[u8], fd: &OwnedFd) -> io::Result<()> {
+    loop {
+        writer.writable().await?;
+        let stream: &UnixStream = writer.as_ref();
+        match stream.try_io(Interest::WRITABLE, || socket::send(stream, line, Some(fd))) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
         }
     }
 }
@@ -225,7 +261,7 @@ impl Clients {
             return;
         }
         if let Some(line) = line(answer) {
-            clients.for_each(|(client, _)| client.send_line(&line));
+            clients.for_each(|(client, _)| client.send_line(&line, None));
         }
     }
 

@@ -137,9 +137,13 @@ async fn detach(context: &Context, name: &str) -> Result<()> {
     }
     let publishes = |i: &Interface| i.name != name && i.publishes && !i.internal;
     let elsewhere = context.sandbox.borrow().interfaces.iter().any(publishes);
-    if !elsewhere && !published(context)?.is_empty() {
+    let stays = |port: &PublishedPort| match &port.network {
+        Some(key) => *key != network.key,
+        None => elsewhere,
+    };
+    if !published(context)?.iter().all(stays) {
         return Err(Error::Other(format!(
-            "the pod's ports are published on {name} and no other network of it can; unpublish them first"
+            "ports of the pod are published on {name}, and on no other network of it they can or may be; unpublish them first"
         )));
     }
     carry_out(context, changes).await
@@ -148,7 +152,9 @@ async fn detach(context: &Context, name: &str) -> Result<()> {
 async fn publish(context: &Context, port: PublishedPort) -> Result<()> {
     let before = published(context)?;
     let changes = changes(context)?;
-    if before.contains(&port) && !changes.pending {
+    let same = |p: &PublishedPort| p.service == port.service && p.mapping == port.mapping;
+    let there = before.iter().any(same);
+    if there && !changes.pending {
         return Ok(());
     }
     if !context.ports.borrow().has(&port.mapping) {
@@ -161,7 +167,7 @@ async fn publish(context: &Context, port: PublishedPort) -> Result<()> {
     }
     context.note("", format!("publish {}", port.mapping));
     let mut wanted = before.clone();
-    if !wanted.contains(&port) {
+    if !there {
         wanted.push(port.clone());
     }
     let error = match record_ports(context, &wanted, changes.clone()).await {

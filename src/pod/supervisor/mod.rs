@@ -12,11 +12,13 @@ mod owner;
 pub mod probe;
 mod pump;
 mod sinks;
+mod terminal;
 mod work;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -37,6 +39,7 @@ use super::ports::{self, Reservation};
 use super::record::{
     self, Cause, Failure, Goal, Phase, Pod, ProcessId, PublishedPort, Sandbox, Status, Verdict,
 };
+use super::stores::{Store, Stores};
 use super::{Error, Result, checks, gc, lock, plan, resolver, sandbox, teardown, volumes};
 use crate::container;
 
@@ -61,6 +64,7 @@ struct Context {
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
     sinks: Rc<Sinks>,
+    stores: Stores,
     probes: Probes,
 }
 
@@ -76,15 +80,15 @@ impl Context {
 }
 
 /// Runs the supervisor of a pod to its end.
-pub fn run(dir: &Path) -> Result<()> {
+pub fn run(dir: &Path, stores: Stores) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io("start in", dir))?;
-    tokio::task::LocalSet::new().block_on(&runtime, supervise(dir))
+    tokio::task::LocalSet::new().block_on(&runtime, supervise(dir, stores))
 }
 
-async fn supervise(dir: &Path) -> Result<()> {
+async fn supervise(dir: &Path, stores: Stores) -> Result<()> {
     // the keeper blocks signals and a child inherits that: SIGTERM must reach us, plugins expect nothing blocked
     nix::sys::signal::SigSet::empty()
         .thread_set_mask()
@@ -123,6 +127,7 @@ async fn supervise(dir: &Path) -> Result<()> {
         events,
         pumps,
         sinks,
+        stores,
         probes: Probes::default(),
     });
     if failure.is_none() {
@@ -514,6 +519,16 @@ impl Supervisor {
             | Request::Detach { .. }
             | Request::Publish { .. }
             | Request::Unpublish { .. } => live::perform(&self.context, request, client),
+            Request::Input { service } => match self.input(&service) {
+                Ok(fd) => client.send_with(
+                    &Answer::Done {
+                        exit_codes: Vec::new(),
+                    },
+                    fd,
+                ),
+                Err(message) => client.send(&Answer::failed(message)),
+            },
+            Request::EndInput { service } => client.send(&self.end_input(&service)),
             Request::Ping => client.send(&Answer::Done {
                 exit_codes: Vec::new(),
             }),
@@ -533,6 +548,41 @@ impl Supervisor {
         }
         Answer::Done {
             exit_codes: Vec::new(),
+        }
+    }
+
+    /// What a service's standard input is written to.
+    fn input(&self, service: &str) -> std::result::Result<OwnedFd, String> {
+        let Some(store) = self.context.stores.get(service) else {
+            return Err(format!(
+                "service {service} has neither a terminal nor an open standard input; `tty: true` or `stdin_open: true` gives it one"
+            ));
+        };
+        if !self.runs(service) {
+            return Err(format!("service {service} is not running"));
+        }
+        match store.look() {
+            Ok(Some(fd)) => Ok(fd),
+            Ok(None) => Err(format!("the standard input of service {service} has ended")),
+            Err(error) => Err(format!("find the input of service {service}: {error}")),
+        }
+    }
+
+    fn end_input(&self, service: &str) -> Answer {
+        let services = &self.context.pod.project.services;
+        if services.get(service).is_some_and(|service| service.tty) {
+            return Answer::failed(format!(
+                "service {service} has a terminal, whose input ends with the character EOT"
+            ));
+        }
+        let cleared = self.context.stores.get(service).map(Store::clear);
+        match cleared {
+            Some(Err(error)) => {
+                Answer::failed(format!("end the input of service {service}: {error}"))
+            }
+            _ => Answer::Done {
+                exit_codes: Vec::new(),
+            },
         }
     }
 

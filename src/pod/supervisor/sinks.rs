@@ -259,7 +259,8 @@ impl Sink {
 
     /// Reads on from where the record says.
     fn go_to(&mut self) {
-        let source = |(service, stream): &(String, &'static str)| {
+        let over: Vec<bool> = self.sources.iter().map(|source| source.over).collect();
+        let source = |(number, (service, stream)): (usize, &(String, &'static str))| {
             let key = format!("{service}/{stream}");
             let offset = self.state.offsets.get(&key).copied().unwrap_or(0);
             let dir = self.dir.service(service);
@@ -269,10 +270,10 @@ impl Sink {
                 service: service.clone(),
                 stream,
                 dirty: true,
-                over: false,
+                over: over.get(number).copied().unwrap_or(false),
             }
         };
-        self.sources = self.plan.sources.iter().map(source).collect();
+        self.sources = self.plan.sources.iter().enumerate().map(source).collect();
         self.pending.clear();
     }
 

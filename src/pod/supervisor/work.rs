@@ -14,7 +14,7 @@ use super::super::bundle::Prepared;
 use super::super::record::{self, Ended, Exit, Failure, Phase, ProcessId, Status};
 use super::super::{Error, Result, lock};
 use super::machine::{Action, Input};
-use super::{Context, probe};
+use super::{Context, probe, terminal};
 use crate::compose::project::Check;
 use crate::container;
 use crate::sys::pidfd;
@@ -175,6 +175,9 @@ async fn launch(context: &Context, service: &str) -> Result<ProcessId> {
     let mut launch = command(&["launch".as_ref(), dir.dir.as_os_str()]);
     // a reaper keeps the memory of this process: our environment is none of the container's business
     launch.env_clear();
+    if let Some(input) = input(context, service)? {
+        launch.stdin(input);
+    }
     launch.stdout(pipe(&dir.pipe("stdout"))?);
     launch.stderr(pipe(&dir.pipe("stderr"))?);
     run(launch, &dir.error()).await?;
@@ -189,6 +192,22 @@ fn process_of(state: &container::State) -> ProcessId {
         pid: state.pid,
         start_time: state.start_time,
     }
+}
+
+/// What `create` has as standard input: the way for the terminal's master, or the read end of a pipe that is held open.
+fn input(context: &Context, service: &str) -> Result<Option<OwnedFd>> {
+    let Some(store) = context.stores.get(service) else {
+        return Ok(None);
+    };
+    let terminal = context.pod.project.services.get(service);
+    let made = match terminal.is_some_and(|service| service.tty) {
+        true => store.clear().and_then(|()| store.sender()),
+        false => rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(std::io::Error::from)
+            .and_then(|(read, write)| store.set(&write).map(|()| read)),
+    };
+    let dir = context.dir.service(service).dir;
+    made.map(Some).map_err(Error::io("make the input of", &dir))
 }
 
 /// Read and write, so that a write never fails for want of a reader while the supervisor is away.
@@ -219,7 +238,9 @@ async fn watch(context: Rc<Context>, service: String, process: ProcessId, starte
     };
     match watch_descriptor(pidfd) {
         Ok(pidfd) => {
+            let following = terminal::follow(&context, &service);
             let _ = pidfd.readable().await;
+            drop(following);
             ended(&context, &service, process, Some(pidfd.get_ref()), &started).await;
         }
         Err(error) => context.note(&service, format!("cannot be watched: {error}")),
@@ -270,6 +291,7 @@ async fn ended(
 ) {
     let Ended { exit, oom, .. } = end_of(context, service, process, pidfd).await;
     clean(context, service).await;
+    terminal::finish(context, service).await;
     if let Some(pumps) = context.pumps.get(service) {
         pumps.drain();
     }

@@ -242,21 +242,28 @@ impl Machine {
     }
 
     /// SHUTDOWN, or as good as it: every task ends, then the executor.
-    pub(super) fn end(&mut self, now: Now, why: String, reports: bool) {
-        self.log(format!("{why}: tasks are stopped"));
+    pub(super) fn end(&mut self, now: Now, why: Why, reports: bool) {
+        if let Why::Shutdown(text) | Why::Failed(text) = &why {
+            self.log(format!("{text}: tasks are stopped"));
+        }
         let patience = self.shutdown_grace;
         let grace = patience.saturating_sub(SLACK).max(patience / 2);
+        let until = match why {
+            // nobody counts but we
+            Why::Failed(_) => grace + LAST_WORDS,
+            _ => patience.saturating_sub(SLACK / 4).max(patience * 3 / 4),
+        };
+        let good = matches!(why, Why::Shutdown(_)) && (reports || self.idle.is_some());
         match &mut self.ending {
             Some(ending) => ending.reports &= reports,
             None => {
                 self.ending = Some(Ending {
-                    until: now.boot + patience.saturating_sub(SLACK / 4).max(patience * 3 / 4),
+                    until: now.boot + until,
                     reports,
-                    code: if reports { 0 } else { 1 },
+                    code: if good { 0 } else { 1 },
                 });
             }
         }
-        let why = Why::Shutdown(why);
         for number in self.launches.keys().copied().collect::<Vec<_>>() {
             self.change_all(number, |machine, at| {
                 let planned = machine
@@ -301,7 +308,8 @@ impl Machine {
         let tasks = tasks.filter(|task| !task.is_over()).filter_map(due_at);
         let ending = self.ending.as_ref().map(|ending| ending.until);
         let waiting = self.waiting.map(|since| since + LAST_WORDS);
-        tasks.chain(ending).chain(waiting).min()
+        let idle = self.idle.and_then(|since| since.checked_add(self.linger));
+        tasks.chain(ending).chain(waiting).chain(idle).min()
     }
 
     /// Forgets what is over, and ends when nothing is left.
@@ -315,11 +323,16 @@ impl Machine {
         let code = self.ending.as_ref().map_or(0, |ending| ending.code);
         if done.len() == self.launches.len() {
             // the last ones stay written down: a successor comes to the same end
+            self.waiting = None;
             if self.last > 0 || self.ending.is_some() {
-                self.actions.push(Action::Exit(code));
+                let since = *self.idle.get_or_insert(now.boot);
+                if self.ending.is_some() || since.saturating_add(self.linger) <= now.boot {
+                    self.actions.push(Action::Exit(code));
+                }
             }
             return;
         }
+        self.idle = None;
         for number in done {
             self.launches.remove(&number);
             self.changed.remove(&number);

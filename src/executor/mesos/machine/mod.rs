@@ -49,6 +49,10 @@ pub enum Input {
     Lost,
     /// There will be no other connection: complete text.
     Abandoned(String),
+    /// The agent takes calls and says nothing more: no acknowledgement comes from here on.
+    Deaf,
+    /// Such an agent has taken this update.
+    Taken(Vec<u8>),
     /// The agent will not take this update, whatever is done: complete text.
     Refused {
         /// Which one.
@@ -58,6 +62,8 @@ pub enum Input {
     },
     /// We were asked to end by a signal.
     Terminate,
+    /// Earlier processes of this executor died one after the other, and there will be none after this one: complete text.
+    GivenUp(String),
     /// It is known what the tasks of a launch are as a pod.
     Planned(u64, Vec<Planned>),
     /// The pod of a launch is there, and watched from now on.
@@ -168,6 +174,8 @@ pub struct Machine {
     executor: String,
     /// How long the agent waits after SHUTDOWN.
     shutdown_grace: Duration,
+    /// How long an executor without a task waits for another one.
+    linger: Duration,
     may_say_killing: bool,
     knows_partitions: bool,
     subscribed: bool,
@@ -183,6 +191,8 @@ pub struct Machine {
     ending: Option<Ending>,
     /// Since when nothing but acknowledgements is missing.
     waiting: Option<Duration>,
+    /// Since when there is nothing to do.
+    idle: Option<Duration>,
     random: fastrand::Rng,
     changed: BTreeSet<u64>,
     actions: Vec<Action>,
@@ -204,6 +214,7 @@ impl Machine {
         framework: &str,
         executor: &str,
         shutdown_grace: Duration,
+        linger: Duration,
         launches: BTreeMap<u64, Launch>,
         random: fastrand::Rng,
     ) -> Machine {
@@ -213,6 +224,7 @@ impl Machine {
             framework: framework.to_string(),
             executor: executor.to_string(),
             shutdown_grace,
+            linger,
             may_say_killing: false,
             knows_partitions: false,
             subscribed: false,
@@ -222,6 +234,7 @@ impl Machine {
             ended: VecDeque::new(),
             ending: None,
             waiting: None,
+            idle: None,
             random,
             changed: BTreeSet::new(),
             actions: Vec::new(),
@@ -295,13 +308,24 @@ impl Machine {
             Input::Lost => self.subscribed = false,
             Input::Abandoned(why) => {
                 self.subscribed = false;
-                self.end(now, why, false);
+                self.end(now, Why::Shutdown(why), false);
             }
+            Input::Deaf => {
+                self.subscribed = true;
+                // what it was told by SUBSCRIBE it has not read
+                self.told = 0;
+                self.send_untold();
+            }
+            Input::Taken(uuid) => self.acknowledge(&uuid, None),
             Input::Refused { uuid, why } => {
                 self.log(why);
                 self.acknowledge(&uuid, None);
             }
-            Input::Terminate => self.end(now, "the executor was asked to end".into(), true),
+            Input::Terminate => {
+                let why = Why::Shutdown("the executor was asked to end".into());
+                self.end(now, why, true);
+            }
+            Input::GivenUp(why) => self.end(now, Why::Failed(why), true),
             Input::Planned(number, plans) => self.planned(number, plans),
             Input::Started(number) => self.started(now, number),
             Input::Networks(number, networks) => {
@@ -373,10 +397,14 @@ impl Machine {
                     "a message of {length} bytes from the scheduler is not understood"
                 ));
             }
-            (Type::Shutdown, _) => self.end(now, "the agent shut the executor down".into(), true),
+            (Type::Shutdown, _) => {
+                let why = Why::Shutdown("the agent shut the executor down".into());
+                self.end(now, why, true);
+            }
             (Type::Error, event) => {
                 let message = event.error.map(|error| error.message).unwrap_or_default();
-                self.end(now, format!("the agent gave up: {message}"), false);
+                let why = Why::Shutdown(format!("the agent gave up: {message}"));
+                self.end(now, why, false);
             }
             (Type::Heartbeat, _) => {}
             (Type::Unknown, _) => self.log("an event of an unknown type is passed over".into()),
@@ -389,6 +417,11 @@ impl Machine {
         let keep = Action::KeepSubscribed(Box::new(subscribed));
         self.actions.push(keep);
         // what came up while the agent read our SUBSCRIBE
+        self.send_untold();
+    }
+
+    /// Sends the updates that this connection has not seen, oldest first.
+    fn send_untold(&mut self) {
         let tasks = self.launches.values().flat_map(|launch| &launch.tasks);
         let late = tasks.flat_map(|task| &task.updates);
         let late: BTreeMap<u64, &TaskStatus> = late

@@ -201,6 +201,7 @@ pub fn killed(why: &Why) -> Change {
     match why {
         Why::Asked => Change::to(TaskState::Killed).because("killed on request"),
         Why::Shutdown(text) | Why::Group(text) => Change::to(TaskState::Killed).because(text),
+        Why::Failed(text) => Change::to(TaskState::Failed).because(text),
         Why::TooLong => Change::to(TaskState::Failed)
             .reason(Reason::MaxCompletionTimeReached)
             .because("it took longer than its max_completion_time"),

@@ -22,9 +22,14 @@ impl Life {
     }
 
     fn of(launches: BTreeMap<u64, Launch>) -> Life {
+        Life::lingering(Duration::ZERO, launches)
+    }
+
+    /// Waits so long for another task.
+    fn lingering(linger: Duration, launches: BTreeMap<u64, Launch>) -> Life {
         let random = fastrand::Rng::with_seed(1);
         Life {
-            machine: Machine::new("0000", "exec-1", 10 * SECOND, launches, random),
+            machine: Machine::new("0000", "exec-1", 10 * SECOND, linger, launches, random),
             now: 1000 * SECOND,
             sent: Vec::new(),
         }
@@ -591,6 +596,107 @@ fn shutdown_as_the_first_event() {
             "exit 0"
         ]
     );
+}
+
+#[test]
+fn another_task_is_waited_for() {
+    let mut life = Life::lingering(5 * SECOND, BTreeMap::new());
+    life.subscribe(&[]);
+    assert_eq!(life.machine.next_tick(), None);
+    for (number, id) in [(1, "a"), (2, "b")] {
+        life.launch(&[id]);
+        life.up(number);
+        life.service(number, id, ended(0, Cause::Exited));
+        life.input(Input::Removed(number, None));
+        assert!(
+            life.acknowledge()
+                .iter()
+                .all(|line| line.starts_with("forget"))
+        );
+        assert_eq!(life.machine.next_tick(), Some(life.now + 5 * SECOND));
+        assert!(life.after(4 * SECOND).is_empty());
+    }
+    // a successor waits anew
+    let mut next = Life::lingering(5 * SECOND, life.machine.launches.clone());
+    assert!(next.input(Input::Tick).is_empty());
+    assert_eq!(next.after(5 * SECOND), ["exit 0"]);
+    assert_eq!(life.after(SECOND), ["exit 0"]);
+    // there is nobody left to wait for
+    let mut life = Life::lingering(Duration::MAX, BTreeMap::new());
+    life.subscribe(&[]);
+    life.launch(&["a"]);
+    life.up(1);
+    life.service(1, "a", ended(0, Cause::Exited));
+    life.input(Input::Removed(1, None));
+    life.acknowledge();
+    assert_eq!(life.machine.next_tick(), None);
+    life.input(Input::Lost);
+    assert_eq!(
+        life.input(Input::Abandoned("gone".into())),
+        ["log gone: tasks are stopped", "exit 0"]
+    );
+}
+
+#[test]
+fn an_agent_that_only_takes() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["a"]);
+    life.acknowledge();
+    life.up(1);
+    life.input(Input::Lost);
+    life.runs(1, "a");
+    life.machine.unacknowledged();
+    life.agent(event::Type::Shutdown, Event::default());
+    // what SUBSCRIBE said was not read
+    assert_eq!(life.input(Input::Deaf), ["a TASK_RUNNING"]);
+    assert_eq!(
+        life.service(1, "a", ended(143, Cause::Stopped)),
+        [
+            "a TASK_KILLED: the agent shut the executor down",
+            "remove 1"
+        ]
+    );
+    life.input(Input::Removed(1, None));
+    let uuid = |status: &TaskStatus| status.uuid.clone().unwrap();
+    let sent: Vec<_> = life.sent.iter().map(uuid).collect();
+    assert!(life.input(Input::Taken(sent[0].clone())).is_empty());
+    assert_eq!(life.input(Input::Taken(sent[1].clone())), ["exit 0"]);
+}
+
+#[test]
+fn an_executor_that_cannot_go_on() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["a"]);
+    life.launch(&["b"]);
+    life.up(1);
+    life.runs(1, "a");
+    let mut last = Life::of(life.machine.launches.clone());
+    last.machine.take_actions();
+    let why = "it died 31 times";
+    assert_eq!(
+        last.input(Input::GivenUp(why.into())),
+        [
+            &format!("log {why}: tasks are stopped"),
+            "stop 1 a Some(3s)",
+            "cancel 2"
+        ]
+    );
+    last.input(Input::Started(1));
+    last.service(1, "a", ended(143, Cause::Stopped));
+    last.input(Input::NotStarted(2, NotStarted::default()));
+    last.input(Input::Removed(1, None));
+    assert_eq!(
+        last.subscribe(&[]),
+        [
+            "keep subscribed",
+            "a TASK_STARTING",
+            "b TASK_STARTING",
+            "a TASK_RUNNING",
+            &format!("a TASK_FAILED: {why}"),
+            &format!("b TASK_FAILED: {why}"),
+        ]
+    );
+    assert_eq!(last.acknowledge().last().unwrap(), "exit 1");
 }
 
 #[test]

@@ -16,6 +16,7 @@
 mod json;
 mod container;
 mod executor;
+pub mod operator;
 mod status;
 mod task;
 
@@ -60,6 +61,34 @@ impl Encoding {
         match self {
             Encoding::Protobuf => prost::Message::encode_to_vec(call),
             Encoding::Json => json::Json::to_json(call).to_string().into_bytes(),
+        }
+    }
+
+    /// Any message as bytes.
+    pub fn write<M: prost::Message + serde::Serialize>(self, message: &M) -> Vec<u8> {
+        match self {
+            Encoding::Protobuf => message.encode_to_vec(),
+            // what is declared here has no maps with keys other than text, nor anything else that cannot be JSON
+            Encoding::Json => serde_json::to_vec(message).unwrap_or_default(),
+        }
+    }
+
+    /// Any message from bytes; `name` is for the error.
+    pub fn read<M: prost::Message + Default + serde::de::DeserializeOwned>(
+        self,
+        name: &'static str,
+        bytes: &[u8],
+    ) -> Result<M, Unreadable> {
+        let unreadable = |why: String| Unreadable {
+            encoding: self.media_type(),
+            message: name,
+            why,
+        };
+        match self {
+            Encoding::Protobuf => M::decode(bytes).map_err(|error| unreadable(error.to_string())),
+            Encoding::Json => {
+                serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))
+            }
         }
     }
 

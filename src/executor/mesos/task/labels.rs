@@ -3,8 +3,11 @@
 //! *Invariants:* a label counts by its whole key or by what follows a dot in it, since frameworks put their own name in front
 //! (`org.apache.aurora.metadata.fileName`); a label below `sampan.` that is not known is an error, one elsewhere is no business of ours.
 
+use std::collections::BTreeMap;
+
 use super::Invalid;
 use super::output::LEAST;
+use crate::compose::project::HookPoint;
 use crate::compose::size;
 use crate::executor::mesos::proto::TaskInfo;
 use crate::pod::record::Policy;
@@ -38,14 +41,22 @@ pub struct Options {
     pub log_size: Option<u64>,
     /// `sampan.log-files`: how many such files there are.
     pub log_files: Option<u32>,
+    /// `sampan.hooks`: the text of a list of hooks.
+    pub hooks: Option<String>,
+    /// `sampan.hooks.POINT`: a line to run at that point, by the point's name.
+    pub hook_lines: BTreeMap<&'static str, String>,
 }
 
 const PREFIX: &str = "sampan.";
 const FILES: &str = "fileName";
-const KNOWN: [&str; 12] = [
+/// In front of the name of a point.
+const HOOKS: &str = "hooks.";
+const KNOWN: [&str; 14] = [
     "check-service",
     "command",
     "compose",
+    "hooks",
+    "hooks.POINT",
     "image",
     "log-files",
     "log-size",
@@ -104,6 +115,7 @@ fn set(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
         "image" => options.image = text(),
         "command" => options.command = text(),
         "override" => options.over = text(),
+        "hooks" => options.hooks = text(),
         "profiles" => options.profiles = list(value),
         "check-service" => options.check_service = text(),
         "success-threshold" => options.success_threshold = count()?,
@@ -131,6 +143,14 @@ fn set(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
                     ));
                 }
             }
+        }
+        _ if key.starts_with(HOOKS) => {
+            let name = key.trim_start_matches(HOOKS);
+            let points = HookPoint::ALL.map(HookPoint::name);
+            let Some(point) = points.into_iter().find(|point| *point == name) else {
+                return Err(format!("{name:?} is none of {}", points.join(", ")));
+            };
+            options.hook_lines.extend(text().map(|text| (point, text)));
         }
         _ => {
             return Err(format!(
@@ -198,8 +218,13 @@ mod tests {
                     ("sampan.log-size", "1MB"),
                     ("sampan.log-files", "3"),
                     ("sampan.image", " "),
+                    ("sampan.hooks", "[]"),
+                    ("x.sampan.hooks.before-kill", "bye 1"),
+                    ("sampan.hooks.after-start", ""),
                 ],
                 Options {
+                    hooks: Some("[]".into()),
+                    hook_lines: BTreeMap::from([("before-kill", "bye 1".into())]),
                     ready: true,
                     policy: Policy::Compose,
                     profiles: vec!["a".into(), "b".into()],
@@ -216,7 +241,7 @@ mod tests {
         for (given, expected) in [
             (
                 &[("sampan.redy", "true")][..],
-                "task t: labels: sampan.redy: is not known; below sampan. there are check-service, command, compose, image, log-files, log-size, override, policy, profiles, ready, snooze, success-threshold",
+                "task t: labels: sampan.redy: is not known; below sampan. there are check-service, command, compose, hooks, hooks.POINT, image, log-files, log-size, override, policy, profiles, ready, snooze, success-threshold",
             ),
             (
                 &[("sampan.ready", "yes")],
@@ -229,6 +254,10 @@ mod tests {
             (
                 &[("sampan.snooze", "0")],
                 "task t: labels: sampan.snooze: \"0\" is not a number from 1 to 1000000",
+            ),
+            (
+                &[("sampan.hooks.later", "x")],
+                "task t: labels: sampan.hooks.later: \"later\" is none of before-launch, after-start, after-ready, before-kill, on-failure, after-stop",
             ),
             (
                 &[("fileName", "a"), ("x.fileName", "b")],

@@ -16,6 +16,7 @@ mod checks;
 mod command;
 mod docker;
 pub mod fetch;
+mod hooks;
 pub mod labels;
 mod linux;
 mod networks;
@@ -520,6 +521,7 @@ fn finish(
     output::place(draft, project, names, around);
     let checks = draft.checks.clone();
     let own = [service::name(draft.task, &BTreeSet::new())];
+    let group = draft.sandbox.parent.is_some();
     // those that an override brought along are not what they are about
     let about = match draft.source {
         Source::Compose { .. } => names,
@@ -527,6 +529,11 @@ fn finish(
         _ => &own,
     };
     checks::place(draft.task, checks, &draft.options, about, project)?;
+    let called = match (group, names) {
+        (true, [name]) => name,
+        _ => &own[0],
+    };
+    hooks::add(draft, called, project)?;
     let on_host = project.on_host();
     let made = made(draft, around);
     let mut ports = draft.offered.variables();

@@ -52,6 +52,8 @@ pub struct Mapping {
     pub container: u16,
     /// `tcp`, `udp`, `sctp`.
     pub protocol: String,
+    /// Which of the named networks it is a mapping of.
+    pub network: Option<usize>,
 }
 
 /// The networks of one task, and its port mappings.
@@ -67,12 +69,18 @@ pub fn networks(task: &TaskInfo) -> Result<(Networks, Vec<Mapping>), Invalid> {
     let mut mappings = Vec::new();
     for (index, info) in container.network_infos.iter().enumerate() {
         let at = |why: String| at(format!("network_infos[{index}].{why}"));
+        // the agent's isolator does not attach one without a name either
+        let network = network(info).map_err(at)?;
+        let place = network.as_ref().map(|_| named.len());
         for port in &info.port_mappings {
             let (host, inside) = (port.host_port, port.container_port);
-            mappings.push(mapping(host, inside, port.protocol.as_deref()).map_err(at)?);
+            let mapping = mapping(host, inside, port.protocol.as_deref()).map_err(at)?;
+            mappings.push(Mapping {
+                network: place,
+                ..mapping
+            });
         }
-        // the agent's isolator does not attach one without a name either
-        if let Some(network) = network(info).map_err(at)? {
+        if let Some(network) = network {
             if named.iter().any(|n: &Named| n.name == network.name) {
                 return Err(at(format!("name: {} is joined already", network.name)));
             }
@@ -128,6 +136,7 @@ fn mapping(host: u32, container: u32, protocol: Option<&str>) -> Result<Mapping,
             host,
             container,
             protocol,
+            network: None,
         }),
         _ => Err(format!("container_port: {container} is not a port")),
     }
@@ -237,7 +246,7 @@ impl Networks {
 }
 
 /// Key of a network in the compose file.
-fn key(index: usize) -> String {
+pub fn key(index: usize) -> String {
     format!("mesos{index}")
 }
 
@@ -258,10 +267,11 @@ mod tests {
             labels: BTreeMap::new(),
             groups: Vec::new(),
         };
-        let map = |host, container, protocol: &str| Mapping {
+        let map = |host, container, protocol: &str, network| Mapping {
             host,
             container,
             protocol: protocol.to_owned(),
+            network,
         };
         let wished = Named {
             addresses: vec!["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
@@ -278,9 +288,11 @@ mod tests {
                 vec![],
             ),
             (
-                json!({"type": "MESOS", "network_infos": [{"name": "b"}, {"name": "a", "port_mappings": [{"host_port": 31000, "container_port": 80}]}]}),
+                json!({"type": "MESOS", "network_infos": [
+                    {"port_mappings": [{"host_port": 31002, "container_port": 82}]}, {"name": "b"},
+                    {"name": "a", "port_mappings": [{"host_port": 31000, "container_port": 80}]}]}),
                 Networks::Named(vec![named("b"), named("a")]),
-                vec![map(31000, 80, "tcp")],
+                vec![map(31002, 82, "tcp", None), map(31000, 80, "tcp", Some(1))],
             ),
             (
                 json!({"type": "MESOS", "network_infos": [{"name": "x", "groups": ["g"], "labels": {"labels": [{"key": "a", "value": "b"}]}, "ip_addresses": [{"ip_address": "10.0.0.9"}, {"protocol": "IPv6", "ip_address": "fd00::9"}]}]}),
@@ -298,7 +310,7 @@ mod tests {
                     json!({"image": "i", "network": "BRIDGE", "port_mappings": [{"host_port": 0, "container_port": 53, "protocol": "UDP"}]}),
                 ),
                 Networks::Bridge,
-                vec![map(0, 53, "udp")],
+                vec![map(0, 53, "udp", None)],
             ),
             (
                 json!({"type": "DOCKER", "docker": {"image": "i", "network": "USER"}, "network_infos": [{"name": "a"}]}),

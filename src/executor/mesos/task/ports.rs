@@ -93,18 +93,18 @@ impl Offered {
 /// What was given to whom.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assigned {
-    /// Service, port in the pod, protocol → port of the host.
-    pub ports: BTreeMap<(String, u16, String), u16>,
+    /// Service and place among its ports → port in the pod, port of the host.
+    pub ports: BTreeMap<(String, usize), (u16, u16)>,
     /// What was done that the file does not say.
     pub notes: Vec<String>,
 }
 
 impl Assigned {
-    /// `PORT_SERVICE_PORT` of each.
+    /// `PORT_SERVICE_PORT` of each; of a port that several of the host lead to the first.
     pub fn variables(&self) -> BTreeMap<String, String> {
-        let ports = self.ports.iter();
+        let ports = self.ports.iter().rev();
         ports
-            .map(|((service, target, _), host)| (variable(service, *target), host.to_string()))
+            .map(|((service, _), (target, host))| (variable(service, *target), host.to_string()))
             .collect()
     }
 
@@ -114,9 +114,8 @@ impl Assigned {
             if !services.contains(name) {
                 continue;
             }
-            for port in &mut service.ports {
-                let key = (name.clone(), port.target, port.protocol.clone());
-                if let Some(host) = self.ports.get(&key) {
+            for (place, port) in service.ports.iter_mut().enumerate() {
+                if let Some((_, host)) = self.ports.get(&(name.clone(), place)) {
                     port.published = Some(*host);
                     port.published_end = None;
                 }
@@ -150,32 +149,41 @@ pub fn assign(
     replace: bool,
 ) -> Result<Assigned, Invalid> {
     let mut out = Assigned::default();
+    let mut notes = Vec::new();
     let mut left: Vec<u16> = offered.order.clone();
-    let mut wanting: Vec<(&String, &Port)> = Vec::new();
+    let mut wanting: Vec<(&String, usize, &Port)> = Vec::new();
     let all = project
         .services
         .iter()
         .filter(|(name, _)| services.contains(name));
-    let all = all.flat_map(|(name, service)| service.ports.iter().map(move |port| (name, port)));
+    let all = all.flat_map(|(name, service)| {
+        let ports = service.ports.iter().enumerate();
+        ports.map(move |(place, port)| (name, place, port))
+    });
     let published = all.clone().count();
-    let key = |name: &str, port: &Port| (name.to_owned(), port.target, port.protocol.clone());
-    for (name, port) in all {
+    let mut give = |name: &str, place: usize, port: &Port, host: u16| {
+        out.ports
+            .insert((name.to_owned(), place), (port.target, host));
+    };
+    let mut given = BTreeSet::new();
+    for (name, place, port) in all {
         let Some(first) = port.published.filter(|p| !open.contains(p)) else {
-            wanting.push((name, port));
+            wanting.push((name, place, port));
             continue;
         };
         let range = first..=port.published_end.unwrap_or(first);
         // one port of the host may be published for several protocols
-        let again = || out.ports.values().any(|p| *p == first).then_some(first);
+        let again = || given.contains(&first).then_some(first);
         let free = range.clone().find(|host| left.contains(host));
         if let Some(host) = free.or_else(again) {
             left.retain(|p| *p != host);
-            out.ports.insert(key(name, port), host);
+            given.insert(host);
+            give(name, place, port, host);
         } else if replace {
-            out.notes.push(format!(
+            notes.push(format!(
                 "services.{name}.ports: host port {first} was not offered; an offered one takes its place"
             ));
-            wanting.push((name, port));
+            wanting.push((name, place, port));
         } else {
             let shown = match port.published_end {
                 Some(last) => format!("{first}-{last}"),
@@ -191,7 +199,7 @@ pub fn assign(
         }
     }
     for named in &offered.named {
-        let fits = |(name, port): &(&String, &Port)| {
+        let fits = |(name, _, port): &(&String, usize, &Port)| {
             let (called, target) = (&named.name, port.target);
             let names = [
                 (*name).clone(),
@@ -204,9 +212,9 @@ pub fn assign(
         if left.contains(&named.number)
             && let Some(index) = wanting.iter().position(fits)
         {
-            let (name, port) = wanting.remove(index);
+            let (name, place, port) = wanting.remove(index);
             left.retain(|p| *p != named.number);
-            out.ports.insert(key(name, port), named.number);
+            give(name, place, port, named.number);
         }
     }
     if wanting.len() > left.len() {
@@ -219,9 +227,10 @@ pub fn assign(
             ),
         ));
     }
-    for ((name, port), host) in wanting.into_iter().zip(left) {
-        out.ports.insert(key(name, port), host);
+    for ((name, place, port), host) in wanting.into_iter().zip(left) {
+        give(name, place, port, host);
     }
+    out.notes = notes;
     Ok(out)
 }
 
@@ -380,7 +389,7 @@ mod tests {
             let found = found.map(|assigned| {
                 let ports = assigned.ports.into_iter();
                 ports
-                    .map(|((s, target, _), host)| (s, target, host))
+                    .map(|((s, _), (target, host))| (s, target, host))
                     .collect::<Vec<_>>()
             });
             let expected = expected.map(|list| {
@@ -391,7 +400,10 @@ mod tests {
             assert_eq!(found, expected, "{text}");
         }
         let assigned = Assigned {
-            ports: BTreeMap::from([(("my-web".to_owned(), 80, "tcp".to_owned()), 31000)]),
+            ports: BTreeMap::from([
+                (("my-web".to_owned(), 0), (80, 31000)),
+                (("my-web".to_owned(), 1), (80, 31001)),
+            ]),
             notes: Vec::new(),
         };
         assert_eq!(

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::networks::Networks;
+use super::networks::{Networks, key as network_key};
 use super::source::Source;
 use super::{Draft, GRACE, Invalid, Surroundings, command, docker, extend, linux, volumes};
 use crate::compose::project::{Mount, MountSource, Origin};
@@ -218,6 +218,9 @@ fn service(
         let mut port = json!({"target": mapping.container, "protocol": mapping.protocol});
         if mapping.host != 0 {
             port["published"] = json!(mapping.host.to_string());
+        }
+        if let Some(network) = mapping.network {
+            port["x-sampan"] = json!({"network": network_key(network)});
         }
         port
     });

@@ -52,7 +52,7 @@ fn only(plan: &PodPlan) -> &Service {
     plan.project.services.values().next().unwrap()
 }
 
-fn image() -> Value {
+pub fn image() -> Value {
     json!({"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": "busybox:1"}}}})
 }
 

@@ -1,0 +1,564 @@
+//! The API of an executor, against real pods: the command line's side of it, and clients that speak it badly. Needs root and the Debian
+//! packages iproute2, nftables, openssl and util-linux.
+
+mod pod_support;
+mod pty;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use pod_support::{BUSYBOX, Ended, Host, until};
+use pty::{Pty, SLEEP, until_size};
+use sampan::compose::{self, LoadRequest};
+use sampan::network::Cni;
+use sampan::pod::layout::Folders;
+use sampan::pod::record::{Owner, Policy, ProcessId};
+use sampan::pod::up::UpSpec;
+use serde_json::{Value, json};
+
+/// A pod of a framework, and what answers for its executor.
+struct Api {
+    host: Host,
+    before: Vec<String>,
+    child: Child,
+    socket: PathBuf,
+    port: u16,
+}
+
+impl Api {
+    fn new() -> Api {
+        let host = Host::new();
+        let before = host.snapshot();
+        up(&host);
+        let socket = host.path().join("api.sock");
+        let unix = UnixListener::bind(&socket).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        certificates(&host);
+        let mut command = host.command(&["internal", "remote"]);
+        command
+            .args([&host.root, &host.state])
+            .args([owner().pid.to_string(), owner().start_time.to_string()])
+            .arg(format!("127.0.0.1:{port}"))
+            .args(["tls.pem", "tls.key", "tokens"].map(|name| host.path().join(name)))
+            .stdin(Stdio::from(OwnedFd::from(unix)))
+            .stdout(Stdio::from(OwnedFd::from(tcp)));
+        let child = command.spawn().unwrap();
+        Api {
+            host,
+            before,
+            child,
+            socket,
+            port,
+        }
+    }
+
+    fn local<'a>(&'a self, arguments: &[&'a str]) -> Vec<String> {
+        let url = format!("unix:{}", self.socket.display());
+        let all = ["--remote".to_string(), url].into_iter();
+        all.chain(arguments.iter().map(|it| it.to_string()))
+            .collect()
+    }
+
+    fn sampan(&self, arguments: &[&str], input: &[u8]) -> Ended {
+        let all = self.local(arguments);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        self.host.sampan_with(&all, input)
+    }
+
+    fn pty(&self, arguments: &[&str]) -> Pty {
+        let all = self.local(arguments);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        Pty::start(&self.host.command(&all), (30, 100))
+    }
+
+    /// Over TLS with a token.
+    fn with_token(&self, token: &str, arguments: &[&str]) -> Ended {
+        let file = self.host.write("token", format!("{token}\n"));
+        let ca = self.host.path().join("ca.pem");
+        let url = format!("https://127.0.0.1:{}", self.port);
+        let mut all = vec!["--remote", &url, "--token-file", file.to_str().unwrap()];
+        all.extend(["--remote-ca", ca.to_str().unwrap()]);
+        all.extend(arguments);
+        self.host.sampan(&all)
+    }
+
+    /// Says something on the socket: status, and what else comes until the end.
+    fn raw(&self, text: &[u8]) -> (u16, String) {
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        // one that is refused in the middle does not listen to the end
+        let _ = stream.write_all(text);
+        answer(stream)
+    }
+
+    fn call(&self, headers: &str, body: &str) -> (u16, String) {
+        let request = format!(
+            "POST /api/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.raw(request.as_bytes())
+    }
+
+    fn end(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        for name in ["api.sock", "token"] {
+            let _ = fs::remove_file(self.host.path().join(name));
+        }
+        let host = &self.host;
+        host.sampan(&["-p", &host.name, "down", "-v"]).ok();
+        host.assert_clean(&self.before);
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn answer(mut stream: UnixStream) -> (u16, String) {
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all);
+    let text = String::from_utf8_lossy(&all).into_owned();
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (status.unwrap_or(0), text)
+}
+
+/// The test's own process.
+fn owner() -> ProcessId {
+    let pid = std::process::id() as i32;
+    ProcessId {
+        pid,
+        start_time: sampan::sys::process::start_time(pid).unwrap(),
+    }
+}
+
+fn up(host: &Host) {
+    let text = format!(
+        "
+x-image: &image {{image: {BUSYBOX}, stop_signal: KILL, network_mode: none}}
+services:
+  shell: {{<<: *image, tty: true, stdin_open: true, environment: {{PS1: '> '}}}}
+  copy:
+    <<: *image
+    stdin_open: true
+    command: [sh, -c, 'while read line; do echo got $$line; done; echo end; exit 7']
+  web: {{<<: *image, command: [sh, -c, 'echo one; echo two >&2; exec sleep 1000']}}
+  db: {{<<: *image, command: [sleep, '1000']}}
+"
+    );
+    let request = LoadRequest {
+        files: Vec::new(),
+        working_dir: host.project.clone(),
+        project_name: Some(host.name.clone()),
+        environment: Default::default(),
+        env_files: Vec::new(),
+        profiles: Vec::new(),
+    };
+    let loaded = compose::load_text(&text, "t", &request);
+    let tasks = [
+        ("shell", vec!["shell"]),
+        ("copy", vec!["copy"]),
+        ("both", vec!["web", "db"]),
+    ];
+    let tasks = tasks.map(|(task, services)| {
+        let services = services.into_iter().map(str::to_string).collect();
+        (task.to_string(), services)
+    });
+    let spec = UpSpec {
+        folders: Folders {
+            root: host.root.clone(),
+            state: host.state.clone(),
+        },
+        project: loaded.unwrap_or_else(|e| panic!("{}", e.message)).project,
+        services: Vec::new(),
+        cgroup_parent: None,
+        cni: Cni {
+            conf_dirs: Vec::new(),
+            plugin_dirs: Vec::new(),
+            state: host.state.clone(),
+        },
+        policy: Policy::Compose,
+        pull: None,
+        pull_options: Default::default(),
+        force_recreate: false,
+        wait: false,
+        detach: false,
+        hooks_dir: None,
+        owner: Some(Owner {
+            process: owner(),
+            kind: "mesos".to_string(),
+            framework: "f".to_string(),
+            executor: "e".to_string(),
+            agent: "a".to_string(),
+            tasks: tasks.into(),
+            sandbox: host.project.clone(),
+        }),
+    };
+    let text = serde_json::to_vec(&spec).unwrap();
+    host.sampan_with(&["internal", "up"], &text).ok();
+}
+
+/// A certificate for 127.0.0.1, its authority, and tokens.
+fn certificates(host: &Host) {
+    let openssl = |arguments: &str| {
+        let run = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(host.path())
+            .output()
+            .expect("openssl");
+        assert!(run.status.success(), "{run:?}");
+    };
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    openssl(&format!(
+        "{new} -keyout ca.key -out ca.pem -subj /CN=test-authority"
+    ));
+    openssl(&format!(
+        "{new} -keyout tls.key -out tls.pem -subj /CN=api -CA ca.pem -CAkey ca.key \
+         -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
+    ));
+    use sha2::{Digest, Sha256};
+    let hash = |token: &str| -> String {
+        let digest = Sha256::digest(token.as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    let tokens = format!(
+        "[[token]]\nname = 'all'\nsha256 = '{}'\nverbs = ['exec', 'attach', 'logs', 'ps']\ntasks = ['*']\n\
+         [[token]]\nname = 'few'\nsha256 = '{}'\nverbs = ['logs', 'ps']\ntasks = ['b*']\n",
+        hash("token-of-all"),
+        hash("token-of-few")
+    );
+    let file = host.path().join("tokens");
+    fs::write(&file, tokens).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn commands_on_a_socket_are_those_of_the_machine() {
+    let api = Api::new();
+    let run = |arguments: &[&str]| api.sampan(arguments, b"");
+    let ended = api.sampan(
+        &["exec", "copy", "sh", "-c", "cat; echo bad >&2; exit 3"],
+        b"in\nput",
+    );
+    assert_eq!(
+        (ended.code, ended.out().as_str(), ended.stderr.as_str()),
+        (3, "in\nput", "bad\n")
+    );
+    let ended = run(&[
+        "exec",
+        "-e",
+        "A=b c",
+        "-u",
+        "7:8",
+        "both/db",
+        "sh",
+        "-c",
+        "echo $A; id -u; kill -9 $$",
+    ]);
+    assert_eq!(
+        (ended.code, ended.out().as_str()),
+        (137, "b c\n7\n"),
+        "{ended:?}"
+    );
+    assert_eq!(run(&["exec", "copy", "/no/such"]).code, 127);
+    let several = run(&["exec", "both", "true"]);
+    assert!(
+        several.fails(125).contains("both/web, both/db"),
+        "{several:?}"
+    );
+    assert!(
+        run(&["exec", "nobody", "true"])
+            .fails(125)
+            .contains("no task nobody")
+    );
+    let large = run(&["exec", "copy", "sh", "-c", "seq 1 200000"]).ok();
+    assert_eq!(large.lines().count(), 200_000);
+
+    let logs = run(&["logs", "--no-log-prefix", "both/web"]);
+    assert_eq!(
+        (logs.out().as_str(), logs.stderr.as_str()),
+        ("one\n", "two\n")
+    );
+    assert_eq!(run(&["logs", "-n", "1", "copy"]).ok(), "");
+    assert!(
+        run(&["logs", "--since", "never", "copy"])
+            .fails(1)
+            .contains("--since never")
+    );
+
+    let rows = run(&["ps", "--format", "json"]).json();
+    let mut names: Vec<String> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            format!(
+                "{}/{}",
+                row["task"].as_str().unwrap(),
+                row["service"].as_str().unwrap()
+            )
+        })
+        .collect();
+    names.sort();
+    assert_eq!(names, ["both/db", "both/web", "copy/copy", "shell/shell"]);
+    assert_eq!(run(&["ps", "-q", "copy"]).ok(), "copy\n");
+    assert!(
+        run(&["stop", "copy"])
+            .fails(1)
+            .contains("--remote is for exec")
+    );
+
+    let ended = api.sampan(&["attach", "copy"], b"a\nb\n");
+    assert_eq!(
+        (ended.code, ended.out().as_str()),
+        (7, "got a\ngot b\nend\n"),
+        "{ended:?}"
+    );
+    assert!(run(&["attach", "copy"]).fails(125).contains("does not run"));
+    api.end();
+}
+
+#[test]
+fn terminals_through_the_api() {
+    let api = Api::new();
+    let mut exec = api.pty(&["exec", "-t", "copy", "sh"]);
+    until("raw", || exec.is_raw().then_some(()));
+    exec.keys("stty size; echo $TERM\r");
+    exec.await_text("30 100\r\n");
+    exec.resize(12, 34);
+    exec.keys(until_size("12 34"));
+    exec.await_text("sized 42\r\n");
+    exec.keys(SLEEP);
+    exec.await_text("asleep 42\r\n");
+    exec.keys("\x03");
+    exec.keys("echo code $?\r");
+    exec.await_text("code 130\r\n");
+    exec.keys("exit 6\r");
+    assert_eq!(exec.wait(), 6);
+    assert!(!exec.is_raw());
+
+    let mut shell = api.pty(&["attach", "shell"]);
+    until("raw", || shell.is_raw().then_some(()));
+    shell.keys("echo $((6*7)); stty size\r");
+    shell.await_text("42\r\n");
+    shell.await_text("30 100\r\n");
+    // one writes, here or there; anybody may look
+    let second = api.sampan(&["attach", "shell"], b"");
+    assert!(second.fails(1).contains("409"), "{second:?}");
+    let there = api.host.sampan(&["attach", "shell"]);
+    assert!(there.fails(1).contains("somebody else"), "{there:?}");
+    let mut looker = api.pty(&["attach", "--no-stdin", "shell"]);
+    until("it looks", || looker.is_shown().then_some(()));
+    shell.keys("echo seen $((1+1))\r");
+    looker.await_text("seen 2\r\n");
+    shell.keys("\x10\x11");
+    assert_eq!(shell.wait(), 0);
+    let mut again = api.pty(&["attach", "shell"]);
+    until("raw", || again.is_raw().then_some(()));
+    again.keys("exit 8\r");
+    assert_eq!(again.wait(), 8);
+    assert_eq!(looker.wait(), 8);
+    api.end();
+}
+
+#[test]
+fn tokens_allow_what_their_file_says() {
+    let api = Api::new();
+    for (token, arguments, expected) in [
+        ("token-of-all", &["exec", "copy", "true"][..], Ok(0)),
+        ("token-of-all", &["logs", "shell"], Ok(0)),
+        ("token-of-few", &["logs", "both"], Ok(0)),
+        ("token-of-few", &["logs", "copy"], Err("403")),
+        ("token-of-few", &["logs", "nobody"], Err("403")),
+        ("token-of-few", &["exec", "both/db", "true"], Err("403")),
+        ("token-of-few", &["attach", "both/web"], Err("403")),
+        ("token-of-none", &["logs", "both"], Err("401")),
+        ("token-of-none", &["ps"], Err("401")),
+    ] {
+        let ended = api.with_token(token, arguments);
+        match expected {
+            Ok(code) => assert_eq!(ended.code, code, "{token} {arguments:?} {ended:?}"),
+            Err(status) => assert!(
+                ended.code != 0 && ended.stderr.contains(status) && !ended.stderr.contains(token),
+                "{token} {arguments:?} {ended:?}"
+            ),
+        }
+    }
+    let rows = |token| api.with_token(token, &["ps", "-q"]).ok();
+    assert_eq!(rows("token-of-few").lines().count(), 2);
+    assert_eq!(rows("token-of-all").lines().count(), 4);
+    // taken out, it is refused from then on
+    fs::write(api.host.path().join("tokens"), "").unwrap();
+    assert!(
+        api.with_token("token-of-all", &["ps"])
+            .stderr
+            .contains("401")
+    );
+    // never without TLS
+    let url = format!("http://127.0.0.1:{}", api.port);
+    let plain = api.host.sampan(&["--remote", &url, "ps"]);
+    assert!(plain.fails(1).contains("over TLS alone"), "{plain:?}");
+    api.end();
+}
+
+fn json_call(body: Value) -> String {
+    body.to_string()
+}
+
+#[test]
+fn clients_that_speak_badly() {
+    let api = Api::new();
+    let json = "Content-Type: application/json\r\n";
+    let wait = json_call(
+        json!({"type": "WAIT_CONTAINER", "wait_container": {"container_id": {"value": "copy/x"}}}),
+    );
+    let look = json_call(
+        json!({"type": "ATTACH_CONTAINER_OUTPUT", "attach_container_output": {"container_id": {"value": "copy"}}}),
+    );
+    let nobody = json_call(
+        json!({"type": "ATTACH_CONTAINER_OUTPUT", "attach_container_output": {"container_id": {"value": "nobody"}}}),
+    );
+    let first = |task: &str| {
+        let text = json_call(
+            json!({"type": "ATTACH_CONTAINER_INPUT", "attach_container_input":
+            {"type": "CONTAINER_ID", "container_id": {"value": task}}}),
+        );
+        format!("{}\n{text}", text.len())
+    };
+    let piece = |io: Value| {
+        let text = json_call(
+            json!({"type": "ATTACH_CONTAINER_INPUT", "attach_container_input":
+            {"type": "PROCESS_IO", "process_io": io}}),
+        );
+        format!("{}\n{text}", text.len())
+    };
+    let stdout = piece(json!({"type": "DATA", "data": {"type": "STDOUT", "data": "eA=="}}));
+    let records =
+        "Content-Type: application/recordio\r\nMessage-Content-Type: application/json\r\n";
+    for (headers, body, status) in [
+        ("", "{}", 400),
+        ("Content-Type: text/plain\r\n", "{}", 415),
+        (json, "{", 400),
+        (json, "{}", 501),
+        (json, &wait, 404),
+        (json, &nobody, 404),
+        (&format!("{json}Accept: text/html\r\n"), &look, 406),
+        (&format!("{json}Message-Accept: text/html\r\n"), &look, 406),
+        (
+            "Content-Type: application/x-protobuf\r\n",
+            "\u{7f}\u{7f}",
+            400,
+        ),
+        (records, "", 400),
+        (records, "x\n", 400),
+        (records, &stdout, 400),
+        (records, &format!("{}{stdout}", first("copy")), 400),
+        (records, &first("nobody"), 404),
+        (records, &first("both/db"), 400),
+        (records, &first("copy"), 200),
+        (records, &format!("{}5\nhalf", first("copy")), 200),
+        (
+            "Content-Type: application/recordio\r\nMessage-Content-Type: text/plain\r\n",
+            &first("copy"),
+            415,
+        ),
+    ] {
+        let (found, text) = api.call(headers, body);
+        assert_eq!(found, status, "{headers:?} {body:?} {text}");
+    }
+    let request = |line: &str| format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    for (line, status) in [
+        ("GET /api/v1", 405),
+        ("POST /api/v1/tasks", 405),
+        ("GET /", 404),
+        ("GET /api/v1/logs", 400),
+        ("GET /api/v1/logs?task=nobody", 404),
+        ("GET /api/v1/logs?task=copy&format=x", 400),
+        ("GET /api/v1/tasks", 200),
+    ] {
+        assert_eq!(api.raw(request(line).as_bytes()).0, status, "{line}");
+    }
+    // a record without end, a body without end
+    let endless = format!(
+        "POST /api/v1 HTTP/1.1\r\nHost: x\r\n{records}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{}\r\n",
+        first("copy").len(),
+        first("copy")
+    );
+    let mut stream = UnixStream::connect(&api.socket).unwrap();
+    stream.write_all(endless.as_bytes()).unwrap();
+    stream.write_all(b"9\r\n60000000\n\r\n").unwrap();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let mut sent = 0;
+    while sent < 1000 && stream.write_all(chunk.as_bytes()).is_ok() {
+        sent += 1;
+    }
+    assert!(sent < 1000);
+    let long = format!(
+        "POST /api/v1 HTTP/1.1\r\nHost: x\r\n{json}Content-Length: 99999999\r\n\r\n{}",
+        "x".repeat(2 << 20)
+    );
+    assert_eq!(api.raw(long.as_bytes()).0, 400);
+
+    // one that does not read holds up its own program and nobody else
+    let exec = json_call(
+        json!({"type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": {
+        "container_id": {"value": "s", "parent": {"value": "copy"}},
+        "command": {"value": "echo $$ > /tmp/pid; exec yes"}}}),
+    );
+    let mut slow = UnixStream::connect(&api.socket).unwrap();
+    let text = format!(
+        "POST /api/v1 HTTP/1.1\r\nHost: x\r\n{json}Content-Length: {}\r\n\r\n{exec}",
+        exec.len()
+    );
+    slow.write_all(text.as_bytes()).unwrap();
+    until("it runs", || {
+        let seen = api.host.sampan(&["exec", "copy", "cat", "/tmp/pid"]);
+        (seen.code == 0 && !seen.stdout.is_empty()).then_some(())
+    });
+    assert_eq!(api.call(json, &exec).0, 409);
+    assert_eq!(
+        api.sampan(&["exec", "copy", "echo", "here"], b"").ok(),
+        "here\n"
+    );
+    let size = fs::read_to_string(format!("/proc/{}/status", api.child.id())).unwrap();
+    let resident = size
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    // a debug build
+    assert!(kilobytes < 64 << 10, "{resident}");
+    // when it goes, its program does
+    drop(slow);
+    until("its program ends", || {
+        let seen = api
+            .host
+            .sampan(&["exec", "copy", "sh", "-c", "kill -0 $(cat /tmp/pid)"]);
+        (seen.code != 0).then_some(())
+    });
+    // closed for writing is gone
+    let mut half = UnixStream::connect(&api.socket).unwrap();
+    half.write_all(b"POST /api/v1 HTTP/1.1\r\n").unwrap();
+    half.shutdown(std::net::Shutdown::Write).unwrap();
+    answer(half);
+    // a session's end is known for a while
+    let status = json_call(
+        json!({"type": "WAIT_CONTAINER", "wait_container": {"container_id": {"value": "s", "parent": {"value": "copy"}}}}),
+    );
+    let (code, text) = api.call(json, &status);
+    assert!(code == 200 && text.contains("exit_status"), "{text}");
+    api.end();
+}
