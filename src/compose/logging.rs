@@ -3,7 +3,7 @@
 //! *Invariant.* Drivers and options are Docker's; what would have no effect is refused, never skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::node::{At, Result};
 use super::project::{LogFile, LogFormat, LogSink, Logging, PodOptions, Service};
@@ -81,7 +81,14 @@ pub(super) fn sinks(at: &At<'_>, context: &Context<'_>) -> Result<Vec<LogSink>> 
 }
 
 fn sink(at: &At<'_>, context: &Context<'_>) -> Result<LogSink> {
-    let file = |key: &str| at.filled(key).map(|at| file(&at, context)).transpose();
+    let beneath = at.filled("beneath");
+    let beneath = beneath.map(|at| context.host_path(&at, &at.string()?));
+    let beneath = beneath.transpose()?;
+    let file = |key: &str| match (at.filled(key), &beneath) {
+        (Some(at), Some(folder)) => file_beneath(&at, folder).map(Some),
+        (Some(at), None) => file(&at, context).map(Some),
+        (None, _) => Ok(None),
+    };
     let (both, stdout, stderr) = (file("file")?, file("stdout")?, file("stderr")?);
     let (stdout, stderr) = match (both, stdout, stderr) {
         (Some(both), None, None) => (Some(both.clone()), Some(both)),
@@ -137,6 +144,23 @@ fn file(at: &At<'_>, context: &Context<'_>) -> Result<LogFile> {
             name: Path::new(name).to_owned(),
         }),
         _ => Err(at.error(format_args!("{text:?} is not the name of a file"))),
+    }
+}
+
+/// A file that is reached from `folder` without a link.
+fn file_beneath(at: &At<'_>, folder: &Path) -> Result<LogFile> {
+    let text = at.string()?;
+    let name = Path::new(&text);
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+    match !text.is_empty() && !text.ends_with('/') && name.components().all(plain) {
+        true => Ok(LogFile {
+            folder: folder.to_owned(),
+            name: name.to_owned(),
+        }),
+        false => Err(at.error(format_args!(
+            "{text:?} is not a file below {}",
+            folder.display()
+        ))),
     }
 }
 

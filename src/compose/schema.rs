@@ -69,6 +69,7 @@ const POD: &[(&str, Rule)] = &[
 ];
 
 const LOG_SINK: &[(&str, Rule)] = &[
+    ("beneath", Is(Scalar)),
     ("file", Is(Scalar)),
     ("stdout", Is(Scalar)),
     ("stderr", Is(Scalar)),

@@ -2,7 +2,8 @@
 
 use super::{Dict, Out, units};
 use crate::compose::project::{
-    Check, CheckTest, HealthTest, Hook, LifecycleHook, LogFormat, LogSink, Logging, OnFailure,
+    Check, CheckTest, HealthTest, Hook, LifecycleHook, LogFile, LogFormat, LogSink, Logging,
+    OnFailure,
 };
 
 pub(super) fn hook(h: &Hook) -> Dict {
@@ -48,8 +49,17 @@ pub(super) fn logging(logging: Logging) -> Dict {
 
 pub(super) fn log_sink(sink: &LogSink) -> Dict {
     let mut out = Dict::default();
-    let path = |file: &Option<crate::compose::project::LogFile>| {
-        let path = file.as_ref()?.path();
+    let mut all = sink.stdout.iter().chain(&sink.stderr);
+    let beneath = all.find(|file| file.name.components().count() > 1);
+    if let Some(file) = beneath {
+        out.text("beneath", &file.folder.to_string_lossy());
+    }
+    let path = |file: &Option<LogFile>| {
+        let file = file.as_ref()?;
+        let path = match beneath {
+            Some(_) => file.name.clone(),
+            None => file.path(),
+        };
         Some(path.to_string_lossy().into_owned())
     };
     match (path(&sink.stdout), path(&sink.stderr)) {

@@ -20,6 +20,10 @@ fn errors() {
             "compose.yaml:1:26: x-sampan.logs[0].file: \"a/\" is not the name of a file",
         ),
         (
+            "x-sampan: {logs: [{file: a/../b, beneath: /c}]}\nservices: {web: {image: i}}",
+            "compose.yaml:1:26: x-sampan.logs[0].file: \"a/../b\" is not a file below /c",
+        ),
+        (
             "x-sampan: {logs: [{file: a, labels: [b]}]}\nservices: {web: {image: i}}",
             "compose.yaml:1:37: x-sampan.logs[0].labels: only format: json has a place for them",
         ),

@@ -7,7 +7,7 @@ use super::*;
 
 const EVERYTHING: &str = r#"
 name: all
-x-sampan: {limits: {cpus: 2, memory: 1g, pids: 500, memory_swap: -1, cpuset: "0"}, logs: [{file: ./all.log, max_size: 1m}, {stderr: /e, format: raw}]}
+x-sampan: {limits: {cpus: 2, memory: 1g, pids: 500, memory_swap: -1, cpuset: "0"}, logs: [{file: ./all.log, max_size: 1m}, {stderr: /e, format: raw}, {beneath: box, stdout: a/b/o, stderr: e}]}
 services:
   db: {image: "db:1", volumes: ["data:/var/lib/db:nocopy", "ext:/e"], networks: [back, default]}
   side: {image: i, network_mode: "service:db"}
