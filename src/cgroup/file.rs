@@ -20,7 +20,7 @@ const READ_LIMIT: usize = 64 << 20;
 /// Deeper nesting than this is not ours; the kernel's own default `cgroup.max.depth` is unlimited.
 const DEPTH_LIMIT: usize = 64;
 /// A dying process holds its cgroup for a moment after it has left `cgroup.procs`.
-const REMOVE_WAIT: Duration = Duration::from_secs(3);
+pub(super) const REMOVE_WAIT: Duration = Duration::from_secs(3);
 
 /// Reads a whole file, without its line end.
 pub(super) fn read(path: &Path) -> Result<String, Error> {

@@ -495,6 +495,48 @@ impl Cgroup {
         collect(folders.chain([unit]))
     }
 
+    /// Removes folders that nobody is in and nothing is below of, as soon as members that are just exiting are gone. Others are somebody's.
+    pub fn remove_unused(&self) {
+        let mut left = self.folders();
+        // in vain only when there is somebody
+        let _ = file::wait(file::REMOVE_WAIT, || {
+            left.retain(|path| !file::remove_leaf(path));
+            Ok(left.is_empty())
+        });
+    }
+
+    /// The cgroup below that has the process `pid` as a member, which this one may not have any more: on v2 whoever manages its own
+    /// cgroups has to leave its root (cgroup-v2.rst, "No Internal Process Constraint").
+    #[must_use]
+    pub fn around(&self, pid: i32) -> Option<Cgroup> {
+        let own = match self.plain() {
+            Cgroup::V2(path) => path,
+            Cgroup::V1 { unified, .. } => unified.as_ref()?,
+            _ => return None,
+        };
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let names: Vec<&str> = path.split('/').collect();
+        // how much of it is above depends on the caller's cgroup namespace and on the mount
+        let below = (0..names.len()).rev().find_map(|start| {
+            let tail: PathBuf = names[start..].iter().collect();
+            let folder = own.join(&tail);
+            let members = file::read(&folder.join("cgroup.procs")).ok()?;
+            let plain = tail
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            let there = members.lines().any(|line| line == pid.to_string());
+            (plain && there).then_some(folder)
+        })?;
+        Some(match self.plain() {
+            Cgroup::V1 { controllers, .. } => Cgroup::V1 {
+                controllers: controllers.clone(),
+                unified: Some(below),
+            },
+            _ => Cgroup::V2(below),
+        })
+    }
+
     /// Ends whoever is left in it and removes it: [`Cgroup::kill`] and [`Cgroup::remove`], one call for each folder when nobody is.
     pub fn destroy(&self) -> Result<(), Error> {
         self.checked()?;

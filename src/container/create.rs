@@ -11,7 +11,6 @@ use super::plan::{self, Host, Plan, Step};
 use super::spawn::{Child, Join, Place, spawn};
 use super::{CreateRequest, Error, State, chain, config, host_mounts, idmap, life, net_devices};
 use crate::cgroup::{self, Cgroup, Entry};
-use crate::init::hooks::{Hooks, Point};
 use crate::init::{self, gate};
 use crate::sys::{process, procfs, socket};
 
@@ -129,7 +128,7 @@ struct Creation<'a> {
     config: &'a Config,
     plan: &'a Plan,
     console: Option<OwnedFd>,
-    /// Parts of the cgroup that are ours now.
+    /// Parts of the cgroup that are ours now: nobody else was in them.
     made: Vec<&'a Cgroup>,
     /// The way into the part that was made last.
     entry: Entry,
@@ -267,28 +266,23 @@ impl<'a> Creation<'a> {
             (Err(error), _) => error,
         };
         // once there was a container, its end has hooks as well (runtime.md "Lifecycle", 14)
-        let poststop = self.child.is_some().then(|| Hooks {
-            point: Point::Poststop,
-            list: self.plan.later.poststop.clone(),
-            env: Vec::new(),
-            cwd: Some(self.request.bundle.clone()),
-            state: plan::state(&self.config.spec, self.request, "stopped"),
-        });
+        let later = self.plan.later.clone();
+        let poststop =
+            (self.child.is_some()).then(|| plan::poststop(&self.config.spec, self.request, later));
+        let said = self.child.as_ref().and_then(Child::last_words);
         let ended = self.child.map(|child| child.undo());
-        let error = match (error, ended) {
+        let error = match (said.unwrap_or(error), ended) {
             // how it ended is all that there is to tell
             (Error::Died, Some(ended)) => Error::Other(format!("{} ({ended})", Error::Died)),
             (error, _) => error,
         };
-        // a cgroup with members is somebody else's, but for the part that was made before
+        let error = match life::remove_traces(&self.request.dir, &self.made) {
+            Ok(()) => error,
+            Err(left) => and_then(error, &format!("cleaning up: {left}")),
+        };
         if matches!(error, Error::InUse(_)) {
-            for cgroup in self.made {
-                // what is left has members by now
-                let _ = cgroup.destroy();
-            }
             return Err(error);
         }
-        let error = undo(self.request, error);
         Err(match poststop.and_then(|hooks| hooks.run_all()) {
             Some(failed) => and_then(error, &failed),
             None => error,
@@ -329,14 +323,6 @@ fn join_files(joins: &[plan::Join]) -> Result<Option<Join>, Error> {
 
 fn pair((key, value): (&String, &String)) -> (String, String) {
     (key.clone(), value.clone())
-}
-
-/// Removes what a failed create left; what could not be removed is added to the error.
-fn undo(request: &CreateRequest, error: Error) -> Error {
-    match life::remove_traces(&request.dir, &request.cgroup) {
-        Ok(()) => error,
-        Err(left) => and_then(error, &format!("cleaning up: {left}")),
-    }
 }
 
 /// Adds what went wrong afterwards.

@@ -54,18 +54,34 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
     let namespaces = other_namespaces(state.pid)?;
     let user_namespace = namespaces & Ns::User as u64 != 0;
     let plan = plan(state, process, user_namespace, options.preserve_fds).map_err(Error::Other)?;
-    let place = options.cgroup.as_ref().unwrap_or(&state.cgroup);
-    let entry = place
-        .entry()
-        .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
     let join = Join::Process(first, namespaces);
-    let place = Place {
-        new: 0,
-        join: Some(&join),
-        time_offsets: None,
-        entry: &entry,
+    let spawn_in = |cgroup: &Cgroup, console| {
+        let entry = cgroup
+            .entry()
+            .map_err(|error| Error::step("open the cgroup", chain(&error)))?;
+        let place = Place {
+            new: 0,
+            join: Some(&join),
+            time_offsets: None,
+            entry: &entry,
+        };
+        spawn_on(&plan, &place, console)
     };
-    let child = spawn_on(&plan, &place, options.console)?;
+    let child = match &options.cgroup {
+        Some(cgroup) => spawn_in(cgroup, options.console),
+        None => {
+            let again = options.console.as_ref().map(OwnedFd::try_clone).transpose();
+            let again = again.map_err(|error| Error::step("copy a descriptor", error))?;
+            match spawn_in(&state.cgroup, options.console) {
+                // it manages cgroups of its own: beside its first process, then
+                Err(Error::CgroupBusy(text)) => match state.cgroup.around(state.pid) {
+                    Some(inner) => spawn_in(&inner, again),
+                    None => Err(Error::CgroupBusy(text)),
+                },
+                other => other,
+            }
+        }
+    }?;
     let done = || {
         if let Some(score) = process.oom_score_adj() {
             set_oom_score(child.pid, score)?;
@@ -84,8 +100,15 @@ fn run(state: &State, process: &Process, options: ExecOptions) -> Result<Exec, E
             console,
         })
     };
-    done().inspect_err(|_| {
-        child.undo();
+    done().map_err(|error| {
+        let error = child.last_words().unwrap_or(error);
+        match (error, child.undo()) {
+            // how it ended is all that there is to tell
+            (Error::Died, ended) => {
+                Error::Other(format!("the process ended while it was set up: {ended}"))
+            }
+            (error, _) => error,
+        }
     })
 }
 
@@ -175,7 +198,7 @@ fn plan(
         start: None,
         dies_with_parent: false,
     };
-    let mut steps = process::begin(preserved, 0);
+    let mut steps = process::begin(preserved, 0, false);
     steps.push(match last {
         Some(mask) => Step::Processors { mask, must: true },
         None => kernel::all_processors(),

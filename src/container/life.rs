@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::create::Config;
-use super::{Error, State, Status, chain, host_mounts};
+use super::{CreateRequest, Error, State, Status, chain, host_mounts, plan};
 use crate::cgroup::Cgroup;
 use crate::init::gate::{self, Outcome};
 use crate::init::hooks::Point;
@@ -148,6 +148,10 @@ pub fn start(dir: &Path) -> Result<(), Error> {
     let state = known(dir)?;
     let at =
         |error: &dyn std::fmt::Display| Error::step(format!("start container {}", state.id), error);
+    // it could not answer
+    if state.cgroup.is_frozen().unwrap_or(false) {
+        return Err(refused("start", &state, Status::Paused));
+    }
     match gate::open(dir).map_err(|error| at(&error))? {
         Outcome::Executed => {
             gate::remove(dir).map_err(|error| at(&error))?;
@@ -208,8 +212,9 @@ pub fn kill(dir: &Path, signal: i32, all: bool) -> Result<(), Error> {
     }
     let first = first.ok_or_else(|| at(&NOT_RUNNING))?;
     pidfd::send_signal(&first, signal).map_err(|error| at(&error))?;
-    if signal == libc::SIGKILL && state.cgroup.is_frozen().unwrap_or(false) {
-        // on v1 it would stay where it is (freezer-subsystem.rst)
+    // on v1 it would stay where it is (freezer-subsystem.rst)
+    let stays = matches!(state.cgroup.plain(), Cgroup::V1 { .. });
+    if signal == libc::SIGKILL && stays && state.cgroup.is_frozen().unwrap_or(false) {
         state
             .cgroup
             .freeze(false)
@@ -317,11 +322,20 @@ pub fn delete(dir: &Path) -> Result<Option<String>, Error> {
         Error::step(format!("delete container {}", state.id), error)
     };
     let ended = kill_first(&state);
-    let removed = remove_traces(dir, &state.cgroup);
-    match (ended, removed) {
-        (Ok(()), Ok(())) => Ok(state.hooks(Point::Poststop).run_all()),
+    if let (Err(error), Cgroup::Unlimited { .. }) = (&ended, &state.cgroup) {
+        // nothing else would end it: as long as it runs there is a container
+        return Err(at(error));
+    }
+    match (ended, remove_traces(dir, &[&state.cgroup])) {
+        // a first process that took its time has ended with its cgroup
+        (ended, Ok(())) => {
+            let warning = state.hooks(Point::Poststop).run_all();
+            match (ended, open_process(&state)?) {
+                (Err(error), Some(_)) => Err(at(&error)),
+                _ => Ok(warning),
+            }
+        }
         (Err(one), Err(two)) => Err(at(&format!("{one}; {two}"))),
-        (Err(error), Ok(())) => Err(at(&error)),
         (Ok(()), Err(error)) => Err(at(&error)),
     }
 }
@@ -355,15 +369,42 @@ fn kill_first(state: &State) -> Result<(), Error> {
     }
 }
 
-/// Removes members, cgroup, gate, mounts and state, in this order, going on after errors.
-pub fn remove_traces(dir: &Path, cgroup: &Cgroup) -> Result<(), Error> {
+/// Removes what a `create` left that was killed before it wrote the state, as far as it is the container's: members of a cgroup are when it
+/// had been found to be free, which it was before the specification was kept. What hooks that ran may have made is for those that follow
+/// (runtime.md "Lifecycle", 14); what they come to is to be warned of.
+pub fn undo_half_made(request: &CreateRequest) -> Result<Option<String>, Error> {
+    let dir = &request.dir;
+    let kept = spec_path(dir);
+    if !kept.exists() {
+        // the child, which waited for its parent, ends by itself
+        request.cgroup.remove_unused();
+        return remove_traces(dir, &[]).map(|()| None);
+    }
+    // cut off: no hook ran
+    let spec = Config::at(&kept).ok().map(|config| config.spec);
+    remove_traces(dir, &[&request.cgroup])?;
+    let Some(spec) = spec else { return Ok(None) };
+    let hooks = plan::hooks(&spec, request).map_err(Error::Other)?;
+    Ok(plan::poststop(&spec, request, hooks.later).run_all())
+}
+
+/// Removes members, cgroups, gate, mounts and state, in this order, going on after errors.
+pub(super) fn remove_traces(dir: &Path, cgroups: &[&Cgroup]) -> Result<(), Error> {
     let gone = |path: PathBuf| match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(format!("remove {}: {error}", path.display()))
         }
         _ => Ok(()),
     };
-    let members = cgroup.destroy().map_err(|error| chain(&error));
+    let destroyed: Vec<String> = cgroups
+        .iter()
+        .filter_map(|cgroup| cgroup.destroy().err())
+        .map(|error| chain(&error))
+        .collect();
+    let members = match destroyed.is_empty() {
+        true => Ok(()),
+        false => Err(destroyed.join("; ")),
+    };
     let gate = gate::remove(dir).map_err(|error| format!("remove the start gate: {error}"));
     let mounts = host_mounts::remove(dir);
     // the record goes last: as long as something is left there is a container to delete

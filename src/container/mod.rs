@@ -40,8 +40,8 @@ pub use config::{parse_process, parse_spec};
 pub use create::{Config, connect, create, create_from};
 pub use exec::{ExecOptions, exact_output, exec, exec_with};
 pub use life::{
-    delete, kill, load, open_process, pause, processes, remove_traces, resume, spec, start,
-    started, status, update,
+    delete, kill, load, open_process, pause, processes, resume, spec, start, started, status,
+    undo_half_made, update,
 };
 pub use plan::{LaterHooks, REAPER};
 
@@ -60,6 +60,9 @@ pub enum Error {
     /// The container's cgroup has processes that are not ours; it was left alone (exit code 125).
     #[error("{0}")]
     InUse(String),
+    /// The cgroup takes no process because it has some below with controllers (exit code 125).
+    #[error("{0}")]
+    CgroupBusy(String),
     /// Anything else (exit code 125).
     #[error("{0}")]
     Other(String),

@@ -22,7 +22,7 @@ mod namespaces;
 pub mod process;
 mod rootfs;
 
-pub use hooks::{LaterHooks, state};
+pub use hooks::{LaterHooks, hooks, poststop};
 pub use namespaces::{Join, NetDevice};
 use process::Way;
 
@@ -199,14 +199,12 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
         parent.push(Step::NetDevices(devices));
     }
     parent.extend(spec_process.oom_score_adj().map(Step::OomScore));
-    let (before, meanwhile) = match (request.cgroup.plain(), now) {
-        (Cgroup::V1 { .. }, Some(resources)) => device_rules_apart(resources),
-        (_, now) => (None, now),
-    };
-    let limits = |resources| Step::Limits(Box::new(resources));
-    parent.extend(before.map(limits));
+    let limits = now.map(|resources| Limits::new(resources, spec, &request.cgroup));
+    let limits = limits.unwrap_or_default();
+    let step = |resources| Step::Limits(Box::new(resources));
+    parent.extend(limits.before.map(step));
     parent.push(Step::Begin);
-    parent.extend(meanwhile.map(limits));
+    parent.extend(limits.meanwhile.map(step));
     parent.extend([Step::KeepSpec, Step::Draft]);
     let hooks = hooks::hooks(spec, request)?;
     if hooks.before_start() {
@@ -215,7 +213,7 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     }
     let capabilities = process::capabilities(spec_process.capabilities().as_ref())?;
     let filter = process::filter(linux.seccomp().as_ref())?;
-    let state = || hooks::state(spec, request, "creating");
+    let state = || self::hooks::state(spec, request, "creating");
     let listener = Listener::of(filter.as_ref(), linux.seccomp().as_ref(), state);
     parent.extend(listener.map(Step::Listen));
     let warnings = capabilities.warnings.clone();
@@ -231,7 +229,9 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     // nobody may find a container that is not set up, and join its namespaces
     match way {
         Way::Gate | Way::Told => {
-            parent.extend([Step::SetUp, Step::Record, Step::Release, Step::LetGo]);
+            parent.push(Step::SetUp);
+            parent.extend(limits.after.map(step));
+            parent.extend([Step::Record, Step::Release, Step::LetGo]);
         }
         Way::AtOnce => parent.extend([Step::Release, Step::LetGo, Step::Record]),
     }
@@ -243,22 +243,73 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     })
 }
 
-/// The device rules, and the rest. Version 1 takes them one by one, the first of which forbids everything (devices.rst), so whoever makes
-/// device nodes or opens a terminal meanwhile would be refused.
-fn device_rules_apart(
-    mut resources: LinuxResources,
-) -> (Option<LinuxResources>, Option<LinuxResources>) {
-    let rules = resources
-        .devices()
-        .clone()
-        .filter(|rules| !rules.is_empty());
-    let apart = rules.map(|rules| {
-        resources.set_devices(None);
-        let mut apart = LinuxResources::default();
-        apart.set_devices(Some(rules));
-        apart
-    });
-    (apart, Some(resources))
+/// When which limits are set. Most can be while the child sets itself up, which takes as long.
+#[derive(Debug, Default)]
+struct Limits {
+    /// What it sets itself up by: else it would be luck whether it may.
+    before: Option<LinuxResources>,
+    /// What makes no difference to it.
+    meanwhile: Option<LinuxResources>,
+    /// What it must not be held to yet.
+    after: Option<LinuxResources>,
+}
+
+impl Limits {
+    fn new(mut rest: LinuxResources, spec: &Spec, cgroup: &Cgroup) -> Limits {
+        let nothing = || {
+            let mut nothing = LinuxResources::default();
+            nothing.set_devices(None);
+            nothing
+        };
+        let (mut before, mut after) = (nothing(), nothing());
+        let rules = rest.devices().clone().filter(|rules| !rules.is_empty());
+        if rules.is_some() {
+            // version 1 takes them one by one, the first of which forbids everything (devices.rst): whoever makes device nodes or opens a
+            // terminal meanwhile would be refused
+            let one_by_one = matches!(cgroup.plain(), Cgroup::V1 { .. });
+            if mounts_devices(spec) {
+                rest.set_devices(None);
+                after.set_devices(rules);
+            } else if one_by_one {
+                rest.set_devices(None);
+                before.set_devices(rules);
+            }
+        }
+        // real time needs a budget on version 1, a deadline all processors; memory is bound to nodes that must be allowed
+        // (sched-rt-group.rst, sched-deadline.rst, set_mempolicy(2))
+        let process = spec.process().as_ref();
+        let memory = spec
+            .linux()
+            .as_ref()
+            .is_some_and(|linux| linux.memory_policy().is_some());
+        if memory || process.is_some_and(|process| process.scheduler().is_some()) {
+            before.set_cpu(rest.cpu().clone());
+            rest.set_cpu(None);
+        }
+        let some = |resources: LinuxResources| (resources != nothing()).then_some(resources);
+        Limits {
+            before: some(before),
+            meanwhile: some(rest),
+            after: some(after),
+        }
+    }
+}
+
+/// A file system on a device is mounted, for which that has to be opened: whoever mounts is not held to the rules of who runs later.
+fn mounts_devices(spec: &Spec) -> bool {
+    spec.mounts().iter().flatten().any(|mount| {
+        let of_kernel = [
+            "bind", "none", "overlay", "tmpfs", "proc", "sysfs", "cgroup", "cgroup2",
+        ];
+        let typ = mount.typ().as_deref().unwrap_or("none");
+        let bind = mount
+            .options()
+            .iter()
+            .flatten()
+            .any(|o| o == "bind" || o == "rbind");
+        let source = mount.source().as_deref();
+        !bind && !of_kernel.contains(&typ) && source.is_some_and(std::path::Path::is_absolute)
+    })
 }
 
 /// config-linux.md, "Cgroup ownership".
@@ -331,6 +382,7 @@ fn child(
     let mut steps = process::begin(
         preserved,
         namespaces.new & !namespaces.of_clone(linux) & !cgroup_namespace,
+        user_namespace,
     );
     steps.push(kernel::all_processors());
     if reaper {
@@ -370,7 +422,7 @@ fn child(
         use crate::rootfs::Step::MapSource;
         matches!(step, Step::AwaitHooks | Step::Rootfs(MapSource { .. }))
     };
-    let asks = steps.iter().any(asks) || around.listens();
+    let asks = steps.iter().any(asks) || around.listens() || mounts_devices(spec);
     let way = match (request.at_once, asks) {
         (false, _) => Way::Gate,
         (true, true) => Way::Told,

@@ -67,7 +67,13 @@ pub fn spawn(
     };
     let (new, entry) = (place.new, place.entry);
     let cgroup = entry.folder();
-    let failed = |error| Error::step(format!("clone into new namespaces ({})", names(new)), error);
+    let failed = |error: std::io::Error| {
+        let busy = error.kind() == std::io::ErrorKind::ResourceBusy;
+        match Error::step(format!("clone into new namespaces ({})", names(new)), error) {
+            Error::Other(text) if busy => Error::CgroupBusy(text),
+            error => error,
+        }
+    };
     if place.join.is_none() && place.time_offsets.is_none() {
         return match clone3(new, cgroup).map_err(failed)? {
             Cloned::Child => init::run(steps, &inherited),
@@ -141,6 +147,8 @@ fn prepare(place: &Place<'_>) -> Result<u64, Failure> {
 fn enter(join: &Join) -> Result<(), Failure> {
     let flags = |bits: u64| CloneFlags::from_bits_retain(bits as i32);
     let files = match join {
+        // a container that has none of its own
+        Join::Process(_, 0) => return Ok(()),
         Join::Process(pidfd, bits) => {
             return setns(pidfd, flags(*bits)).step("join the namespaces of the container");
         }
@@ -266,6 +274,14 @@ impl Child {
         {
             Some((Message::Failed(failure), _)) => Err(failure.into()),
             other => Ok(other),
+        }
+    }
+
+    /// Why it failed, when it has said so: what the parent saw of that may be less. Does not wait.
+    pub fn last_words(&self) -> Option<Error> {
+        match channel::look(&self.channel) {
+            Ok(Some(Message::Failed(failure))) => Some(failure.into()),
+            _ => None,
         }
     }
 

@@ -134,6 +134,15 @@ pub fn receive_all(channel: &impl AsFd) -> io::Result<Option<(Message, Vec<Owned
     Ok(Some((serde_json::from_slice(&bytes)?, fds)))
 }
 
+/// The next message, which stays in the queue; `None` when there is none yet.
+pub fn look(channel: &impl AsFd) -> io::Result<Option<Message>> {
+    let found = socket::look(channel)?;
+    Ok(match found {
+        Some((bytes, _)) if !bytes.is_empty() => Some(serde_json::from_slice(&bytes)?),
+        _ => None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

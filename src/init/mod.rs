@@ -113,7 +113,13 @@ impl Child<'_> {
             }
             PlanStep::DieWithParent => {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-                    .step("set the parent death signal")
+                    .step("set the parent death signal")?;
+                // it may have died before, with the message already sent that lets us go on
+                match socket::is_closed(&self.inherited.channel) {
+                    Ok(false) => Ok(()),
+                    Ok(true) => Err(Failure::new("go on", "the parent died")),
+                    Err(error) => Err(Failure::new("look for the parent", error)),
+                }
             }
             PlanStep::Umask(mask) => {
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(*mask));

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
@@ -44,7 +47,13 @@ pub fn exec(call: &Invocation) -> Result<u8, Error> {
         Some(console::Signals::take().map_err(shown)?)
     };
     let running = container::exec_with(&state.dir, &process, options)?;
-    watcher.tell(running.pid)?;
+    if let Err(error) = watcher.tell(running.pid) {
+        // a program that nobody knows of must not stay; it is our child, so its number is not another's
+        let process = Pid::from_raw(running.pid);
+        let _ = kill(process, Signal::SIGKILL);
+        let _ = waitpid(process, None);
+        return Err(error);
+    }
     match signals {
         Some(signals) => console::wait(running, signals).map_err(shown),
         None => Ok(0),

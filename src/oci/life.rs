@@ -40,16 +40,17 @@ pub fn delete(call: &Invocation) -> Result<u8, Error> {
     if dir.exists()
         && let Some(_only) = store::hold_to_delete(&dir, force)?
     {
-        match container::load(&dir)? {
+        let half_made = match container::load(&dir)? {
             None => store::undo_half_made(&dir)?,
             Some(state) => {
                 if !force {
                     may_go(id, container::status(&state))?;
                 }
                 was_there = true;
+                None
             }
-        }
-        let warning = container::delete(&dir)?;
+        };
+        let warning = container::delete(&dir)?.or(half_made);
         store::remove(&dir)?;
         if let Some(text) = warning {
             log::warning(&call.global, &text)?;

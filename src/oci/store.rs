@@ -153,16 +153,16 @@ pub fn note(request: &CreateRequest) -> Result<(), Error> {
         .map_err(|error| Error::step(format!("write {}", path.display()), error))
 }
 
-/// Removes what a `create` left that was killed before it wrote the state.
-pub fn undo_half_made(dir: &Path) -> Result<(), Error> {
+/// Removes what a `create` left that was killed before it wrote the state; what hooks that follow came to is to be warned of.
+pub fn undo_half_made(dir: &Path) -> Result<Option<String>, Error> {
     let path = dir.join("create.json");
     match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::step(format!("read {}", path.display()), error)),
         // cut off: it was killed before it made anything
         Ok(text) => match serde_json::from_slice::<CreateRequest>(&text) {
-            Ok(request) => Ok(container::remove_traces(dir, &request.cgroup)?),
-            Err(_) => Ok(()),
+            Ok(request) => Ok(container::undo_half_made(&request)?),
+            Err(_) => Ok(None),
         },
     }
 }

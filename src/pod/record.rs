@@ -278,11 +278,13 @@ impl ProcessId {
         Ok(ProcessId { pid, start_time })
     }
 
-    /// The process still runs.
+    /// The process still runs. One that cannot be looked at, for want of descriptors say, is taken to: what follows from its end cannot be
+    /// taken back.
     pub fn alive(&self) -> bool {
         use crate::sys::process::{is_running, start_time};
-        start_time(self.pid).is_ok_and(|time| time == self.start_time)
-            && is_running(self.pid).unwrap_or(false)
+        let unknown = |error: std::io::Error| error.kind() != ErrorKind::NotFound;
+        start_time(self.pid).map_or_else(unknown, |time| time == self.start_time)
+            && is_running(self.pid).unwrap_or_else(unknown)
     }
 }
 

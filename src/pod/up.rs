@@ -100,6 +100,8 @@ pub fn up(
                 services: pod.start.clone(),
                 healthy: request.wait,
             };
+            // an `up` that was killed may not have made them all
+            volumes::create(folders, &dir.name, pod.project.volumes.values())?;
             drop(lock);
             // one whose network could never be made has nothing to keep
             return match adopt::ask_unless(&dir, &start, Some(&signals), progress) {
@@ -425,10 +427,9 @@ fn same(running: &Pod, wanted: &Pod) -> bool {
     *running == wanted
 }
 
-/// The pod's folder; its record last, for a pod exists when its record does.
+/// The pod's folder; its record last, for a pod exists when its record does. Volumes after that: whoever removes the pod has to know of them.
 fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
-    let volumes: Vec<_> = pod.project.volumes.values().collect();
-    volumes::create(folders, &dir.name, &volumes)?;
+    volumes::check_external(folders, pod.project.volumes.values())?;
     for path in [&folders.state, &folders.root] {
         private_dir(path, 0o711)?;
     }
@@ -464,7 +465,8 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
     let ids = pod.images.values().map(|image| image.id.clone());
     let ids: Vec<String> = ids.filter(|id| !id.is_empty()).collect();
     Store::open(&folders.root)?.hold(&dir.name, &ids)?;
-    record::put(&dir.record(), pod)
+    record::put(&dir.record(), pod)?;
+    volumes::create(folders, &dir.name, pod.project.volumes.values())
 }
 
 fn private_dir(path: &Path, mode: u32) -> Result<()> {

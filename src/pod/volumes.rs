@@ -35,20 +35,35 @@ pub struct VolumeRecord {
     pub labels: std::collections::BTreeMap<String, String>,
 }
 
-/// Makes the named volumes of a project; an external one must exist.
-pub fn create(folders: &Folders, project: &str, volumes: &[&Volume]) -> Result<()> {
-    for volume in volumes {
-        let dir = folders.volume(&volume.name);
-        let data = dir.join("_data");
-        if data.is_dir() {
-            continue;
-        }
-        if volume.external {
+/// Refuses an external volume that does not exist.
+pub fn check_external<'a>(
+    folders: &Folders,
+    volumes: impl Iterator<Item = &'a Volume>,
+) -> Result<()> {
+    for volume in volumes.filter(|volume| volume.external) {
+        let data = folders.volume(&volume.name).join("_data");
+        if !data.is_dir() {
             return Err(Error::Other(format!(
                 "volume {} is external and does not exist (looked for {})",
                 volume.name,
                 data.display()
             )));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the named volumes of a project that are not there yet.
+pub fn create<'a>(
+    folders: &Folders,
+    project: &str,
+    volumes: impl Iterator<Item = &'a Volume>,
+) -> Result<()> {
+    for volume in volumes.filter(|volume| !volume.external) {
+        let dir = folders.volume(&volume.name);
+        let data = dir.join("_data");
+        if data.is_dir() {
+            continue;
         }
         make(&dir, 0o711)?;
         let record = VolumeRecord {

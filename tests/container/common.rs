@@ -73,7 +73,7 @@ pub fn internal(arguments: &[String]) -> ExitCode {
             ExitCode::from(match error {
                 Error::CommandNotFound(_) => 127,
                 Error::CommandNotRunnable(_) => 126,
-                Error::Died | Error::InUse(_) | Error::Other(_) => 125,
+                Error::Died | Error::InUse(_) | Error::CgroupBusy(_) | Error::Other(_) => 125,
             })
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use sampan::cgroup::Cgroup;
 use sampan::container;
 use serde_json::{Value, json};
 
@@ -15,6 +16,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("exec::tells_failures_apart", tells_failures_apart),
     ("exec::terminal", terminal),
+    (
+        "exec::beside_a_first_process_that_left_the_cgroups_root",
+        beside_a_first_process_that_left_the_cgroups_root,
+    ),
     ("exec::user_namespace", user_namespace),
 ];
 
@@ -152,4 +157,30 @@ fn user_namespace() {
     );
     container::delete(&case.request.dir).unwrap();
     case.wait(&state);
+}
+
+/// Whoever manages cgroups of its own (systemd, another engine) has to leave the root of its own (cgroup-v2.rst, "No Internal Process
+/// Constraint"), and nobody can enter it any more.
+fn beside_a_first_process_that_left_the_cgroups_root() {
+    let case = Case::new(&["sleep"]);
+    let state = case.create().unwrap();
+    case.start().unwrap();
+    let unified = match &state.cgroup {
+        Cgroup::V2(path) => path,
+        Cgroup::V1 { unified, .. } => unified.as_ref().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let inner = unified.join("deep/inner");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(inner.join("cgroup.procs"), state.pid.to_string()).unwrap();
+    let available = fs::read_to_string(unified.join("cgroup.controllers")).unwrap();
+    let controller = available.split_whitespace().next().unwrap();
+    fs::write(
+        unified.join("cgroup.subtree_control"),
+        format!("+{controller}"),
+    )
+    .unwrap();
+    let (code, text) = case.exec(&process(&["testinit", "cat", "/proc/self/cgroup"]));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.lines().any(|line| line == "0::/deep/inner"), "{text}");
 }

@@ -151,6 +151,12 @@ fn what_a_status_allows() {
     case.assert_gone();
     // one that was never started
     case.create(&[]).good();
+    case.oci(&["pause", id]).good();
+    assert_eq!(
+        case.oci(&["start", id]).failed(1),
+        format!("start container {id}: it is paused")
+    );
+    case.oci(&["resume", id]).good();
     case.oci(&["delete", id]).good();
     case.assert_gone();
     // the program's trap takes the default signal
@@ -413,5 +419,39 @@ fn a_root_without_pivot_root() {
     case.spec["linux"]["readonlyPaths"] = json!([]);
     case.write();
     assert_eq!(case.oci(&words).good(), "0\nbin\ndev\nproc\nsys\n");
+    case.assert_gone();
+}
+
+/// A program that nobody could be told of does not run on.
+#[test]
+fn exec_that_cannot_tell_its_pid() {
+    let case = Case::new(SLEEP);
+    case.up();
+    let words = [
+        "exec",
+        "-d",
+        "--pid-file",
+        "/nonexistent/pid",
+        &case.id,
+        "sleep",
+        "1000",
+    ];
+    let said = case.oci(&words).failed(255);
+    assert!(said.contains("/nonexistent/pid"), "{said}");
+    let names = case.oci(&["ps", &case.id, "-o", "pid,args"]).good();
+    assert!(!names.contains("sleep 1000"), "{names}");
+}
+
+#[test]
+fn exec_where_nothing_is_the_containers_own() {
+    let mut case = Case::new(SLEEP);
+    case.spec["linux"] = json!({"namespaces": []});
+    case.spec["hostname"] = Value::Null;
+    case.spec["mounts"] = json!([]);
+    case.spec["root"]["readonly"] = json!(false);
+    case.write();
+    case.up();
+    assert_eq!(case.oci(&["exec", &case.id, "sh", "-c", "exit 9"]).code, 9);
+    case.oci(&["delete", "--force", &case.id]).good();
     case.assert_gone();
 }

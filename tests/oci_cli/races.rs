@@ -1,7 +1,8 @@
 //! Several at once, and commands that are killed half-way.
 
 use std::fs;
-use std::process::{Child, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::support::{Case, until};
@@ -152,4 +153,125 @@ fn a_run_that_is_killed_leaves_nothing_running() {
         case.oci(&["delete", &case.id]).good();
         case.assert_gone();
     }
+}
+
+/// One that is killed while its child sets itself up, with the word already sent that lets the child go on, takes the child with it: the
+/// signal that a parent's death sends is lost when ids change.
+#[test]
+fn a_run_that_is_killed_early_runs_nothing() {
+    let mut case = Case::new("echo ran > /ran; sleep 100");
+    case.spec["root"]["readonly"] = serde_json::json!(false);
+    let linux = &mut case.spec["linux"];
+    let namespaces = linux["namespaces"].as_array_mut().unwrap();
+    namespaces.push(serde_json::json!({"type": "user"}));
+    let ids = serde_json::json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    linux["uidMappings"] = ids.clone();
+    linux["gidMappings"] = ids;
+    case.write();
+    let rootfs = case.bundle().join("rootfs");
+    std::os::unix::fs::chown(&rootfs, Some(100_000), Some(100_000)).unwrap();
+    for folder in [case.temp.path(), &case.bundle()] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // the child's first change of ids takes as long as the test needs
+    let log = case.temp.path().join("strace");
+    let run = case.command(&["run", &case.id]);
+    let mut strace = Command::new("strace");
+    strace
+        .args(["-f", "-e", "trace=setresuid,execve,execveat,exit_group"])
+        .args(["-e", "inject=setresuid:delay_exit=3000000:when=1", "-o"])
+        .arg(&log)
+        .args(["-a0", "--"])
+        .arg(run.get_program());
+    // as the program that is called by another name
+    strace.arg("oci").args(run.get_args());
+    strace.current_dir(case.bundle()).stdin(Stdio::null());
+    let mut strace = strace.spawn().unwrap();
+    let seen = || fs::read_to_string(&log).unwrap_or_default();
+    until("a change of ids", || seen().contains("setresuid"));
+    let pid: i32 = seen().split_whitespace().next().unwrap().parse().unwrap();
+    let pidfd = sampan::sys::pidfd::open(pid).unwrap();
+    sampan::sys::pidfd::send_signal(&pidfd, libc::SIGKILL).unwrap();
+    // it ends with the last one of those it follows
+    strace.wait().unwrap();
+    assert!(!rootfs.join("ran").exists());
+    case.oci(&["delete", "--force", &case.id]).good();
+    case.assert_gone();
+}
+
+/// Processes of a cgroup that turns out to be in use, or that was not looked at because something failed before, are somebody's.
+#[test]
+fn strangers_in_the_cgroup_live() {
+    let mut case = Case::new(SLEEP);
+    let own = sampan::cgroup::Cgroup::own().unwrap();
+    let name = format!("{}-theirs", case.id);
+    let theirs = own.child(&name);
+    // in one hierarchy alone, where there are several
+    let folders = theirs.folders();
+    let folder = folders
+        .iter()
+        .find(|path| path.to_string_lossy().contains("memory"));
+    let folder = folder.unwrap_or(&folders[0]);
+    fs::create_dir(folder).unwrap();
+    let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+    fs::write(folder.join("cgroup.procs"), stranger.id().to_string()).unwrap();
+    case.spec["linux"]["cgroupsPath"] = serde_json::json!(name);
+    case.write();
+    let said = case.create(&[]).failed(1);
+    assert!(said.contains("is not empty: 1 process"), "{said}");
+    for namespace in case.spec["linux"]["namespaces"].as_array_mut().unwrap() {
+        if namespace["type"] == "network" {
+            namespace["path"] = serde_json::json!("/nonexistent");
+        }
+    }
+    case.write();
+    case.create(&[]).failed(1);
+    assert_eq!(stranger.try_wait().unwrap(), None);
+    assert!(!case.dir().exists());
+    // nor of one that was killed before it had looked
+    fs::create_dir_all(case.dir()).unwrap();
+    let request = serde_json::json!({
+        "id": case.id, "bundle": case.bundle(), "dir": case.dir(), "rootfs": "bundle",
+        "cgroup": theirs, "console_socket": null, "preserve_fds": 0, "keep_keyring": false,
+        "no_pivot": false, "at_once": false, "dies_with_parent": false,
+    });
+    fs::write(case.dir().join("create.json"), request.to_string()).unwrap();
+    case.oci(&["delete", "--force", &case.id]).good();
+    assert_eq!(stranger.try_wait().unwrap(), None);
+    assert!(!case.dir().exists());
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    fs::remove_dir(folder).unwrap();
+}
+
+/// What the hooks of a killed `create` made is left to those that follow a container's end.
+#[test]
+fn hooks_follow_a_killed_create() {
+    let mut case = Case::new(SLEEP);
+    let (begun, stopped) = (
+        case.temp.path().join("begun"),
+        case.temp.path().join("stopped"),
+    );
+    let hook =
+        |script: String| serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    case.spec["hooks"] = serde_json::json!({
+        "createRuntime": hook(format!("cat > /dev/null; echo $$ > {}; exec sleep 1000", begun.display())),
+        "poststop": hook(format!("cat > {}", stopped.display())),
+    });
+    case.write();
+    let mut create = begin(&case, &["create", &case.id]);
+    let pid = || fs::read_to_string(&begun).ok()?.trim().parse().ok();
+    until("a hook", || pid().is_some());
+    create.kill().unwrap();
+    create.wait().unwrap();
+    let hook = sampan::sys::pidfd::open(pid().unwrap()).unwrap();
+    sampan::sys::pidfd::send_signal(&hook, libc::SIGKILL).unwrap();
+    case.oci(&["delete", "--force", &case.id]).good();
+    case.assert_gone();
+    let state: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&stopped).unwrap()).unwrap();
+    assert_eq!(
+        (&state["id"], &state["status"]),
+        (&case.id.clone().into(), &"stopped".into())
+    );
 }

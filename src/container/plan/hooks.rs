@@ -99,6 +99,17 @@ pub fn hooks(spec: &Spec, request: &CreateRequest) -> Result<All, String> {
     })
 }
 
+/// Those that follow the end of a container in the making, once something of it was there (runtime.md "Lifecycle", 14).
+pub fn poststop(spec: &Spec, request: &CreateRequest, later: LaterHooks) -> Hooks {
+    Hooks {
+        point: Point::Poststop,
+        list: later.poststop,
+        env: Vec::new(),
+        cwd: Some(request.bundle.clone()),
+        state: state(spec, request, "stopped"),
+    }
+}
+
 /// The state of a container in the making.
 pub fn state(spec: &Spec, request: &CreateRequest, status: &str) -> OciState {
     OciState {

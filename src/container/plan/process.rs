@@ -52,18 +52,22 @@ pub enum Way {
     AtOnce,
 }
 
-/// The first steps of every process: alone, in its `namespaces` (`CLONE_NEW*` bits), waiting for the parent.
-pub fn begin(preserved: u32, namespaces: u64) -> Vec<Step> {
+/// The first steps of every process: alone, in its `namespaces` (`CLONE_NEW*` bits), waiting for the parent, who `maps_ids` of its user
+/// namespace meanwhile.
+pub fn begin(preserved: u32, namespaces: u64, maps_ids: bool) -> Vec<Step> {
     let mut steps = vec![
         Step::CloseDescriptors { preserved },
         Step::DieWithParent,
         Step::Umask(0),
     ];
-    if namespaces != 0 {
-        steps.push(Step::Namespaces(namespaces));
+    let make = (namespaces != 0).then_some(Step::Namespaces(namespaces));
+    match maps_ids {
+        // files of a network namespace in /proc and /sys are given to its root when it is made, if that is somebody by then
+        true => steps.extend([Some(Step::AwaitParent), make].into_iter().flatten()),
+        false => steps.extend([make, Some(Step::AwaitParent)].into_iter().flatten()),
     }
     // undumpable only then, since the parent writes files of ours in /proc
-    steps.extend([Step::AwaitParent, Step::Undumpable]);
+    steps.push(Step::Undumpable);
     steps
 }
 

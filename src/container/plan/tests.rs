@@ -390,39 +390,115 @@ fn limits_come_before_hooks() {
     assert_eq!(words(&spec), (plain.to_owned(), false));
 }
 
-/// Between the first rule, which forbids everything, and the last a child that makes nodes or opens a terminal would be refused. Version 2
-/// takes all rules at once.
+/// What the child needs comes before it begins, what forbids what it still does after it is set up, and the rest meanwhile.
 #[test]
-fn device_rules_of_version_1_come_before_the_child_begins() {
+fn limits_come_when_they_matter() {
     let spec = json!({
         "ociVersion": "1.2.0",
         "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
         "root": {"path": "rootfs"},
         "linux": {
             "namespaces": [{"type": "mount"}],
-            "resources": {"pids": {"limit": 5}, "devices": [{"allow": false, "access": "rwm"}]},
+            "resources": {
+                "pids": {"limit": 5}, "cpu": {"cpus": "0"}, "devices": [{"allow": false, "access": "rwm"}],
+            },
         },
     });
-    let limits = |cgroup: Value| -> Vec<(bool, bool)> {
+    let limits = |cgroup: &Value, change: &Value| -> Vec<String> {
         let request = CreateRequest {
-            cgroup: serde_json::from_value(cgroup).unwrap(),
+            cgroup: serde_json::from_value(cgroup.clone()).unwrap(),
+            at_once: true,
             ..request()
         };
-        let spec = serde_json::from_value(spec.clone()).unwrap();
-        let made = container(&spec, &request, HOST).unwrap();
-        let parts = made.parent.split(|step| matches!(step, Step::Begin));
-        let has = |steps: &[Step], key: &str| {
-            let step = steps.iter().find(|step| matches!(step, Step::Limits(_)));
-            let step = serde_json::to_value(step).unwrap();
-            step["limits"]
-                .get(key)
-                .is_some_and(|value| !value.is_null())
-        };
-        parts
-            .map(|steps| (has(steps, "devices"), has(steps, "pids")))
-            .collect()
+        let mut spec = spec.clone();
+        for (key, value) in change.as_object().unwrap() {
+            spec[key.as_str()] = match key.as_str() {
+                "process" => {
+                    let mut process = spec["process"].clone();
+                    process["scheduler"] = value["scheduler"].clone();
+                    process
+                }
+                _ => value.clone(),
+            };
+        }
+        let made = container(&serde_json::from_value(spec).unwrap(), &request, HOST).unwrap();
+        let steps = serde_json::to_value(&made.parent).unwrap();
+        let words = steps
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|step| match step {
+                Value::String(word) if ["begin", "setUp", "release"].contains(&word.as_str()) => {
+                    Some(word.clone())
+                }
+                step => {
+                    let set = step.get("limits")?.as_object()?.iter();
+                    let set = set.filter(|(_, value)| !value.is_null());
+                    Some(
+                        set.map(|(key, _)| key.as_str())
+                            .collect::<Vec<_>>()
+                            .join("+"),
+                    )
+                }
+            });
+        words.collect()
     };
     let v1 = json!({"v1": {"controllers": {"devices": "/d", "pids": "/p"}, "unified": "/u"}});
-    assert_eq!(limits(v1), [(true, false), (false, true)]);
-    assert_eq!(limits(json!({"v2": "/c"})), [(false, false), (true, true)]);
+    let v2 = json!({"v2": "/c"});
+    let nothing = json!({});
+    // version 1 takes device rules one by one, the first of which forbids everything
+    assert_eq!(
+        limits(&v1, &nothing),
+        ["devices", "begin", "cpu+pids", "release"]
+    );
+    assert_eq!(
+        limits(&v2, &nothing),
+        ["begin", "cpu+devices+pids", "release"]
+    );
+    // real time needs its budget
+    let real_time = json!({"process": {"scheduler": {"policy": "SCHED_FIFO", "priority": 1}}});
+    assert_eq!(
+        limits(&v1, &real_time),
+        ["cpu+devices", "begin", "pids", "release"]
+    );
+    assert_eq!(
+        limits(&v2, &real_time),
+        ["cpu", "begin", "devices+pids", "release"]
+    );
+    // a file system's device is opened to mount it
+    let disk = json!({"mounts": [{"destination": "/d", "type": "ext4", "source": "/dev/sda"}]});
+    for cgroup in [&v1, &v2] {
+        let order = ["begin", "cpu+pids", "setUp", "devices", "release"];
+        assert_eq!(limits(cgroup, &disk), order);
+    }
+    let bind = json!({"mounts": [{"destination": "/d", "type": "ext4", "source": "/s", "options": ["rbind"]}]});
+    assert_eq!(limits(&v2, &bind), ["begin", "cpu+devices+pids", "release"]);
+}
+
+/// Files of a new network namespace in /proc and /sys belong to its root, when that is mapped by then.
+#[test]
+fn namespaces_are_made_when_ids_are_mapped() {
+    let words = |namespaces: Value| -> Vec<String> {
+        let ids = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
+        let spec = json!({
+            "ociVersion": "1.2.0",
+            "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/"},
+            "root": {"path": "rootfs"},
+            "linux": {"namespaces": namespaces, "uidMappings": ids, "gidMappings": ids},
+        });
+        let spec = serde_json::from_value(spec).unwrap();
+        let made = container(&spec, &request(), HOST).unwrap();
+        let child = serde_json::to_value(&made.child).unwrap();
+        let words = child
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|step| match step {
+                Value::String(word) if word == "awaitParent" => Some(word.clone()),
+                step => step.get("namespaces").map(|_| "namespaces".to_owned()),
+            });
+        words.collect()
+    };
+    let own = json!([{"type": "mount"}, {"type": "network"}, {"type": "user"}]);
+    assert_eq!(words(own), ["awaitParent", "namespaces"]);
 }

@@ -147,6 +147,10 @@ impl Ledger {
                     return;
                 }
                 self.complete(chain.at);
+                // a service started while the last hooks of a life ran
+                if self.stage == Stage::Down && !view.over {
+                    self.begin();
+                }
             }
             let Some(at) = self.due(view) else { return };
             self.chain = Some(Chain {
@@ -330,6 +334,25 @@ mod tests {
         ledger.advance(READY, |_| 2);
         assert_eq!(ledger.chain.map(|c| (c.at, c.next)), Some((AfterStart, 0)));
         assert!(!ledger.holds());
+    }
+
+    #[test]
+    fn a_service_that_starts_while_the_last_hooks_run_begins_another_life() {
+        let mut ledger = Ledger::default();
+        ledger.begin();
+        assert_eq!(
+            live(&mut ledger, &[READY, ENDING]),
+            [AfterStart, AfterReady, BeforeKill]
+        );
+        ledger.advance(OVER, |_| 1);
+        ledger.ran(None);
+        ledger.advance(NONE, |_| 1);
+        assert_eq!((ledger.stage, ledger.chain), (Stage::Begun, None));
+        assert!(ledger.holds());
+        assert_eq!(
+            live(&mut ledger, &[READY, OVER]),
+            [AfterStart, AfterReady, BeforeKill, AfterStop]
+        );
     }
 
     #[test]

@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use super::super::gc::OWNER_GRACE;
 use super::super::record::Owner;
-use crate::sys::pidfd;
-use crate::sys::watch::watch;
+use crate::sys::watch::watch_process;
 
 /// How long killed services may take before the pod is removed all the same.
 const KILL_GRACE: Duration = Duration::from_secs(5);
@@ -17,20 +16,13 @@ pub async fn ended(owner: Option<Owner>) {
     let Some(process) = owner.map(|owner| owner.process) else {
         return std::future::pending().await;
     };
-    let Ok(descriptor) = pidfd::open(process.pid) else {
-        return;
-    };
-    // after the open: what has this start time now is what the descriptor means
-    if !process.alive() {
-        return;
-    }
-    if let Ok(descriptor) = watch(descriptor) {
-        let _ = descriptor.readable().await;
-        return;
-    }
-    // out of descriptors, say
-    while process.alive() {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    loop {
+        match watch_process(process.pid, process.start_time) {
+            Ok(Some(descriptor)) if descriptor.readable().await.is_ok() => return,
+            Ok(None) => return,
+            // out of descriptors, say
+            _ => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
     }
 }
 

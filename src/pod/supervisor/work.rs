@@ -8,20 +8,23 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
 use super::super::bundle::Prepared;
 use super::super::record::{self, Ended, Exit, Failure, Phase, ProcessId, Status};
 use super::super::{Error, Result, lock};
-use super::machine::{Action, Input};
+use super::machine::{Action, Input, Timer, TimerKind};
 use super::{Context, probe, terminal};
 use crate::compose::project::Check;
 use crate::container;
 use crate::sys::pidfd;
-use crate::sys::watch::watch as watch_descriptor;
+use crate::sys::watch::watch_process;
 
 /// How long an exit record may take after the exit.
 const EXIT_RECORD: Duration = Duration::from_secs(2);
+/// Pause before what must be done in the end is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -75,7 +78,9 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
             tokio::task::spawn_local(hooks(context, service, generation, action));
         }
         Action::Signal(signal) => told(container::kill(&dir, signal, false)),
-        Action::Kill => told(container::kill(&dir, libc::SIGKILL, true)),
+        Action::Kill => {
+            tokio::task::spawn_local(kill(context, service, generation));
+        }
         Action::Check(which, it) => {
             tokio::task::spawn_local(check(context, service, generation, which, it));
         }
@@ -87,6 +92,22 @@ pub fn perform(context: &Rc<Context>, service: &str, generation: u64, action: Ac
         }
         Action::Note(_) => {}
     }
+}
+
+/// Kills all of a container, which waits until it is empty: seconds, when somebody is in a call that cannot be interrupted. What cannot be
+/// killed is tried again as long as this run of the service lasts.
+async fn kill(context: Rc<Context>, service: String, generation: u64) {
+    let dir = context.dir.service(&service).dir;
+    let killed = tokio::task::spawn_blocking(move || container::kill(&dir, libc::SIGKILL, true));
+    let failure = match killed.await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    context.note(&service, failure);
+    tokio::time::sleep(AGAIN).await;
+    let kind = TimerKind::Grace;
+    context.send(&service, Input::Timer(Timer { kind, generation }));
 }
 
 /// Runs a service's own hooks: of `post_start` up to the first that fails, of `pre_stop` all.
@@ -229,22 +250,27 @@ async fn clean(context: &Context, service: &str) {
 
 /// Waits for the end of a container, and tells it.
 async fn watch(context: Rc<Context>, service: String, process: ProcessId, started: String) {
-    // after the open: what has this start time now is what the descriptor means
-    let pidfd = pidfd::open(process.pid).ok().filter(|_| {
-        crate::sys::process::start_time(process.pid).is_ok_and(|t| t == process.start_time)
-    });
-    let Some(pidfd) = pidfd else {
-        return ended(&context, &service, process, None, &started).await;
-    };
-    match watch_descriptor(pidfd) {
-        Ok(pidfd) => {
-            let following = terminal::follow(&context, &service);
-            let _ = pidfd.readable().await;
-            drop(following);
-            ended(&context, &service, process, Some(pidfd.get_ref()), &started).await;
+    let mut told = false;
+    let pidfd = loop {
+        match watch_process(process.pid, process.start_time) {
+            Ok(found) => break found,
+            Err(error) => {
+                if !told {
+                    let again = "it is tried again every second";
+                    context.note(&service, format!("cannot be watched: {error}; {again}"));
+                }
+                told = true;
+                tokio::time::sleep(AGAIN).await;
+            }
         }
-        Err(error) => context.note(&service, format!("cannot be watched: {error}")),
+    };
+    if let Some(pidfd) = &pidfd {
+        let following = terminal::follow(&context, &service);
+        let _ = pidfd.readable().await;
+        drop(following);
     }
+    let pidfd = pidfd.as_ref().map(AsyncFd::get_ref);
+    ended(&context, &service, process, pidfd, &started).await;
 }
 
 /// Exit code: the keeper's record, else the kernel's own (Linux 6.15), else unknown.
