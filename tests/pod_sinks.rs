@@ -205,7 +205,8 @@ services:
         });
     }
     for service in ["a", "b"] {
-        host.shell(service, "touch /tmp/stop");
+        // it may be killed with the service, which ends at once
+        host.sampan(&["exec", service, "touch", "/tmp/stop"]);
         host.await_row(service, "exit_code", 0);
     }
     let kept = |stream: &str| String::from_utf8(host.log("a", stream)).unwrap();
@@ -270,7 +271,7 @@ fn a_full_disk_is_told_once_and_keeps_nobody_waiting() {
     memory(&disk, "size=1m", MsFlags::MS_REMOUNT);
     await_content(&log, &all);
     host.await_row("web", "unwritten", json!([]));
-    host.shell("web", "echo > /tmp/go");
+    host.sampan(&["exec", "web", "sh", "-c", "echo > /tmp/go"]);
     host.await_row("web", "exit_code", 0);
     assert_lines(&read(&log), &format!("{all}last\n"));
     let events = read(&host.pod().join("events.log"));
@@ -296,7 +297,7 @@ fn a_file_that_vanishes_is_made_again() {
         "services:
   web:
     image: {BUSYBOX}
-    command: [sh, -c, 'mkfifo /tmp/go; echo 0; while read x < /tmp/go; do echo $$x; done']
+    command: [sh, -c, 'mkfifo /tmp/go; echo 0; while true; do read x < /tmp/go && echo $$x; done']
     stop_grace_period: 0s
     x-sampan: {{logs: [{{file: a/b/log}}]}}
 "

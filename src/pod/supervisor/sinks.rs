@@ -30,7 +30,7 @@ use crate::compose::project::{LogFile, LogSink};
 const BATCH: u64 = 1 << 18;
 /// Pause after a file that could not be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// Pause after a file that somebody else was just writing.
+/// First pause after a file that somebody else was just writing; a program may hold it for long.
 const BUSY: Duration = Duration::from_millis(5);
 /// Longest wait for such a file at the end of a run.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -186,17 +186,20 @@ impl Sinks {
 async fn write(sink: Rc<RefCell<Sink>>, wake: Rc<Notify>) {
     loop {
         wake.notified().await;
+        let mut busy = BUSY;
         loop {
             let passed = sink.borrow_mut().pass();
             match passed {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    tokio::time::sleep(BUSY).await;
+                    tokio::time::sleep(busy).await;
+                    busy = (busy * 2).min(RETRY);
                 }
                 Err(error) => {
                     sink.borrow_mut().tell(Some(error.to_string()));
                     tokio::time::sleep(RETRY).await;
                 }
                 Ok(more) => {
+                    busy = BUSY;
                     sink.borrow_mut().tell(None);
                     if !more {
                         break;
