@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::notify::{Manager, Message};
 use super::remote::{self, Remote};
+use super::terminal::plain;
 use super::{Global, Outcome};
 use crate::compose::project::Logging;
 use crate::pod::control::Request;
@@ -202,6 +203,7 @@ struct Printer {
     style: Style,
     width: usize,
     services: Vec<String>,
+    on_terminal: bool,
     coloured: bool,
 }
 
@@ -211,6 +213,7 @@ impl Printer {
             style,
             width: services.iter().map(String::len).max().unwrap_or(0),
             services: services.to_vec(),
+            on_terminal: std::io::stdout().is_terminal(),
             coloured: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         }
     }
@@ -244,8 +247,12 @@ impl Printer {
             let time = jiff::Timestamp::from_nanosecond(line.time.into())?;
             write!(out, "{time:.9} ")?;
         }
-        out.write_all(&line.text)?;
-        if !line.text.ends_with(b"\n") {
+        let text = match self.on_terminal {
+            true => plain(&line.text).into(),
+            false => std::borrow::Cow::from(&line.text),
+        };
+        out.write_all(&text)?;
+        if !text.ends_with(b"\n") {
             out.write_all(b"\n")?;
         }
         Ok(out.flush()?)

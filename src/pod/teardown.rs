@@ -168,9 +168,11 @@ pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &s
         let own: Vec<_> = own.map(|(_, volume)| volume).collect();
         failed.extend(volumes::remove(folders, &dir.name, &own));
     }
-    // taken before there is a record
-    let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));
-    failed.extend(released.err().map(Error::from));
+    if failed.is_empty() {
+        // taken before there is a record; what is left may still run from its image
+        let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));
+        failed.extend(released.err().map(Error::from));
+    }
     // the record stays as long as anything does that needs it
     if failed.is_empty() {
         let removed = remove_tree(&dir.data)

@@ -5,7 +5,10 @@
 
 #[path = "../pod_support/mod.rs"]
 mod pod_support;
+#[path = "../tls/mod.rs"]
+mod tls;
 
+mod api;
 mod faults;
 mod health;
 mod hooks;

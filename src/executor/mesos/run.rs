@@ -162,6 +162,11 @@ async fn serve(
         options.listen.clone(),
     )?;
     let log = context.clone();
+    if let Some(address) = doors.address() {
+        log.log(&format!(
+            "exec, attach, logs and ps are answered on https://{address}"
+        ));
+    }
     tokio::task::spawn_local(async move {
         if let Err(error) = doors.attend(|text| log.log(text)).await {
             log.log(&error.to_string());
