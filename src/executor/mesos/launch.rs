@@ -222,6 +222,7 @@ fn surroundings(ledger: &Ledger, executor: &Executor) -> Result<Surroundings> {
         variables: executor.variables.clone(),
         address: executor.address,
         seccomp_profiles: executor.seccomp_profiles.clone(),
+        output: executor.output,
     })
 }
 
