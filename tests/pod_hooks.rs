@@ -576,6 +576,61 @@ fn down_without_a_supervisor_pays_what_is_owed() {
 }
 
 #[test]
+fn gc_pays_what_is_owed_and_tells_how_it_went() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let (tracer, web) = (tracer(&host), polite(&host));
+    let last = script(&host, "last", "echo no registry >&2; exit 3");
+    host.compose(&format!(
+        "services:\n  web:\n    {web}\nx-sampan:\n  hooks:\n  - {{name: t, at: {ALL}, command: [{tracer}]}}\n  \
+         - {{name: last, at: after-stop, command: [{last}]}}\n"
+    ));
+    for json in [false, true] {
+        let _ = fs::remove_file(host.project.join("trace"));
+        host.sampan(&["up", "-d"]).ok();
+        until("ready", || {
+            trace(&host)
+                .contains(&"hook after-ready".to_string())
+                .then_some(())
+        });
+        // with everything else at once, as a framework does that destroys a cgroup
+        for _ in 0..3 {
+            for (pid, _) in host.processes() {
+                strike(pid);
+            }
+        }
+        // one that is on its way out still counts as running
+        until("it is found", || {
+            let dry = host.sampan(&["gc", "--json", "--dry-run"]).json();
+            (dry[0]["outcome"] == "found").then_some(())
+        });
+        let told = [
+            "hook t at before-kill: done",
+            "hook t at after-stop: done",
+            "hook last at after-stop failed: exit status 3: no registry",
+        ];
+        let gc = host.sampan(match json {
+            true => &["gc", "--json"],
+            false => &["gc"],
+        });
+        gc.ok();
+        for line in told {
+            assert!(gc.stderr.contains(line), "{gc:?}");
+        }
+        if json {
+            assert_eq!(gc.json()[0]["hooks"], json!(told));
+        }
+        let seen = trace(&host);
+        // as recorded: nobody was there to see them end
+        assert_eq!(
+            seen[seen.len() - 3..],
+            ["hook before-kill", "something runs", "hook after-stop"]
+        );
+        host.assert_clean(&before);
+    }
+}
+
+#[test]
 fn an_interrupted_up_ends_its_hook() {
     let host = Host::new();
     let before = host.snapshot();

@@ -306,8 +306,11 @@ impl<'a> Follower<'a> {
         })
     }
 
-    /// Follows until there is a reason not to; may be called again.
-    pub fn follow(&mut self) -> anyhow::Result<Followed> {
+    /// Follows until there is a reason not to; may be called again. The service manager hears how the services are, then `ready`: whoever
+    /// waits for that reads both.
+    pub fn follow(&mut self, ready: &[Message<'_>]) -> anyhow::Result<Followed> {
+        self.tell(&statuses(self.dir, self.services)?);
+        self.manager.tell(ready);
         let mut interrupted = false;
         let mut pause = POLL_BUSY;
         loop {
