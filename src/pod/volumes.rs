@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
+use super::borrowed::with_borrowed;
 use super::bundle;
 use super::layout::{Folders, PodDir, ServiceDir};
 use super::record::{self, ImageFacts, Pod};
@@ -139,7 +140,8 @@ pub fn populate(dir: &Path) -> Result<()> {
         let Some(image) = pod.images.get(name) else {
             continue;
         };
-        let mut wanted: Vec<(PathBuf, String)> = bundle::image_volumes(service, image)
+        let whole = with_borrowed(&pod, &pod_dir, service);
+        let mut wanted: Vec<(PathBuf, String)> = bundle::image_volumes(&whole, image)
             .into_iter()
             .map(|target| (bundle::anonymous_volume(&service_dir, &target), target))
             .collect();

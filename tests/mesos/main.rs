@@ -9,6 +9,7 @@ mod pod_support;
 mod tls;
 
 mod api;
+mod dce;
 mod faults;
 mod health;
 mod hooks;
