@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use super::ports::Assigned;
 use super::source::Source;
-use super::{Draft, Invalid, Sandbox, Surroundings, checks, hooks, made, output, service, variables};
+use super::{
+    Draft, Invalid, Sandbox, Surroundings, checks, hooks, made, output, service, variables,
+};
 use crate::compose::Project;
 use crate::compose::project::{Limits, Mount, MountSource, Origin, Service};
 use crate::executor::mesos::proto::TaskInfo;
