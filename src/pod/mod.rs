@@ -14,6 +14,7 @@ pub mod adopt;
 pub mod bundle;
 pub mod checks;
 pub mod control;
+mod copy;
 pub mod follow;
 pub mod gc;
 pub mod hooks;
@@ -86,6 +87,16 @@ pub enum Error {
         "somebody else has the standard input of service {0}; wait until they leave, or look on with --no-stdin"
     )]
     Busy(String),
+    /// A named volume of another pod, too.
+    #[error(
+        "volume {volume} is in use by pod {pod}; remove that one first (`sampan -p {pod} down`)"
+    )]
+    VolumeInUse {
+        /// Its name.
+        volume: String,
+        /// One of those that name it.
+        pod: String,
+    },
     /// The user asked to stop by a signal.
     #[error("interrupted by signal {signal}")]
     Interrupted {

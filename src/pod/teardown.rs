@@ -166,7 +166,13 @@ pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &s
         let all = pod.project.volumes.iter();
         let own = all.filter(|(key, volume)| volume.name == named(key));
         let own: Vec<_> = own.map(|(_, volume)| volume).collect();
-        failed.extend(volumes::remove(folders, &dir.name, &own));
+        for error in volumes::remove(folders, &dir.name, &own) {
+            match error {
+                // no reason to keep the pod: from now on it is that other pod's
+                Error::VolumeInUse { .. } => progress("", &error.to_string()),
+                _ => failed.push(error),
+            }
+        }
     }
     // taken before there is a record
     let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));

@@ -14,4 +14,5 @@ mod order;
 mod output;
 mod owned;
 mod programs;
+mod volumes;
 mod wrong;
