@@ -6,6 +6,7 @@
 //! copy is on the disk as a whole before any of it is moved into the volume ([`READY`]), so whoever is killed in between,
 //! the machine included, is followed by one who goes on.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::bundle;
 use super::layout::{Folders, PodDir, ServiceDir};
 use super::record::{self, ImageFacts, Pod};
-use super::{Error, Result, adopt, copy, lock};
+use super::{Error, Result, adopt, copy, lock, teardown};
 use crate::compose::project::{MountSource, Volume};
 use crate::rootfs::overlay::Layers;
 use crate::rootfs::resolve::{self, Kind};
@@ -177,6 +178,35 @@ fn user(folders: &Folders, project: &str, name: &str) -> Result<Option<String>> 
         }
     }
     Ok(None)
+}
+
+/// Folders of volumes without a name that a pod, or one before it, has.
+pub fn nameless(dir: &PodDir) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for service in teardown::services_in(&dir.data)? {
+        found.extend(teardown::entries(&service.join(bundle::VOLUMES))?);
+    }
+    Ok(found)
+}
+
+/// Removes the volumes without a name that no service of the pod has any more; all of them, where there is no pod.
+pub fn sweep(dir: &PodDir, pod: Option<&Pod>) -> Result<()> {
+    let mut wanted = BTreeSet::new();
+    for (name, service) in pod.iter().flat_map(|pod| &pod.project.services) {
+        let of_image = pod.and_then(|pod| pod.images.get(name));
+        let of_image = of_image.map(|image| bundle::image_volumes(service, image));
+        let own = service.volumes.iter();
+        let own = own.filter(|mount| matches!(mount.source, MountSource::Anonymous));
+        let targets = own.map(|mount| mount.target.clone());
+        for target in targets.chain(of_image.unwrap_or_default()) {
+            let data = bundle::anonymous_volume(&dir.service(name), &target);
+            let (_, names) = beside(&data)?;
+            wanted.extend([data, names.copy, names.ready]);
+        }
+    }
+    let found = nameless(dir)?;
+    let gone = found.iter().filter(|path| !wanted.contains(*path));
+    gone.map(|path| remove_tree(path)).collect()
 }
 
 /// A service has a volume that [`populate`] has to look after.

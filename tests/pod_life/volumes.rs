@@ -50,10 +50,179 @@ fn image(host: &Host) -> PathBuf {
     folder
 }
 
+/// An image that declares volumes.
+fn declared(host: &Host, name: &str, volumes: &[&str]) {
+    let definition = host.path().join(name);
+    fs::create_dir_all(&definition).unwrap();
+    fs::copy("/bin/busybox", definition.join("busybox")).unwrap();
+    let text = format!(
+        "volumes = {volumes:?}
+env = {{PATH = '/bin'}}
+directories = [{{path = '/root'}}]
+files = [{{path = '/bin/busybox', source = 'busybox', mode = 0o755}}]
+symlinks = [{{target = 'busybox', paths = ['/bin/cat', '/bin/ls', '/bin/sh', '/bin/sleep']}}]
+"
+    );
+    fs::write(definition.join("image.toml"), text).unwrap();
+    let layout = host.path().join(format!("{name}-layout"));
+    let (layout, definition) = (layout.to_str().unwrap(), definition.to_str().unwrap());
+    host.sampan(&["image", "build", "-o", layout, definition])
+        .ok();
+    host.sampan(&["image", "import", layout]).ok();
+}
+
 fn pod(image: &str, volumes: &str, label: &str) -> String {
     format!(
         "services: {{web: {{image: {image}, command: [sleep, '1000'], stop_signal: KILL, network_mode: host, labels: {{l: '{label}'}}, volumes: [{volumes}]}}}}\n"
     )
+}
+
+const LOOK: &str = "cat /made/x /declared/x 2>/dev/null || echo none";
+
+#[test]
+fn nameless_ones_stay_while_the_pod_is_made_again() {
+    let host = Host::empty();
+    declared(&host, "declared", &["/declared"]);
+    let before = host.snapshot();
+    let image = "localhost/declared";
+    host.compose(&pod(image, "/made, /gone", "1"));
+    host.sampan(&["up", "-d"]).ok();
+    let fill = "echo a > /made/x; echo b > /declared/x; echo c > /gone/x; echo d > /root/x";
+    host.shell("web", fill);
+    // whatever is made anew, but for the targets that there are
+    host.compose(&pod(image, "/made", "2"));
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(
+        host.shell("web", &format!("{LOOK}; ls /root /gone 2>&1; true")),
+        "a\nb\nls: /gone: No such file or directory\n/root:"
+    );
+    let data = host.root.join("pods").join(&host.name).join("web/volumes");
+    assert!(!data.join("%2Fgone").exists());
+    host.sampan(&["up", "-d", "--force-recreate"]).ok();
+    assert_eq!(host.shell("web", LOOK), "a\nb");
+
+    // one that cannot be made leaves them to the next
+    host.compose(&pod(image, "/made", "3").replace("sleep, '1000'", "nothing"));
+    host.sampan(&["up", "-d"]).fails(127);
+    assert!(!host.pod().exists());
+    assert_eq!(host.sampan(&["gc", "--json"]).json(), serde_json::json!([]));
+    host.compose(&pod(image, "/made", "4"));
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(host.shell("web", LOOK), "a\nb");
+
+    // unless they are not wanted; without a change nothing is made again
+    host.sampan(&["up", "-d", "-V"]).ok();
+    assert_eq!(host.shell("web", LOOK), "a\nb");
+    host.sampan(&["up", "-d", "-V", "--force-recreate"]).ok();
+    assert_eq!(host.shell("web", LOOK), "none");
+    host.shell("web", fill.replace("; echo c > /gone/x", "").as_str());
+    host.sampan(&["down"]).ok();
+    host.assert_clean(&before);
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(host.shell("web", LOOK), "none");
+    host.down(&before);
+}
+
+#[test]
+fn nameless_ones_outlive_the_machine() {
+    let host = Host::empty();
+    declared(&host, "declared", &["/declared"]);
+    let before = host.snapshot();
+    host.compose(&pod("localhost/declared", "/made", "1"));
+    let end = || {
+        for (pid, _) in host.processes() {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        until("everything is dead", || {
+            host.processes().is_empty().then_some(())
+        });
+        let cgroup = host.cgroup.child(&format!("sampan-{}", host.name));
+        cgroup.remove().unwrap();
+        fs::remove_dir_all(&host.state).unwrap();
+    };
+    host.sampan(&["up", "-d"]).ok();
+    host.shell("web", "echo a > /made/x; echo b > /declared/x");
+    end();
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(host.shell("web", LOOK), "a\nb");
+    end();
+    // what else there was goes, and is not found again
+    let found = host.sampan(&["gc", "--json"]).json();
+    assert_eq!(found[0]["why"], "forgotten");
+    let data = host.root.join("pods").join(&host.name);
+    let left: Vec<_> = fs::read_dir(data.join("web"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["volumes"]);
+    assert_eq!(host.sampan(&["gc", "--json"]).json(), serde_json::json!([]));
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(host.shell("web", LOOK), "a\nb");
+    end();
+    // `down` knows of them, and nothing else does
+    host.sampan(&["down"]).ok();
+    assert!(!data.exists());
+    fs::create_dir_all(&host.state).unwrap();
+    drop(before);
+}
+
+#[test]
+fn a_pod_stays_when_the_new_one_cannot_be_made() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let text = pod(BUSYBOX, "'outer:/x'", "1");
+    host.compose(&pod(BUSYBOX, "", "1"));
+    host.sampan(&["up", "-d"]).ok();
+    let pid = host.row("web")["pid"].clone();
+    assert!(pid.is_number(), "{pid}");
+    host.compose(&format!("{text}volumes: {{outer: {{external: true}}}}\n"));
+    let looked = host.root.join("volumes/outer/_data");
+    assert_eq!(
+        host.sampan(&["up", "-d"]).fails(1),
+        format!(
+            "sampan: volume outer is external and does not exist (looked for {})\n",
+            looked.display()
+        )
+    );
+    assert_eq!(host.row("web")["pid"], pid);
+    host.down(&before);
+}
+
+#[test]
+fn images_of_the_new_pod_are_held_while_the_old_one_stops() {
+    let host = Host::new();
+    let before = host.snapshot();
+    // it ends when the test says so
+    host.compose(&format!(
+        "services: {{web: {{image: {BUSYBOX}, command: [sh, -c, 'trap \"touch /p/stops; while ! test -e /p/go; do usleep 10000; done; exit\" TERM; echo ready; while :; do usleep 10000; done'], network_mode: host, volumes: ['./:/p']}}}}\n"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    host.await_log("web", "ready");
+    import(&host, &image(&host), "next");
+    host.compose(
+        "services: {web: {image: localhost/next, command: [/bin/busybox, sleep, '1000'], network_mode: host, stop_signal: KILL}}\n",
+    );
+    let up = host.start(&["up", "-d"]);
+    until("the old pod stops", || {
+        host.project.join("stops").exists().then_some(())
+    });
+    for image in [BUSYBOX, "localhost/next"] {
+        let removed = host.sampan(&["image", "rm", image]);
+        assert_eq!(
+            removed.fails(1),
+            format!(
+                "sampan: image {image} is held by {}; end that first\n",
+                host.name
+            )
+        );
+    }
+    host.write("go", "");
+    let up = up.wait();
+    assert_eq!(up.code, 0, "{up:#?}");
+    // the old pod's is not held any more
+    host.sampan(&["image", "rm", BUSYBOX]).ok();
+    host.down(&before);
 }
 
 #[test]
