@@ -18,7 +18,7 @@ TEST_PACKAGES  := $(DEMO_PACKAGES) apache2-utils binutils bsdutils busybox-stati
 # the peers that `make bench` compares with
 BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static containernetworking-plugins crun iptables runc strace util-linux
 VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static containernetworking-plugins cpio iproute2 iptables nftables \
-                  python3 qemu-system-x86 seabios socat systemd util-linux
+                  munge python3 qemu-system-x86 seabios slurm-wlm socat systemd util-linux
 
 .PHONY: help build release lint test test-vm bench bench-network bench-launch bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 

@@ -607,3 +607,81 @@ fn a_machine_without_authorities() {
         .unwrap();
     assert!(status.success());
 }
+
+/// Answers every request alike, and keeps what was asked, headers and all.
+fn answering(answer: impl Fn(&str) -> String + Send + 'static) -> (String, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Asked::default();
+    let kept = asked.clone();
+    // ends with the test's process
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let head: Vec<String> = lines
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let Some(path) = head.first().and_then(|line| line.split(' ').nth(1)) else {
+                continue;
+            };
+            let text = answer(path);
+            kept.lock().unwrap().extend(head);
+            let _ = stream.write_all(text.as_bytes());
+        }
+    });
+    (address, asked)
+}
+
+/// Lines of requests.
+type Asked = std::sync::Arc<Mutex<Vec<String>>>;
+
+/// Whoever a registry redirects to gets no login, and names nobody who does (as in containerd's CVE-2020-15157).
+#[test]
+fn a_redirect_does_not_lead_to_the_login() {
+    private_network();
+    let folder = tempfile::tempdir().unwrap();
+    let layout = folder.path().join("layout");
+    write_layout(&layout, &layers(1), "1");
+    let read = |path: &str| fs::read_to_string(layout.join(path)).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&read("index.json")).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let manifest = read(&format!("blobs/{}", digest.replace(':', "/")));
+    let closed = "Connection: close\r\n";
+    let empty = format!("{closed}Content-Length: 0\r\n\r\n");
+    let (thief, stolen) = answering({
+        let empty = empty.clone();
+        move |_| format!("HTTP/1.1 200 OK\r\n{empty}")
+    });
+    let (store_of_blobs, led) = answering({
+        let empty = empty.clone();
+        let realm = format!("WWW-Authenticate: Bearer realm=\"http://{thief}/token\"\r\n");
+        move |_| format!("HTTP/1.1 401 Unauthorized\r\n{realm}{empty}")
+    });
+    let (registry, _) = answering({
+        let to = store_of_blobs.clone();
+        let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json\r\n";
+        let length = format!("Content-Length: {}\r\n", manifest.len());
+        move |path| match path.contains("/blobs/") {
+            true => {
+                format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{to}/b\r\n{empty}")
+            }
+            false => format!("HTTP/1.1 200 OK\r\n{closed}{kind}{length}\r\n{manifest}"),
+        }
+    });
+    let login = format!(r#"{{"auths": {{"{registry}": {{"auth": "dXNlcjpzZWNyZXQ="}}}}}}"#);
+    fs::write(auth_file(), login).unwrap();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let reference = format!("{registry}/app:1");
+    let error = pull(&store, &reference, &PullOptions::default(), &Quiet).unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+    let led = led.lock().unwrap();
+    assert!(
+        led.iter().any(|line| line.starts_with("GET /b ")),
+        "{led:?}"
+    );
+    let login = |line: &&String| line.to_lowercase().starts_with("authorization:");
+    assert_eq!(led.iter().find(login), None);
+    assert_eq!(*stolen.lock().unwrap(), Vec::<String>::new());
+}

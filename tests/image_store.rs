@@ -255,6 +255,28 @@ fn a_damaged_blob_heals() {
     assert_eq!(store.layers(&image, &Quiet).unwrap().len(), 1);
 }
 
+/// Nobody can tell any more what it needs, but a pod may run from it.
+#[test]
+fn layers_of_a_damaged_image_stay_while_it_is_held() {
+    let root = tempfile::tempdir().unwrap();
+    let layout = root.path().join("layout");
+    write_layout(&layout, &[layer(&[5; 9000])], "a:1");
+    let store = Store::open(&root.path().join("store")).unwrap();
+    let image = import(&store, &layout, None, &Quiet).unwrap().remove(0);
+    let layers = store.layers(&image, &Quiet).unwrap();
+    let config = image.id.strip_prefix("sha256:").unwrap();
+    let blob = root.path().join("store/blobs/sha256").join(config);
+    fs::write(blob, "no configuration").unwrap();
+    store.hold("pod", std::slice::from_ref(&image.id)).unwrap();
+    let pruned = store.prune(true).unwrap();
+    assert_eq!((pruned.layers.len(), pruned.failures.len()), (0, 1));
+    assert!(layers[0].is_dir());
+    store.release("pod").unwrap();
+    let pruned = store.prune(true).unwrap();
+    assert_eq!(pruned.layers.len(), 1);
+    assert!(!layers[0].exists());
+}
+
 /// Within a user namespace overlayfs reads user attributes, and so they are written.
 #[test]
 #[ignore = "a part of unprivileged_whiteouts"]

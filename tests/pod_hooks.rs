@@ -576,6 +576,61 @@ fn down_without_a_supervisor_pays_what_is_owed() {
 }
 
 #[test]
+fn gc_pays_what_is_owed_and_tells_how_it_went() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let (tracer, web) = (tracer(&host), polite(&host));
+    let last = script(&host, "last", "echo no registry >&2; exit 3");
+    host.compose(&format!(
+        "services:\n  web:\n    {web}\nx-sampan:\n  hooks:\n  - {{name: t, at: {ALL}, command: [{tracer}]}}\n  \
+         - {{name: last, at: after-stop, command: [{last}]}}\n"
+    ));
+    for json in [false, true] {
+        let _ = fs::remove_file(host.project.join("trace"));
+        host.sampan(&["up", "-d"]).ok();
+        until("ready", || {
+            trace(&host)
+                .contains(&"hook after-ready".to_string())
+                .then_some(())
+        });
+        // with everything else at once, as a framework does that destroys a cgroup
+        for _ in 0..3 {
+            for (pid, _) in host.processes() {
+                strike(pid);
+            }
+        }
+        // one that is on its way out still counts as running
+        until("it is found", || {
+            let dry = host.sampan(&["gc", "--json", "--dry-run"]).json();
+            (dry[0]["outcome"] == "found").then_some(())
+        });
+        let told = [
+            "hook t at before-kill: done",
+            "hook t at after-stop: done",
+            "hook last at after-stop failed: exit status 3: no registry",
+        ];
+        let gc = host.sampan(match json {
+            true => &["gc", "--json"],
+            false => &["gc"],
+        });
+        gc.ok();
+        for line in told {
+            assert!(gc.stderr.contains(line), "{gc:?}");
+        }
+        if json {
+            assert_eq!(gc.json()[0]["hooks"], json!(told));
+        }
+        let seen = trace(&host);
+        // as recorded: nobody was there to see them end
+        assert_eq!(
+            seen[seen.len() - 3..],
+            ["hook before-kill", "something runs", "hook after-stop"]
+        );
+        host.assert_clean(&before);
+    }
+}
+
+#[test]
 fn an_interrupted_up_ends_its_hook() {
     let host = Host::new();
     let before = host.snapshot();
@@ -596,4 +651,182 @@ fn an_interrupted_up_ends_its_hook() {
         assert_eq!(ended.code, code, "{ended:?}");
         host.assert_clean(&before);
     }
+}
+
+// ---- programs inside a container: post_start and pre_stop
+
+/// A service that says when it is asked to end, with hooks of its own.
+fn lively(host: &Host, rest: &str) -> String {
+    format!(
+        "  web:\n    {}\n    cap_drop: [ALL]\n    user: '10:11'\n{rest}",
+        polite(host)
+    )
+}
+
+/// Everybody may write to the trace.
+fn open_trace(host: &Host) {
+    let path = host.write("trace", "");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(&host.project, fs::Permissions::from_mode(0o777)).unwrap();
+}
+
+/// In turn, each with user, folder, variables and capabilities of its own, before anybody who waits for the service; and before it
+/// is asked to stop.
+#[test]
+fn programs_in_the_container_around_its_life() {
+    let host = Host::new();
+    let before = host.snapshot();
+    open_trace(&host);
+    let who = "echo $0 $(id -u):$(id -g) $(pwd) $MINE $OURS $(sed -n s/CapEff:.//p /proc/self/status) >> /p/trace";
+    let web = lively(
+        &host,
+        &format!(
+            "    environment: {{OURS: ours, MINE: service}}
+    post_start:
+    - {{command: [sh, -c, '{who}', first]}}
+    - {{command: [sh, -c, '{who}', second], user: '33:34', working_dir: /p, environment: {{MINE: own}}}}
+    - {{command: [sh, -c, '{who}', third], user: root, privileged: true}}
+    pre_stop:
+    - {{command: [sh, -c, '{who}', fourth]}}
+    - {{command: [sh, -c, 'echo fifth $$MINE >> /p/trace'], environment: [MINE=last]}}
+"
+        ).replace("$(", "$$(").replace("$0", "$$0").replace(" $MINE $OURS", " $$MINE $$OURS"),
+    );
+    let project = host.project.display();
+    host.compose(&format!(
+        "services:
+{web}  after:
+    image: {BUSYBOX}
+    command: [sh, -c, 'echo after >> /p/trace']
+    volumes: ['{project}:/p']
+    depends_on: [web]
+"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    until("after", || (trace(&host).len() == 4).then_some(()));
+    // all that this machine lets anybody have
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let all = own
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:\t"))
+        .unwrap();
+    let none = format!("{:016x}", 0);
+    assert_eq!(
+        trace(&host),
+        [
+            format!("first 10:11 / service ours {none}"),
+            format!("second 33:34 /p own ours {none}"),
+            format!("third 0:0 / service ours {all}"),
+            "after".to_owned(),
+        ]
+    );
+    host.sampan(&["stop"]).ok();
+    assert_eq!(
+        trace(&host)[4..],
+        [
+            format!("fourth 10:11 / service ours {none}"),
+            "fifth last".to_owned(),
+            "web was asked to stop".to_owned(),
+        ]
+    );
+    // each life has them again
+    host.sampan(&["start"]).ok();
+    assert_eq!(
+        trace(&host)[7],
+        format!("first 10:11 / service ours {none}")
+    );
+    host.down(&before);
+}
+
+/// The service has not started then: nobody who waits for it starts, and it is stopped.
+#[test]
+fn a_post_start_that_fails() {
+    let host = Host::new();
+    let before = host.snapshot();
+    open_trace(&host);
+    let web = lively(
+        &host,
+        "    post_start:
+    - {command: [sh, -c, 'echo one >> /p/trace; echo the table is missing >&2; exit 3']}
+    - {command: [sh, -c, 'echo two >> /p/trace']}
+    restart: always
+",
+    );
+    let project = host.project.display();
+    host.compose(&format!(
+        "services:
+{web}  after:
+    image: {BUSYBOX}
+    command: [sh, -c, 'echo after >> /p/trace']
+    volumes: ['{project}:/p']
+    depends_on: [web]
+"
+    ));
+    let up = host.sampan(&["up", "-d"]);
+    let why = "post_start[0] failed: exit code 3: the table is missing";
+    assert!(up.fails(125).contains(why), "{}", up.stderr);
+    assert_eq!(trace(&host), ["one", "web was asked to stop"]);
+    // a pod that never was up goes
+    host.assert_clean(&before);
+}
+
+/// A hook before the stop is in the time of the stop: what takes longer is killed with the rest.
+#[test]
+fn a_pre_stop_that_does_not_end() {
+    let host = Host::new();
+    let before = host.snapshot();
+    open_trace(&host);
+    let web = lively(
+        &host,
+        "    stop_grace_period: 1s
+    pre_stop: [{command: [sh, -c, 'echo waits >> /p/trace; sleep 100000']}]
+",
+    );
+    host.compose(&format!("services:\n{web}"));
+    host.sampan(&["up", "-d"]).ok();
+    until("up", || host.project.join("up").exists().then_some(()));
+    host.sampan(&["stop"]).ok();
+    assert_eq!(trace(&host), ["waits"]);
+    let web = host.row("web");
+    assert_eq!(web["exit_code"], 137, "{web}");
+    host.down(&before);
+}
+
+/// What fails before the stop is noted, and the others run and the service is asked all the same; one that ends by itself has none.
+#[test]
+fn a_pre_stop_that_fails() {
+    let host = Host::new();
+    let before = host.snapshot();
+    open_trace(&host);
+    let web = lively(
+        &host,
+        "    pre_stop:
+    - {command: [sh, -c, 'echo no >&2; exit 4']}
+    - {command: [/nothing]}
+    - {command: [sh, -c, 'echo three >> /p/trace']}
+",
+    );
+    let project = host.project.display();
+    host.compose(&format!(
+        "services:
+{web}  job:
+    image: {BUSYBOX}
+    command: ['true']
+    volumes: ['{project}:/p']
+    pre_stop: [{{command: [sh, -c, 'echo job >> /p/trace']}}]
+"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    until("up", || host.project.join("up").exists().then_some(()));
+    host.await_row("job", "status", "exited");
+    host.sampan(&["stop"]).ok();
+    assert_eq!(trace(&host), ["three", "web was asked to stop"]);
+    let web = host.row("web");
+    assert_eq!(web["exit_code"], 0, "{web}");
+    let noted = events(&host);
+    let note = noted
+        .iter()
+        .find(|line| line.contains("pre_stop[0] failed: exit code 4: no; pre_stop[1] failed: "));
+    assert!(note.is_some(), "{noted:#?}");
+    host.down(&before);
 }

@@ -3,15 +3,15 @@
 
 mod pod_support;
 mod pty;
+mod tls;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use pod_support::{BUSYBOX, Ended, Host, until};
@@ -41,7 +41,7 @@ impl Api {
         let unix = UnixListener::bind(&socket).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
-        certificates(&host);
+        tls::certificates(host.path());
         let mut command = host.command(&["internal", "remote"]);
         command
             .args([&host.root, &host.state])
@@ -212,40 +212,6 @@ services:
     host.sampan_with(&["internal", "up"], &text).ok();
 }
 
-/// A certificate for 127.0.0.1, its authority, and tokens.
-fn certificates(host: &Host) {
-    let openssl = |arguments: &str| {
-        let run = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(host.path())
-            .output()
-            .expect("openssl");
-        assert!(run.status.success(), "{run:?}");
-    };
-    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
-    openssl(&format!(
-        "{new} -keyout ca.key -out ca.pem -subj /CN=test-authority"
-    ));
-    openssl(&format!(
-        "{new} -keyout tls.key -out tls.pem -subj /CN=api -CA ca.pem -CAkey ca.key \
-         -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
-    ));
-    use sha2::{Digest, Sha256};
-    let hash = |token: &str| -> String {
-        let digest = Sha256::digest(token.as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
-    };
-    let tokens = format!(
-        "[[token]]\nname = 'all'\nsha256 = '{}'\nverbs = ['exec', 'attach', 'logs', 'ps']\ntasks = ['*']\n\
-         [[token]]\nname = 'few'\nsha256 = '{}'\nverbs = ['logs', 'ps']\ntasks = ['b*']\n",
-        hash("token-of-all"),
-        hash("token-of-few")
-    );
-    let file = host.path().join("tokens");
-    fs::write(&file, tokens).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 #[test]
 fn commands_on_a_socket_are_those_of_the_machine() {
     let api = Api::new();
@@ -275,6 +241,13 @@ fn commands_on_a_socket_are_those_of_the_machine() {
         "{ended:?}"
     );
     assert_eq!(run(&["exec", "copy", "/no/such"]).code, 127);
+    // a variable of the program is none of ours
+    let named = "exec -e SAMPAN_STATE=/x -e SAMPAN_REMOTE=y copy sh -c".split(' ');
+    let named: Vec<&str> = named.chain(["echo $SAMPAN_STATE $SAMPAN_REMOTE"]).collect();
+    assert_eq!(run(&named).ok(), "/x y\n");
+    // what goes on in the background keeps nobody waiting
+    let ended = run(&["exec", "copy", "sh", "-c", "sleep 1000 & echo here; exit 4"]);
+    assert_eq!((ended.code, ended.out().as_str()), (4, "here\n"));
     let several = run(&["exec", "both", "true"]);
     assert!(
         several.fails(125).contains("both/web, both/db"),
@@ -388,6 +361,8 @@ fn tokens_allow_what_their_file_says() {
         ("token-of-few", &["attach", "both/web"], Err("403")),
         ("token-of-none", &["logs", "both"], Err("401")),
         ("token-of-none", &["ps"], Err("401")),
+        ("token-of-few", &["attach", "copy"], Err("403")),
+        ("token-of-all", &["attach", "copy"], Ok(7)),
     ] {
         let ended = api.with_token(token, arguments);
         match expected {
@@ -399,8 +374,17 @@ fn tokens_allow_what_their_file_says() {
         }
     }
     let rows = |token| api.with_token(token, &["ps", "-q"]).ok();
+    // a crowd that says nothing keeps nobody on the socket waiting: all of it is still there when that is answered
+    until("an answer meanwhile", || {
+        let crowd: Vec<TcpStream> = (0..64)
+            .map(|_| TcpStream::connect(("127.0.0.1", api.port)).unwrap())
+            .collect();
+        api.sampan(&["exec", "both/db", "true"], b"").ok();
+        crowd.iter().all(is_open).then_some(())
+    });
     assert_eq!(rows("token-of-few").lines().count(), 2);
-    assert_eq!(rows("token-of-all").lines().count(), 4);
+    // the service that was attached to has ended
+    assert_eq!(rows("token-of-all").lines().count(), 3);
     // taken out, it is refused from then on
     fs::write(api.host.path().join("tokens"), "").unwrap();
     assert!(
@@ -413,6 +397,12 @@ fn tokens_allow_what_their_file_says() {
     let plain = api.host.sampan(&["--remote", &url, "ps"]);
     assert!(plain.fails(1).contains("over TLS alone"), "{plain:?}");
     api.end();
+}
+
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let read = (&*stream).read(&mut [0]);
+    matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 fn json_call(body: Value) -> String {
@@ -517,7 +507,7 @@ fn clients_that_speak_badly() {
     let exec = json_call(
         json!({"type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": {
         "container_id": {"value": "s", "parent": {"value": "copy"}},
-        "command": {"value": "echo $$ > /tmp/pid; exec yes"}}}),
+        "command": {"value": "sleep 1000 & echo $! > /tmp/child; echo $$ > /tmp/pid; exec yes"}}}),
     );
     let mut slow = UnixStream::connect(&api.socket).unwrap();
     let text = format!(
@@ -542,14 +532,19 @@ fn clients_that_speak_badly() {
     let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     // a debug build
     assert!(kilobytes < 64 << 10, "{resident}");
-    // when it goes, its program does
+    // when it goes, its program does, and what that had begun
     drop(slow);
-    until("its program ends", || {
-        let seen = api
-            .host
-            .sampan(&["exec", "copy", "sh", "-c", "kill -0 $(cat /tmp/pid)"]);
-        (seen.code != 0).then_some(())
-    });
+    for of in ["pid", "child"] {
+        // one that nobody reaps has no command line
+        let ask = format!("grep -q . /proc/$(cat /tmp/{of})/cmdline");
+        until("its programs end", || {
+            let seen = api.host.sampan(&["exec", "copy", "sh", "-c", &ask]);
+            (seen.code != 0).then_some(())
+        });
+    }
+    // by the name of a service that is attached to
+    let named = exec.replace("\"s\"", "\"copy\"");
+    assert_eq!(api.call(json, &named).0, 409);
     // closed for writing is gone
     let mut half = UnixStream::connect(&api.socket).unwrap();
     half.write_all(b"POST /api/v1 HTTP/1.1\r\n").unwrap();
@@ -561,5 +556,70 @@ fn clients_that_speak_badly() {
     );
     let (code, text) = api.call(json, &status);
     assert!(code == 200 && text.contains("exit_status"), "{text}");
+    // however many there were
+    let exec = |number: u32| {
+        json_call(
+            json!({"type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": {
+            "container_id": {"value": format!("t{number}"), "parent": {"value": "copy"}},
+            "command": {"value": "true"}}}),
+        )
+    };
+    for number in 0..130 {
+        let (status, text) = api.call(json, &exec(number));
+        assert_eq!(status, 200, "{number}: {text}");
+    }
+    api.end();
+}
+
+#[test]
+fn an_idle_stream_has_heartbeats() {
+    let api = Api::new();
+    let look = json_call(
+        json!({"type": "ATTACH_CONTAINER_OUTPUT", "attach_container_output": {"container_id": {"value": "both/db"}}}),
+    );
+    let request = format!(
+        "POST /api/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{look}",
+        look.len()
+    );
+    let mut stream = UnixStream::connect(&api.socket).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut seen = String::new();
+    while !seen.contains("HEARTBEAT") {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "{seen}");
+        seen.push_str(&String::from_utf8_lossy(&piece[..count]));
+    }
+    assert!(seen.contains("30000000000"), "{seen}");
+    api.end();
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_nothing() {
+    let mut api = Api::new();
+    for program in ["exec sleep 1234", "sleep 1234; true"] {
+        let exec = json_call(
+            json!({"type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": {
+            "container_id": {"value": program.len().to_string(), "parent": {"value": "copy"}},
+            "command": {"value": program}}}),
+        );
+        let request = format!(
+            "POST /api/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{exec}",
+            exec.len()
+        );
+        let mut stream = UnixStream::connect(&api.socket).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        std::mem::forget(stream);
+    }
+    let sleeping = |api: &Api| {
+        let ask = "grep -l 12[3]4 /proc/[0-9]*/cmdline";
+        let seen = api.host.sampan(&["exec", "copy", "sh", "-c", ask]);
+        seen.out().lines().count()
+    };
+    // one of the two is a shell with a child, and both have it in their command line
+    until("all run", || (sleeping(&api) == 3).then_some(()));
+    api.child.kill().unwrap();
+    api.child.wait().unwrap();
+    until("all are gone", || (sleeping(&api) == 0).then_some(()));
     api.end();
 }

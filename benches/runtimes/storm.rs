@@ -1,6 +1,7 @@
 //! Many containers: one after another and at once, and what they leave behind.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::runtime::{Runtime, Step};
 const SERIES: usize = 1000;
 /// At once.
 const CROWD: usize = 200;
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What a leak would add to.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,12 +27,12 @@ struct Traces {
 
 impl Traces {
     fn now(place: &Place, runtime: &Runtime) -> Traces {
-        let count = |path: &std::path::Path| fs::read_dir(path).map_or(0, Iterator::count);
+        let count = |path: &Path| fs::read_dir(path).map_or(0, Iterator::count);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         Traces {
             mounts: mounts.lines().count(),
-            cgroups: cgroups(std::path::Path::new("/sys/fs/cgroup"), 0),
+            cgroups: cgroups(Path::new(CGROUPS), 0).len(),
             states: count(&place.at("state").join(runtime.name)),
             // ours only: others come and go
             processes: processes
@@ -44,22 +46,53 @@ impl Traces {
     }
 }
 
-/// Folders named for containers of ours, in all hierarchies.
-fn cgroups(folder: &std::path::Path, depth: usize) -> usize {
+/// Folders named for containers of ours, in all hierarchies; those below a folder come first.
+fn cgroups(folder: &Path, depth: usize) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut count = 0;
+    let mut found = Vec::new();
     for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         let name = entry.file_name();
         // hidden, see `Place::make`
         if depth == 0 && name == "unified" {
             continue;
         }
-        count += usize::from(name.to_string_lossy().starts_with("bench"));
         if depth < 4 {
-            count += cgroups(&entry.path(), depth + 1);
+            found.extend(cgroups(&entry.path(), depth + 1));
+        }
+        if name.to_string_lossy().starts_with("bench") {
+            found.push(entry.path());
         }
     }
-    count
+    found
+}
+
+/// Removes what a runtime left: its containers as it does it itself, then cgroups that it no longer knows of; `others` were there
+/// before. What stays would be there for as long as the machine runs.
+fn sweep(place: &Place, runtime: &Runtime, others: &[PathBuf]) -> Result<()> {
+    let states = fs::read_dir(place.at("state").join(runtime.name));
+    for state in states.into_iter().flatten().flatten() {
+        let id = state.file_name().to_string_lossy().into_owned();
+        let mut command = runtime.command(place, Step::Delete, "plain", &id);
+        // what it cannot do is seen below
+        let _ = command.stdin(Stdio::null()).output();
+    }
+    let left = || {
+        let all = cgroups(Path::new(CGROUPS), 0).into_iter();
+        all.filter(|folder| !others.contains(folder))
+            .collect::<Vec<_>>()
+    };
+    for folder in left() {
+        // one that is in use: also seen below
+        let _ = fs::remove_dir(&folder);
+    }
+    let left = left();
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: these cgroups cannot be removed: {left:?}",
+        runtime.name
+    ))
 }
 
 /// Open files of the whole system (proc_sys_fs(5) `file-nr`).
@@ -72,6 +105,7 @@ fn open_files() -> i64 {
 /// Runs both and tells what they took and left.
 pub fn run(place: &Place, runtime: &Runtime) -> Result<String> {
     let before = (Traces::now(place, runtime), open_files());
+    let others = cgroups(Path::new(CGROUPS), 0);
     let mut times = Vec::with_capacity(SERIES);
     for number in 0..SERIES {
         let id = format!("bench-{number}");
@@ -80,6 +114,8 @@ pub fn run(place: &Place, runtime: &Runtime) -> Result<String> {
     }
     let crowd = crowd(place, runtime)?;
     let after = (Traces::now(place, runtime), open_files());
+    // what it left is told below, and nobody else's any more
+    sweep(place, runtime, &others)?;
     let zombies = measure::zombies();
     let mean = |times: &[Duration]| {
         times.iter().sum::<Duration>().as_secs_f64() * 1e3 / times.len().max(1) as f64

@@ -248,14 +248,20 @@ pub fn require_absent(pod: &mut Links, netns: &Netns, ifname: &str) -> Result<()
 
 /// Deletes the container's interface; a missing one and a missing namespace are success.
 pub fn delete_link(invocation: &Invocation) -> Result<()> {
-    let Some(netns) = Netns::of_del(invocation)? else {
-        return Ok(());
-    };
-    let mut pod = netns.run(Links::open)?;
-    match pod.by_name(&invocation.ifname)? {
-        Some(link) => pod.delete(&link),
+    match container_link(invocation)? {
+        Some((mut pod, link)) => pod.delete(&link),
         None => Ok(()),
     }
+}
+
+/// The container's interface of a DEL, and a socket of its namespace; `None` when either is gone.
+pub fn container_link(invocation: &Invocation) -> Result<Option<(Links, Link)>> {
+    let Some(netns) = Netns::of_del(invocation)? else {
+        return Ok(None);
+    };
+    let mut pod = netns.run(Links::open)?;
+    let link = pod.by_name(&invocation.ifname)?;
+    Ok(link.map(|link| (pod, link)))
 }
 
 /// For STATUS: the kernel must be able to make these kinds of links.

@@ -224,6 +224,23 @@ impl Cgroup {
         }
     }
 
+    /// Undoes [`Cgroup::make_room`] when nothing else is left below.
+    pub fn step_back(&self) -> Result<(), Error> {
+        match self.checked()? {
+            Cgroup::V2(path) => v2::step_back(path),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the leaf beside this cgroup that its maker stepped into, when nobody is in it any more.
+    pub fn remove_room(&self) {
+        if let Cgroup::V2(path) = self
+            && let Some(parent) = path.parent()
+        {
+            file::remove_leaf(&parent.join(own::SELF));
+        }
+    }
+
     /// Makes the folders; whether all are new, so that nobody else can be in them.
     fn make(&self) -> Result<bool, Error> {
         match self.checked()? {

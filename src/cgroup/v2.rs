@@ -147,6 +147,27 @@ pub(super) fn make_room(folder: &Path) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Undoes [`make_room`] where nothing is left below `folder` but this process in the leaf: whoever made the cgroup wants to remove it, and
+/// has never heard of a leaf. Otherwise all stays as it is.
+pub(super) fn step_back(folder: &Path) -> Result<(), Error> {
+    let leaf = folder.join(SELF);
+    let own = std::process::id().to_string();
+    let members = file::read_optional(&leaf.join("cgroup.procs"))?;
+    if members.is_none_or(|members| members.trim_end() != own) {
+        return Ok(());
+    }
+    let control = folder.join("cgroup.subtree_control");
+    for controller in file::words(&control)? {
+        // in use below: somebody else's pod
+        if file::write_io(&control, &format!("-{controller}")).is_err() {
+            return Ok(());
+        }
+    }
+    file::write(&folder.join("cgroup.procs"), &own)?;
+    file::remove_leaf(&leaf);
+    Ok(())
+}
+
 pub(super) fn writes(path: &Path, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
     let settings = limits::v2(resources, None)?;
     let mut writes: Vec<Write> = settings

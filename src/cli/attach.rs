@@ -95,7 +95,13 @@ pub fn attach(dir: &PodDir, service: &str, from: From, stdin: Stdin) -> Outcome 
     let code = session.follow(&run, &signals);
     drop((raw, shown));
     if session.left {
-        output::progress("", &format!("left service {service}, which runs on"));
+        let name = &dir.name;
+        output::progress(
+            "",
+            &format!(
+                "\nleft service {service}, which runs on; `sampan -p {name} attach {service}` comes back"
+            ),
+        );
     }
     code
 }

@@ -63,7 +63,7 @@ pub fn wait(running: Exec, signals: Signals) -> Outcome {
 }
 
 /// As [`wait`], at most so long; `None`: it was killed for that, with what it had started in its process group. In a `session` SIGHUP
-/// tells that nobody wants the program any more: it is killed.
+/// tells that nobody wants the program any more: it is killed like that.
 pub fn wait_until(
     running: Exec,
     signals: Signals,
@@ -78,11 +78,10 @@ pub fn wait_until(
         let ready = poll(&process, &signals.0, bridge.as_ref(), deadline)?;
         if ready.signal {
             while let Some(signal) = signals.next()? {
-                let signal = match signal {
-                    libc::SIGHUP if session => libc::SIGKILL,
-                    other => other,
-                };
-                pass(signal, running.pid, &process, bridge.as_ref())?;
+                match signal {
+                    libc::SIGHUP if session => kill_group(running.pid, &process),
+                    other => pass(other, running.pid, &process, bridge.as_ref())?,
+                }
             }
         }
         if let Some(bridge) = &mut bridge {
@@ -92,9 +91,7 @@ pub fn wait_until(
             break;
         }
         if deadline.is_some_and(|end| Instant::now() >= end) {
-            // ESRCH: it ended in this instant, or leads no group; its number is its own until it is reaped
-            let _ = nix::sys::signal::killpg(Pid::from_raw(running.pid), Signal::SIGKILL);
-            let _ = pidfd::send_signal(&process, libc::SIGKILL);
+            kill_group(running.pid, &process);
             timed_out = true;
             break;
         }
@@ -111,6 +108,13 @@ pub fn wait_until(
         WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
         _ => 255,
     }))
+}
+
+/// Kills a program with its process group.
+fn kill_group(pid: i32, process: &OwnedFd) {
+    // ESRCH: it ended in this instant, or leads no group; its number is its own until it is reaped
+    let _ = nix::sys::signal::killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    let _ = pidfd::send_signal(process, libc::SIGKILL);
 }
 
 /// One of our signals, to where it belongs.

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{Global, Outcome, console, remote, terminal};
 use crate::container;
+use crate::executor::remote::SESSION_ENV;
 use crate::pod::adopt;
 use crate::pod::bundle::Prepared;
 use crate::pod::layout::PodDir;
@@ -36,7 +37,7 @@ pub struct Args {
     /// Working folder inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// SIGHUP kills the program: whoever wanted it is gone
+    /// SIGHUP kills the program and its process group: whoever wanted it is gone. Variables come as `session.NAME`
     #[arg(long, hide = true)]
     session: bool,
     /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
@@ -71,13 +72,24 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     if global.remote.remote.is_some() {
         return remote::exec(&global.remote, args.into_program()?);
     }
+    if args.session {
+        // whoever asked for it was killed
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::HUP))?;
+    }
     // the container must not get at this program through /proc (CVE-2019-5736)
     crate::sys::seal::ensure()?;
     let (dir, service) = global.target_service(args.service)?;
     let request = Request {
         command: args.command,
         user: args.user,
-        env: args.env,
+        env: match args.session {
+            true => args
+                .env
+                .iter()
+                .filter_map(|name| of_session(name))
+                .collect(),
+            false => args.env,
+        },
         workdir: args.workdir,
         tty: args.tty,
         session: args.session,
@@ -85,6 +97,12 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     };
     // without a limit there is a code
     execute(&dir, &service, request, None).map(|code| code.unwrap_or(255))
+}
+
+/// A variable of a session, whose names are others in our own environment.
+fn of_session(name: &str) -> Option<String> {
+    let value = std::env::var(format!("{SESSION_ENV}{name}")).ok()?;
+    Some(format!("{name}={value}"))
 }
 
 /// What to run in a service.

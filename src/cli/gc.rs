@@ -27,6 +27,11 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         code |= networks::sweep_idle(global)?;
         crate::executor::mesos::ledger::sweep(&folders.state)?;
     }
+    for one in &found {
+        one.hooks
+            .iter()
+            .for_each(|text| output::progress(&one.pod, text));
+    }
     if args.json {
         output::json(&found)?;
     } else if !found.is_empty() {

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::notify::{Manager, Message};
 use super::remote::{self, Remote};
+use super::terminal::plain;
 use super::{Global, Outcome};
 use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
@@ -178,6 +179,7 @@ struct Printer {
     style: Style,
     width: usize,
     services: Vec<String>,
+    on_terminal: bool,
     coloured: bool,
 }
 
@@ -187,6 +189,7 @@ impl Printer {
             style,
             width: services.iter().map(String::len).max().unwrap_or(0),
             services: services.to_vec(),
+            on_terminal: std::io::stdout().is_terminal(),
             coloured: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         }
     }
@@ -220,8 +223,12 @@ impl Printer {
             let time = jiff::Timestamp::from_nanosecond(line.time.into())?;
             write!(out, "{time:.9} ")?;
         }
-        out.write_all(&line.text)?;
-        if !line.text.ends_with(b"\n") {
+        let text = match self.on_terminal {
+            true => plain(&line.text).into(),
+            false => std::borrow::Cow::from(&line.text),
+        };
+        out.write_all(&text)?;
+        if !text.ends_with(b"\n") {
             out.write_all(b"\n")?;
         }
         Ok(out.flush()?)
@@ -275,8 +282,11 @@ impl<'a> Follower<'a> {
         })
     }
 
-    /// Follows until there is a reason not to; may be called again.
-    pub fn follow(&mut self) -> anyhow::Result<Followed> {
+    /// Follows until there is a reason not to; may be called again. The service manager hears how the services are, then `ready`: whoever
+    /// waits for that reads both.
+    pub fn follow(&mut self, ready: &[Message<'_>]) -> anyhow::Result<Followed> {
+        self.tell(&statuses(self.dir, self.services)?);
+        self.manager.tell(ready);
         let mut interrupted = false;
         let mut pause = POLL_BUSY;
         loop {

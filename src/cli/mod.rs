@@ -245,10 +245,17 @@ fn executor(words: Vec<std::ffi::OsString>, last: Option<String>) -> Outcome {
 fn dispatch(cli: Cli) -> Outcome {
     let there = matches!(
         cli.command,
-        Command::Exec(_) | Command::Attach(_) | Command::Logs(_) | Command::Ps(_)
+        Command::Exec(_)
+            | Command::Attach(_)
+            | Command::Logs(_)
+            | Command::Ps(_)
+            | Command::Completions(_)
+            | Command::Man(_)
     );
     if cli.global.remote.remote.is_some() && !there {
-        anyhow::bail!("--remote is for exec, attach, logs and ps");
+        anyhow::bail!(
+            "--remote is for exec, attach, logs and ps; take it away, or SAMPAN_REMOTE, for what is done on this machine"
+        );
     }
     match cli.command {
         Command::Up(_) | Command::Run(_) | Command::Executor(_)

@@ -3,27 +3,21 @@
 //! *Invariants:* the token is read from a file, goes into one header over TLS, and is nowhere else; flags, keys and exit codes are those of the
 //! same command on the machine itself.
 
+mod server;
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context as Task, Poll};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use http_body_util::BodyExt;
-use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use hyper::Method;
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::header::CONTENT_TYPE;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::server::{Body, Server, accepted};
 use super::Outcome;
 use super::terminal::{Keys, Raw, Shown, size};
 use crate::executor::mesos::proto::operator::{Call, ProcessIo, call, process_io};
@@ -39,22 +33,29 @@ use crate::executor::remote::stream::{
 
 /// What is spoken.
 const ENCODING: Encoding = Encoding::Protobuf;
-/// Longest file with a token, in bytes.
-const TOKEN_MAX: u64 = 64 << 10;
-/// Longest answer that is one message, in bytes.
-const ANSWER_MAX: usize = 16 << 20;
+/// A server that says nothing for so long, not even that it is there, is gone.
+const SILENCE: Duration = HEARTBEAT.saturating_mul(3);
 
 /// Whom to ask, and as whom.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Remote {
     /// Ask the API of an executor: `unix:PATH`, or `https://HOST:PORT`
-    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "URL")]
+    #[arg(
+        long, global = true, env = "SAMPAN_REMOTE", hide_env_values = true,
+        help_heading = super::GLOBAL, value_name = "URL"
+    )]
     pub remote: Option<String>,
     /// File with the token for `--remote`
-    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "FILE")]
+    #[arg(
+        long, global = true, env = "SAMPAN_TOKEN_FILE", hide_env_values = true,
+        help_heading = super::GLOBAL, value_name = "FILE"
+    )]
     pub token_file: Option<PathBuf>,
     /// Authorities of the certificate of `--remote`, PEM, instead of those that are generally trusted
-    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "FILE")]
+    #[arg(
+        long, global = true, env = "SAMPAN_REMOTE_CA", hide_env_values = true,
+        help_heading = super::GLOBAL, value_name = "FILE"
+    )]
     pub remote_ca: Option<PathBuf>,
 }
 
@@ -134,10 +135,10 @@ pub fn exec(remote: &Remote, program: Program) -> Outcome {
             false => None,
         };
         let keys = raw.is_some();
-        let input = server.input(&id, keys, false).await?;
+        let input = input(&server, &id, keys, false).await?;
         let outcome = converse(output.into_body(), Some(input)).await;
         drop(raw);
-        Ok(or_left(outcome?, "left, and ended with that"))
+        Ok(or_left(outcome?, "\nleft, and ended with that"))
     })
 }
 
@@ -165,12 +166,12 @@ pub fn attach(remote: &Remote, target: &str, no_stdin: bool) -> Outcome {
         };
         let keys = raw.is_some();
         let input = match !no_stdin && kind != NO_INPUT {
-            true => Some(server.input(&id, keys, true).await?),
+            true => Some(input(&server, &id, keys, true).await?),
             false => None,
         };
         let outcome = converse(output.into_body(), input).await;
         drop((raw, shown));
-        Ok(or_left(outcome?, "left, and it runs on"))
+        Ok(or_left(outcome?, "\nleft, and it runs on"))
     })
 }
 
@@ -224,161 +225,40 @@ fn container_id(target: &str) -> ContainerId {
     }
 }
 
-/// Where an API is, and how it is spoken to.
-struct Server {
-    address: Address,
-    authorization: Option<HeaderValue>,
-}
-
-enum Address {
-    Unix(PathBuf),
-    Tls {
-        host: String,
-        port: u16,
-        config: Arc<ClientConfig>,
-    },
-}
-
-impl Server {
-    fn new(remote: &Remote) -> anyhow::Result<Server> {
-        let url = remote.remote.as_deref().unwrap_or_default();
-        let address = if let Some(path) = url.strip_prefix("unix:") {
-            Address::Unix(PathBuf::from(path.strip_prefix("//").unwrap_or(path)))
-        } else {
-            let uri: hyper::Uri = url.parse().with_context(|| format!("--remote {url}"))?;
-            let plain = uri.path() == "/" && uri.query().is_none();
-            match (uri.scheme_str(), uri.host()) {
-                (Some("https"), Some(host)) if plain => Address::Tls {
-                    host: host.trim_matches(['[', ']']).to_string(),
-                    port: uri.port_u16().unwrap_or(443),
-                    config: trust(remote.remote_ca.as_deref())?,
-                },
-                _ => bail!(
-                    "--remote {url}: unix:PATH or https://HOST:PORT; a token goes over TLS alone"
-                ),
-            }
-        };
-        let token = remote.token_file.as_deref().map(token).transpose()?;
-        let authorization = token
-            .map(|token| HeaderValue::try_from(format!("Bearer {token}")))
-            .transpose();
-        let mut authorization = authorization
-            .map_err(|_| anyhow::anyhow!("the token has characters that a header cannot have"))?;
-        if let Some(header) = &mut authorization {
-            header.set_sensitive(true);
+/// Sends what is typed to a container's input from now on, with the size of our terminal.
+async fn input(
+    server: &Server,
+    id: &ContainerId,
+    keys: bool,
+    redraw: bool,
+) -> anyhow::Result<Typing> {
+    let (sender, receiver) = mpsc::channel(4);
+    let first = call::AttachContainerInput {
+        r#type: Some(call::attach_container_input::Type::ContainerId.into()),
+        container_id: Some(id.clone()),
+        process_io: None,
+    };
+    // there is room
+    let _ = sender.try_send(Frame::data(record(&ENCODING.write(&of_input(first)))));
+    let request = server
+        .request(Method::POST, "/api/v1")
+        .header(CONTENT_TYPE, "application/recordio")
+        .header("Message-Content-Type", ENCODING.media_type())
+        .body(Body(receiver))?;
+    let mut connection = server.connect().await?;
+    let answer = tokio::task::spawn_local(async move {
+        let answer = connection.send_request(request).await?;
+        accepted(answer).await.map(drop)
+    });
+    let (left, gone) = mpsc::channel(1);
+    tokio::task::spawn_local(async move {
+        if type_on(&sender, keys, redraw).await == Some(true) {
+            let _ = left.send(()).await;
         }
-        Ok(Server {
-            address,
-            authorization,
-        })
-    }
-
-    async fn connect(&self) -> anyhow::Result<SendRequest<Body>> {
-        match &self.address {
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await;
-                handshake(stream.with_context(|| format!("connect to {}", path.display()))?).await
-            }
-            Address::Tls { host, port, config } => {
-                let mut why = anyhow::anyhow!("it has no address");
-                for address in addresses(host).await? {
-                    match TcpStream::connect((address, *port)).await {
-                        Err(error) => why = error.into(),
-                        Ok(stream) => {
-                            stream.set_nodelay(true)?;
-                            let name = ServerName::try_from(host.clone())
-                                .with_context(|| format!("{host:?} is no name of a server"))?;
-                            let connector = tokio_rustls::TlsConnector::from(config.clone());
-                            let stream = connector.connect(name, stream).await;
-                            let stream = stream.with_context(|| {
-                                format!("TLS with {host}; --remote-ca names the authority of its certificate")
-                            })?;
-                            return handshake(stream).await;
-                        }
-                    }
-                }
-                Err(why.context(format!("connect to {host}:{port}")))
-            }
-        }
-    }
-
-    fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
-        let host = match &self.address {
-            Address::Unix(_) => "localhost".to_string(),
-            Address::Tls { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-            Address::Tls { host, port, .. } => format!("{host}:{port}"),
-        };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, host);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        request
-    }
-
-    /// Asks; the answer is a stream of records.
-    async fn stream(
-        &self,
-        method: Method,
-        path: &str,
-        body: Vec<u8>,
-    ) -> anyhow::Result<Response<Incoming>> {
-        let request = self
-            .request(method, path)
-            .header(CONTENT_TYPE, ENCODING.media_type())
-            .header(ACCEPT, "application/recordio")
-            .header("Message-Accept", ENCODING.media_type())
-            .header("TE", "trailers")
-            .body(Body::whole(body))?;
-        let answer = self.connect().await?.send_request(request).await?;
-        accepted(answer).await
-    }
-
-    /// Sends what is typed to a container's input from now on, with the size of our terminal.
-    async fn input(&self, id: &ContainerId, keys: bool, redraw: bool) -> anyhow::Result<Typing> {
-        let (sender, receiver) = mpsc::channel(4);
-        let first = call::AttachContainerInput {
-            r#type: Some(call::attach_container_input::Type::ContainerId.into()),
-            container_id: Some(id.clone()),
-            process_io: None,
-        };
-        // there is room
-        let _ = sender.try_send(Frame::data(record(&ENCODING.write(&of_input(first)))));
-        let request = self
-            .request(Method::POST, "/api/v1")
-            .header(CONTENT_TYPE, "application/recordio")
-            .header("Message-Content-Type", ENCODING.media_type())
-            .body(Body(receiver))?;
-        let mut connection = self.connect().await?;
-        let answer = tokio::task::spawn_local(async move {
-            let answer = connection.send_request(request).await?;
-            accepted(answer).await.map(drop)
-        });
-        let (left, gone) = mpsc::channel(1);
-        tokio::task::spawn_local(async move {
-            if type_on(&sender, keys, redraw).await == Some(true) {
-                let _ = left.send(()).await;
-            }
-            // the input stays ours, and with it the size, until we go
-            let _ = keep_alive(&sender).await;
-        });
-        Ok(Typing { answer, gone })
-    }
-
-    async fn rows(&self) -> anyhow::Result<Vec<serde_json::Value>> {
-        let request = self
-            .request(Method::GET, "/api/v1/tasks")
-            .body(Body::whole(Vec::new()))?;
-        let answer = self.connect().await?.send_request(request).await?;
-        let body = http_body_util::Limited::new(accepted(answer).await?.into_body(), ANSWER_MAX);
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| anyhow::anyhow!("the answer: {error}"))?;
-        serde_json::from_slice(&body.to_bytes()).context("the answer")
-    }
+        // the input stays ours, and with it the size, until we go
+        let _ = keep_alive(&sender).await;
+    });
+    Ok(Typing { answer, gone })
 }
 
 fn of_input(body: call::AttachContainerInput) -> Call {
@@ -483,10 +363,11 @@ fn typed() -> mpsc::Receiver<Vec<u8>> {
 async fn converse(mut output: Incoming, mut typing: Option<Typing>) -> anyhow::Result<Option<u8>> {
     let mut records = Records::default();
     loop {
+        let frame = tokio::time::timeout(SILENCE, output.frame());
         let frame = match &mut typing {
-            None => output.frame().await,
+            None => frame.await,
             Some(Typing { answer, gone }) => tokio::select! {
-                frame = output.frame() => frame,
+                frame = frame => frame,
                 Some(()) = gone.recv() => return Ok(None),
                 done = answer => {
                     typing = None;
@@ -496,6 +377,10 @@ async fn converse(mut output: Incoming, mut typing: Option<Typing>) -> anyhow::R
                 }
             },
         };
+        let frame = frame.with_context(|| {
+            let seconds = SILENCE.as_secs();
+            format!("the connection is lost: the executor has said nothing for {seconds} s")
+        })?;
         let Some(frame) = frame else {
             bail!("the connection ended before the program did");
         };
@@ -531,118 +416,4 @@ fn show(piece: &ProcessIo) -> anyhow::Result<()> {
         _ => {}
     }
     Ok(())
-}
-
-async fn handshake(
-    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-) -> anyhow::Result<SendRequest<Body>> {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(async move {
-        // what it breaks off is told where the answer is read
-        let _ = connection.await;
-    });
-    Ok(sender)
-}
-
-/// An answer that says yes.
-async fn accepted(answer: Response<Incoming>) -> anyhow::Result<Response<Incoming>> {
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    let body = http_body_util::Limited::new(answer.into_body(), 4096)
-        .collect()
-        .await;
-    let text = body.map(|body| body.to_bytes()).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text)
-        .trim()
-        .replace(char::is_control, " ");
-    // the text is ours where the API answered; the code tells it from a proxy's
-    let code = match status {
-        StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => 125,
-        _ => 1,
-    };
-    Err(crate::pod::Error::Start {
-        code,
-        message: format!("{text} ({status})"),
-        service: None,
-    }
-    .into())
-}
-
-fn trust(ca: Option<&Path>) -> anyhow::Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            let all = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .with_context(|| format!("certificates in {}", path.display()))?;
-            for certificate in all {
-                roots.add(certificate)?;
-            }
-        }
-        None => {
-            for certificate in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
-                roots.add(certificate.clone())?;
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-fn token(path: &Path) -> anyhow::Result<String> {
-    use std::io::Read;
-    let at = || format!("token in {}", path.display());
-    let mut text = String::new();
-    let file = std::fs::File::open(path).with_context(at)?;
-    file.take(TOKEN_MAX)
-        .read_to_string(&mut text)
-        .with_context(at)?;
-    match text.trim() {
-        "" => bail!("{}: the file is empty", at()),
-        token => Ok(token.to_string()),
-    }
-}
-
-async fn addresses(host: &str) -> anyhow::Result<Vec<std::net::IpAddr>> {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![address]);
-    }
-    let resolver = hickory_resolver::TokioResolver::builder_tokio()
-        .and_then(|builder| builder.build())
-        .context("name servers")?;
-    let found = resolver.lookup_ip(host).await;
-    let found = found.with_context(|| format!("the name {host}"))?;
-    Ok(found.iter().collect())
-}
-
-/// The body of a request.
-struct Body(mpsc::Receiver<Frame<Bytes>>);
-
-impl Body {
-    fn whole(bytes: Vec<u8>) -> Body {
-        let (sender, receiver) = mpsc::channel(1);
-        if !bytes.is_empty() {
-            // there is room for one
-            let _ = sender.try_send(Frame::data(bytes.into()));
-        }
-        Body(receiver)
-    }
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(task).map(|frame| frame.map(Ok))
-    }
 }

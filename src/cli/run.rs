@@ -196,7 +196,7 @@ fn follow_output(dir: &PodDir, manager: &Manager) -> Outcome {
     let mut follower = Follower::new(dir, &watched, logs::Style::Raw, manager)?;
     loop {
         // there is no file to read again
-        if let Followed::Ended(code) = follower.follow()? {
+        if let Followed::Ended(code) = follower.follow(&[])? {
             return Ok(code);
         }
     }

@@ -1,4 +1,4 @@
-//! Our own terminal: raw while a program has it, its size, and the keys that leave a program alone.
+//! Our own terminal: raw while a program has it, its size, the keys that leave a program alone, and what of a line may be shown on it.
 
 use rustix::termios::{LocalModes, OptionalActions, OutputModes, Termios};
 
@@ -96,9 +96,82 @@ impl Keys {
     }
 }
 
+/// A line as it may be shown beside others: of what controls a terminal (ECMA-48) only colours are left. A program that was alone with its
+/// own terminal moves the cursor, asks questions that ours would answer as if we had typed, and renames windows.
+pub fn plain(line: &[u8]) -> Vec<u8> {
+    let mut shown = Vec::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((byte, after)) = rest.split_first() {
+        let length = match *byte {
+            ESC => sequence(after),
+            // C1 in UTF-8
+            0xc2 if after
+                .first()
+                .is_some_and(|next| (0x80..0xa0).contains(next)) =>
+            {
+                2
+            }
+            0..0x20 | 0x7f if !b"\t\n".contains(byte) => 1,
+            _ => 0,
+        };
+        let (piece, after) = rest.split_at_checked(length.max(1)).unwrap_or((rest, &[]));
+        if length == 0 || (piece.starts_with(b"\x1b[") && piece.ends_with(b"m")) {
+            shown.extend_from_slice(piece);
+        }
+        rest = after;
+    }
+    shown
+}
+
+const ESC: u8 = 0x1b;
+
+/// Length of the sequence that begins with ESC, given what follows; one that is cut off takes all.
+fn sequence(after: &[u8]) -> usize {
+    let end = match after.first() {
+        Some(b'[') => after
+            .iter()
+            .skip(1)
+            .position(|byte| (0x40..0x7f).contains(byte))
+            .map(|at| at + 2),
+        // strings, which end with BEL or ESC \
+        Some(b']' | b'P' | b'X' | b'^' | b'_') => after
+            .iter()
+            .position(|byte| *byte == 7 || *byte == ESC)
+            .map(|at| at + 1 + usize::from(after.get(at) == Some(&ESC))),
+        Some(_) => after
+            .iter()
+            .position(|byte| (0x30..0x7f).contains(byte))
+            .map(|at| at + 1),
+        None => None,
+    };
+    // the line feed is not its
+    1 + end.unwrap_or(after.len() - usize::from(after.ends_with(b"\n")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_line_text_and_colours_are_shown() {
+        for (line, shown) in [
+            ("plain \u{e4}\u{20ac}\t\n", "plain \u{e4}\u{20ac}\t\n"),
+            ("\x1b[1;31mred\x1b[m\r\n", "\x1b[1;31mred\x1b[m\n"),
+            ("a\x1b[6nb\x1b[2J\x1b[?1049hc\n", "abc\n"),
+            ("\x1b]0;title\x07x\x1b]0;title\x1b\\y\n", "xy\n"),
+            ("\x1bP+q\x1b\\a\x1b(Bb\x1bcd\n", "abd\n"),
+            ("1%\r2%\x08\x7f\x00\n", "1%2%\n"),
+            ("\u{9b}6nx\u{85}y\n", "6nxy\n"),
+            ("cut\x1b[12\n", "cut\n"),
+            ("cut\x1b]0;t", "cut"),
+            ("cut\x1b", "cut"),
+            ("cut\x1b\n", "cut\n"),
+        ] {
+            let found = plain(line.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&found), shown, "{line:?}");
+        }
+        assert_eq!(plain(b"\xff\xc2"), b"\xff\xc2");
+    }
 
     #[test]
     fn keys_that_leave() {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use nix::sys::signal::{Signal, raise};
 
 use super::logs::{Followed, Follower};
 use super::notify::{Manager, Message};
 use super::{Global, Outcome, context, logs, output};
+use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::{MountSource, PullPolicy};
 use crate::image::PullOptions;
@@ -129,6 +131,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         let folders = global.folders()?;
         let _lock = adopt::lock(&folders, &dir.name)?;
         stop_and_remove(&folders, &dir, None, Purpose::End, &mut output::progress)?;
+        Cgroup::own()?.step_back()?;
     }
     Ok(code)
 }
@@ -146,14 +149,15 @@ fn follow(global: &Global, args: &Args, dir: &PodDir, manager: &Manager) -> Outc
         };
         let mut follower = Follower::new(dir, &watched, logs::Style::Prefixed, manager)?;
         loop {
-            manager.tell(&ready);
-            match follower.follow()? {
+            match follower.follow(&ready)? {
                 Followed::Ended(code) => return ended(args, dir, code),
                 Followed::Reload => {
                     manager.tell(&[Message::reloading()]);
                     ready.truncate(1);
-                    if reload(global, args, dir)? {
-                        break;
+                    match reload(global, args, dir)? {
+                        Reloaded::Same => {}
+                        Reloaded::Anew => break,
+                        Reloaded::Gone => return Ok(0),
                     }
                 }
             }
@@ -193,17 +197,35 @@ fn ended(args: &Args, dir: &PodDir, code: u8) -> Outcome {
     }
 }
 
-/// Reads the files again, and makes the pod anew when they changed, which is the answer. What is wrong with them leaves it as it is.
-fn reload(global: &Global, args: &Args, dir: &PodDir) -> anyhow::Result<bool> {
+/// What became of a pod whose files were read again.
+enum Reloaded {
+    /// It goes on.
+    Same,
+    /// Other containers run.
+    Anew,
+    /// It was to end while they were made.
+    Gone,
+}
+
+/// Reads the files again, and makes the pod anew when they changed. What is wrong with them leaves it as it is.
+fn reload(global: &Global, args: &Args, dir: &PodDir) -> anyhow::Result<Reloaded> {
     let created = |dir: &PodDir| Ok::<_, pod::Error>(adopt::load(dir)?.map(|pod| pod.created));
     let before = created(dir)?;
-    if let Err(error) = bring_up(global, args) {
-        if before.is_none() || created(dir)? != before {
-            return Err(error.context("reload"));
+    let done = bring_up(global, args);
+    let same = before.is_some() && created(dir)? == before;
+    let Err(error) = done else {
+        return Ok(if same { Reloaded::Same } else { Reloaded::Anew });
+    };
+    match error.downcast_ref() {
+        // a request to end that came meanwhile, and ended the reload first: it is the pod's
+        Some(pod::Error::Interrupted { signal }) if same => {
+            raise(Signal::try_from(*signal)?)?;
         }
-        output::error(&format!("reload: {error:#}; the pod goes on as it is"));
+        Some(pod::Error::Interrupted { .. }) => return Ok(Reloaded::Gone),
+        _ if !same => return Err(error.context("reload")),
+        _ => output::error(&format!("reload: {error:#}; the pod goes on as it is")),
     }
-    Ok(created(dir)? != before)
+    Ok(Reloaded::Same)
 }
 
 /// From the files to a pod that is up.

@@ -165,6 +165,7 @@ fn service(s: &Service) -> Dict {
     out.texts("dns_search", &s.dns_search);
     out.texts("dns_opt", &s.dns_opt);
     mounts(&s.volumes, &mut out);
+    volumes_from(s, &mut out);
     out.list("configs", files(s).map(|(_, _, wanted)| Out::Dict(wanted)));
     restart(s.restart, &mut out);
     out.maybe_text("stop_signal", s.stop_signal.as_deref());
@@ -365,6 +366,14 @@ fn service_network(n: &ServiceNetwork) -> Dict {
         out.texts_by_key("driver_opts", &options);
     }
     out
+}
+
+fn volumes_from(s: &Service, out: &mut Dict) {
+    let entries = s.volumes_from.iter().map(|from| match from.read_only {
+        true => format!("{}:ro", from.service),
+        false => from.service.clone(),
+    });
+    out.texts("volumes_from", &entries.collect::<Vec<_>>());
 }
 
 /// `tmpfs:` is used for what the long form cannot say, and for all tmpfs after it: so the order stays.

@@ -49,6 +49,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.group_add", Rule::Unique(&[""])),
     ("services.*.links", Rule::Unique(&[""])),
     ("services.*.profiles", Rule::Unique(&[""])),
+    ("services.*.volumes_from", Rule::Unique(&[""])),
     ("services.*.security_opt", Rule::Unique(&[""])),
     ("services.*.networks.*.aliases", Rule::Unique(&[""])),
     ("services.*.blkio_config.*", Rule::Unique(&["path"])),

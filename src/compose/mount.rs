@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::canonical::PROPAGATIONS;
 use super::node::{At, Pos, Result};
-use super::project::{Mount, MountSource};
+use super::project::{Mount, MountSource, VolumesFrom};
 use super::service::Context;
 use super::units;
 use super::{contents, schema};
@@ -253,6 +253,30 @@ fn short_tmpfs(item: &At<'_>) -> Result<(MountSource, bool)> {
         },
         read_only,
     ))
+}
+
+/// `volumes_from`: `SERVICE`, `SERVICE:ro`, `SERVICE:rw`.
+pub(super) fn volumes_from(at: &At<'_>) -> Result<Vec<VolumesFrom>> {
+    at.items_of("volumes_from")?.iter().map(lender).collect()
+}
+
+fn lender(item: &At<'_>) -> Result<VolumesFrom> {
+    let text = item.string()?;
+    let (service, mode) = text.split_once(':').unwrap_or((&text, "rw"));
+    if service == "container" {
+        return Err(
+            item.error("names a container, and there are none but the pod's own; name a service")
+        );
+    }
+    match mode {
+        "ro" | "rw" if !service.is_empty() => Ok(VolumesFrom {
+            service: service.to_owned(),
+            read_only: mode == "ro",
+        }),
+        _ => Err(item.error(format_args!(
+            "{text:?} is not SERVICE, SERVICE:ro or SERVICE:rw"
+        ))),
+    }
 }
 
 /// `devices`: path on the host, path in the container, permissions of the device cgroup.

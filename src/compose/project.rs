@@ -250,6 +250,9 @@ pub struct Service {
     pub dns_opt: Vec<String>,
     /// Mounts in order.
     pub volumes: Vec<Mount>,
+    /// `volumes_from`: services whose volumes it has, too, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes_from: Vec<VolumesFrom>,
     /// `restart`.
     pub restart: Restart,
     /// Signal name or number as written (`SIGTERM`).
@@ -539,6 +542,15 @@ pub struct Mount {
     /// What is mounted.
     pub source: MountSource,
     /// `ro`.
+    pub read_only: bool,
+}
+
+/// An entry of `volumes_from`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesFrom {
+    /// The service; it is in `depends_on`, too.
+    pub service: String,
+    /// Whatever they are there, here they may only be read.
     pub read_only: bool,
 }
 

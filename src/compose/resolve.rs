@@ -154,20 +154,21 @@ fn known_dependencies(
     Ok(())
 }
 
-/// Where a dependency is written: `depends_on`, else `links`, else `network_mode`.
+/// Where a dependency is written: `depends_on`, else `links`, else `volumes_from`, else `network_mode`.
 fn dependency_place<'a>(at: &At<'a>, name: &str) -> At<'a> {
     let named = at
         .get("depends_on")
         .and_then(|d| d.entries().ok()?.into_iter().find(|(n, _)| *n == name));
-    let linked = || {
-        let items = at.items_of("links").ok()?;
+    let listed = |key: &str| {
+        let items = at.items_of(key).ok()?;
         items
             .into_iter()
             .find(|item| item.raw().is_ok_and(|t| t.split(':').next() == Some(name)))
     };
     named
         .map(|(_, at)| at)
-        .or_else(linked)
+        .or_else(|| listed("links"))
+        .or_else(|| listed("volumes_from"))
         .or_else(|| at.get("network_mode"))
         .unwrap_or_else(|| at.clone())
 }

@@ -202,7 +202,7 @@ const SERVICE: &[(&str, Rule)] = &[
     ("userns_mode", Refused(LATER)),
     ("uts", Refused(LATER)),
     ("volumes", Is(List(&Either(&[Scalar, Map(MOUNT)])))),
-    ("volumes_from", Refused("name the volumes below volumes")),
+    ("volumes_from", Is(LIST)),
     ("working_dir", Is(Scalar)),
     ("x-sampan", Is(Map(SERVICE_EXTRA))),
 ];

@@ -137,6 +137,7 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
         dns_search: at.strings_of("dns_search")?,
         dns_opt: at.strings_of("dns_opt")?,
         volumes: mount::mounts(at, context)?,
+        volumes_from: mount::volumes_from(at)?,
         restart: restart(at)?,
         stop_signal: at
             .filled("stop_signal")
@@ -447,6 +448,9 @@ fn dependencies(at: &At<'_>) -> Result<BTreeMap<String, Dependency>> {
         let text = link.string()?;
         let name = text.split(':').next().unwrap_or_default();
         out.entry(name.to_owned()).or_insert(started);
+    }
+    for from in mount::volumes_from(at)? {
+        out.entry(from.service).or_insert(started);
     }
     if let Some(name) = network_service(at)? {
         out.entry(name).or_insert(started);

@@ -111,13 +111,19 @@ impl Store {
 
     fn sweep(&self, index: &Index, pruned: &mut Pruned) -> Result<(), Error> {
         let mut wanted = Wanted::default();
+        let held: BTreeSet<String> = self.holds()?.into_iter().flat_map(|(_, ids)| ids).collect();
+        let mut unknown = false;
         for record in &index.images {
-            // an image that can't be read needs no content; `list` reports it
+            // an image that can't be read needs no content, `list` reports it; but a pod may run from it
             if let Err(error) = self.add_wanted(record, &mut wanted) {
                 pruned.failures.push(error);
+                unknown |= held.contains(&record.id);
             }
         }
         self.sweep_temporaries(&mut wanted, pruned)?;
+        if unknown {
+            return Ok(());
+        }
         // moved away first: a half-removed layer must never have its name
         let bin = self
             .root

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use http_auth::ChallengeParser;
+use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Certificate, Client, RequestBuilder, Response};
 use serde::Deserialize;
 
@@ -16,6 +17,8 @@ use super::registry::PullOptions;
 const MAX_WORDS: u64 = 64 << 10;
 /// Characters of a registry's words that are shown.
 const MAX_ANSWER: usize = 300;
+/// Redirects of one request that are followed.
+const MAX_REDIRECTS: usize = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Silence after which a connection counts as broken.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -85,6 +88,7 @@ pub(super) fn client(options: &PullOptions) -> Result<Client, Error> {
             .user_agent(concat!("sampan/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
+            .redirect(Policy::custom(redirect))
     };
     if let Ok(client) = builder().tls_certs_merge(own.clone()).build() {
         return Ok(client);
@@ -96,6 +100,20 @@ pub(super) fn client(options: &PullOptions) -> Result<Client, Error> {
         .tls_certs_only(own)
         .build()
         .map_err(|error| Error::invalid("certificate authorities", innermost(&error)))
+}
+
+/// Follows as far as anybody may lead, but never to where others can listen.
+fn redirect(attempt: Attempt<'_>) -> Action {
+    let previous = attempt.previous();
+    if previous.len() > MAX_REDIRECTS {
+        return attempt.error(format!("more than {MAX_REDIRECTS} redirects"));
+    }
+    let protected = previous.iter().any(|url| url.scheme() == "https");
+    if protected && attempt.url().scheme() != "https" {
+        let to = attempt.url().host_str().unwrap_or_default().to_owned();
+        return attempt.error(format!("redirected to {to} without https"));
+    }
+    attempt.follow()
 }
 
 /// The certificates of a PEM file, which may have several.

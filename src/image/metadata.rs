@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::archive::{Entry, Kind, shown};
@@ -52,10 +52,14 @@ pub(super) fn apply_at(folder: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Re
     at("set owner", chown)?;
     if !matches!(entry.kind, Kind::Symlink(_)) {
         let mode = Mode::from_raw_mode(entry.mode);
-        at(
-            "set mode",
-            rustix::fs::chmodat(folder, name, mode, AtFlags::empty()),
+        // chmod(2) follows links, and somebody else may be at work in the folder; what is open stays what it is (EOPNOTSUPP for a link)
+        let open = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = at(
+            "open",
+            rustix::fs::openat(folder, name, open, Mode::empty()),
         )?;
+        let path = Path::new("/proc/self/fd").join(file.as_raw_fd().to_string());
+        at("set mode", rustix::fs::chmod(path, mode))?;
     }
     let attributes = wanted(entry)?;
     if !attributes.is_empty() {

@@ -125,7 +125,11 @@ impl<'a> Pull<'a> {
         if status == 200 {
             return Ok(response);
         }
+        // who we were redirected to is not who the login is for
+        let asked =
+            Url::parse(&self.base).is_ok_and(|base| base.origin() == response.url().origin());
         let challenge = response.headers().get(WWW_AUTHENTICATE).cloned();
+        let challenge = challenge.filter(|_| asked);
         let words = words(response).await;
         if status == 401
             && let Some(challenge) = challenge

@@ -1,7 +1,7 @@
 //! What attachments left that are gone: GC for plugins that have it, a sweep of our own for those that don't.
 //!
 //! ```text
-//! <state>/networks/NAME.lock       shared while ADD or DEL is at work on the network, exclusive for GC
+//! <state>/networks/NAME.lock       shared while ADD or DEL is at work on the network, exclusive for GC; written by each GC
 //! /var/lib/cni/results/            attachments of other runtimes, which libcni writes down here
 //! <dataDir>/NAME/ADDRESS           leases of host-local
 //! ```
@@ -13,9 +13,10 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -35,6 +36,9 @@ pub const LEASES: &str = "/var/lib/cni/networks";
 const SINCE: &str = "1.1.0";
 /// Longer files are neither leases nor results.
 const MAX_FILE: u64 = 1 << 20;
+/// A network that was collected on no longer ago is not [`is_due`]: GC reads all records and leases of a network, which a burst of
+/// launches would otherwise do once for each.
+const RECENTLY: Duration = Duration::from_secs(60);
 
 /// An attachment as GC names it: container id and interface.
 pub type Key = (String, String);
@@ -56,7 +60,19 @@ pub enum Busy {
     Skip,
 }
 
-/// Removes what attachments to the network left that are gone, and gives how many addresses are free again. `caches` are all folders that record attachments of this state folder. All errors are given.
+/// Whether nothing was collected on the network in the last minute.
+pub fn is_due(cni: &Cni, network: &str) -> bool {
+    let path = cni.state.join("networks").join(format!("{network}.lock"));
+    let recent = fs::metadata(path).is_ok_and(|file| {
+        let age = file.modified().ok().and_then(|time| time.elapsed().ok());
+        // ADD and DEL leave it empty
+        file.len() > 0 && age.is_some_and(|age| age < RECENTLY)
+    });
+    !recent
+}
+
+/// Removes what attachments to the network left that are gone, and gives how many addresses are free again. `caches` are all folders
+/// that record attachments of this state folder. All errors are given.
 pub fn collect(
     cni: &Cni,
     list: &NetworkList,
@@ -64,7 +80,7 @@ pub fn collect(
     busy: Busy,
 ) -> Result<usize, Error> {
     let state = &cni.state;
-    let (file, path) = open_lock(state, &list.name)?;
+    let (mut file, path) = open_lock(state, &list.name)?;
     let operation = match busy {
         Busy::Wait => FlockOperation::LockExclusive,
         Busy::Skip => FlockOperation::NonBlockingLockExclusive,
@@ -85,7 +101,12 @@ pub fn collect(
         }
     }
     errors.extend(gc(cni, list, &valid).err());
-    Error::all(errors).map(|()| removed)
+    Error::all(errors)?;
+    // see is_due
+    file.set_len(0)
+        .and_then(|()| file.write_all(b"collected\n"))
+        .map_err(Error::io(doing("write", &path)))?;
+    Ok(removed)
 }
 
 /// Every attachment to the network that is known to be in use, ours and other runtimes'.
@@ -241,6 +262,8 @@ fn sweep_leases(folder: &Path, state: &Path, ours: &BTreeSet<Key>) -> Result<usi
             let mut mark = OsString::from(".mark.");
             mark.push(file.file_name().unwrap_or_default());
             errors.extend(remove(&file.with_file_name(mark)).err());
+            let link = format!(".of.{}:{}", key.0, key.1);
+            errors.extend(remove(&file.with_file_name(link)).err());
         }
     }
     Error::all(errors).map(|()| removed)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::borrowed::with_borrowed;
 use super::layout::{Folders, PodDir, ServiceDir};
 use super::plan::{self, Places};
 use super::record::{ImageFacts, Pod, Sandbox};
@@ -46,7 +47,7 @@ impl<'a> Prepared<'a> {
     pub fn new(pod: &'a Pod, dir: &PodDir, name: &str) -> Result<Prepared<'a>> {
         let unknown = || Error::Other(format!("pod {} has no service {name}", pod.project.name));
         let service = pod.project.services.get(name).ok_or_else(unknown)?;
-        let service = with_address(service, dir)?;
+        let service = with_address(with_borrowed(pod, dir, service), dir)?;
         let image = pod.images.get(name).ok_or_else(unknown)?;
         let dir = dir.service(name);
         let mut layers = image.layers.clone();
@@ -223,16 +224,16 @@ impl<'a> Prepared<'a> {
 }
 
 /// The service with the variable that `x-sampan.address_variable` names, where the pod has an address.
-fn with_address<'a>(service: &'a Service, dir: &PodDir) -> Result<Cow<'a, Service>> {
-    let Some(name) = &service.address_variable else {
-        return Ok(Cow::Borrowed(service));
+fn with_address<'a>(service: Cow<'a, Service>, dir: &PodDir) -> Result<Cow<'a, Service>> {
+    let Some(name) = service.address_variable.clone() else {
+        return Ok(service);
     };
     let sandbox = super::record::read::<Sandbox>(&dir.sandbox())?.unwrap_or_default();
     let mut addresses = sandbox.interfaces.iter().flat_map(|i| &i.addresses);
-    let mut service = service.clone();
+    let mut service = service.into_owned();
     if let Some(address) = addresses.next() {
         let address = address.addr().to_string();
-        service.environment.insert(name.clone(), address);
+        service.environment.insert(name, address);
     }
     Ok(Cow::Owned(service))
 }

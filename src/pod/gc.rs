@@ -64,6 +64,8 @@ pub struct Found {
     pub outcome: Outcome,
     /// What stands in the way.
     pub error: Option<String>,
+    /// How the hooks went that it still owed.
+    pub hooks: Vec<String>,
 }
 
 /// What is known of a pod.
@@ -144,6 +146,7 @@ fn one(
         why,
         outcome: Outcome::Failed,
         error: Some(error.to_string()),
+        hooks: Vec::new(),
     };
     // somebody is at work on it
     let _lock = match adopt::try_lock(folders, &dir.name) {
@@ -154,24 +157,30 @@ fn one(
         Ok(found) => found?,
         Err(error) => return Some(failed(Why::HalfMade, error)),
     };
+    // the pod's events go with it
+    let mut hooks = Vec::new();
     let done = match outcome {
         Outcome::Ending if !dry => mark(dir),
-        Outcome::Removed if !dry => teardown::finish(folders, dir, &mut |_, _| {}),
+        Outcome::Removed if !dry => {
+            teardown::finish(folders, dir, &mut |_, text| hooks.push(text.to_string()))
+        }
         Outcome::Removed => {
             outcome = Outcome::Found;
             Ok(())
         }
         _ => Ok(()),
     };
-    if let Err(error) = done {
-        return Some(failed(why, error));
-    }
-    Some(Found {
-        pod: dir.name.clone(),
-        why,
-        outcome,
-        error: None,
-    })
+    let found = match done {
+        Err(error) => failed(why, error),
+        Ok(()) => Found {
+            pod: dir.name.clone(),
+            why,
+            outcome,
+            error: None,
+            hooks: Vec::new(),
+        },
+    };
+    Some(Found { hooks, ..found })
 }
 
 /// Notes since when a pod's owner is known to be gone.

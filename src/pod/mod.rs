@@ -11,6 +11,7 @@
 //! effect; every file there is written by one owner; removing a pod needs nothing but its folder.
 
 pub mod adopt;
+mod borrowed;
 pub mod bundle;
 pub mod checks;
 pub mod control;

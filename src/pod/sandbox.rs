@@ -13,10 +13,10 @@ use std::path::Path;
 
 use super::layout::{Folders, PodDir};
 use super::record::{self, Changes, Interface, Pod, PublishedPort, Sandbox};
-use super::{Error, Result, interfaces, lock, plan};
+use super::{Error, Result, adopt, interfaces, lock, plan};
 use crate::compose::project::Network;
 use crate::network::{
-    self, Attached, Attachment, GENERATED, NetworkList, Offer, PortMapping, del_all, interface,
+    self, Attached, Attachment, GENERATED, NetworkList, Offer, PortMapping, del_all, gc, interface,
     netns, offered, owner, settle, subnets,
 };
 
@@ -231,7 +231,12 @@ fn add(
     let cache = format!("{number:02}-{ifname}.json");
     let path = dir.network().join(&cache);
     let attachment = attachment(dir, pod, network, ifname, missing.list, missing.ports);
-    let attached = network::add(&pod.cni, &dir.netns(), &attachment, &path)?;
+    let add = || network::add(&pod.cni, &dir.netns(), &attachment, &path);
+    let attached = match add() {
+        // what stood in the way may be what others left
+        Err(_) if network.external && frees(pod, &attachment.network) => add()?,
+        attached => attached?,
+    };
     let fixed = &network.attachment;
     let (ips, sysctls) = (&fixed.link_local_ips, &fixed.sysctls);
     let complete = interface::complete(&dir.netns(), ifname, ips, sysctls);
@@ -263,6 +268,13 @@ fn add(
         cache,
     };
     Ok((interface, attached))
+}
+
+/// Removes what attachments to a network left that are gone; whether addresses are free again. Why not is not what anybody asked.
+fn frees(pod: &Pod, list: &NetworkList) -> bool {
+    adopt::network_caches(&folders(pod)).is_ok_and(|caches| {
+        gc::collect(&pod.cni, list, &caches, gc::Busy::Wait).is_ok_and(|freed| freed > 0)
+    })
 }
 
 fn offer(gateway: IpAddr) -> Offer {
@@ -406,6 +418,7 @@ pub fn down(dir: &PodDir, pod: &Pod) -> Result<()> {
     failed.extend(netns::remove(&netns).err().map(Error::from));
     let removed = pod.cgroup.kill().and_then(|()| pod.cgroup.remove());
     failed.extend(removed.err().map(Error::from));
+    pod.cgroup.remove_room();
     if failed.is_empty() {
         failed.extend(leave_networks(dir, pod, None).err());
         match fs::remove_file(dir.sandbox()) {

@@ -196,8 +196,8 @@ pub fn remove(
             }
         }
     }
-    if purpose != Purpose::Renew {
-        // taken before there is a record
+    if failed.is_empty() && purpose != Purpose::Renew {
+        // taken before there is a record; what is left may still run from its image
         let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));
         failed.extend(released.err().map(Error::from));
     }

@@ -198,8 +198,8 @@ fn of_before(dir: &PodDir) -> Result<Purpose> {
     })
 }
 
-/// What attachments left that are gone, on the networks that this pod is going to be on: a pool that leaked is whole
-/// again before an address is asked for. A failure is told and keeps nothing from being tried.
+/// What attachments left that are gone, on the networks that this pod is going to be on, where nobody looked for a minute. A failure
+/// is told and keeps nothing from being tried.
 fn collect_garbage(request: &UpSpec, progress: &mut dyn FnMut(&str, &str)) {
     let networks = request.project.networks.iter().filter(|n| n.external);
     for network in networks {
@@ -207,6 +207,9 @@ fn collect_garbage(request: &UpSpec, progress: &mut dyn FnMut(&str, &str)) {
         let Ok(list) = request.cni.load(&network.name) else {
             continue;
         };
+        if !gc::is_due(&request.cni, &list.name) {
+            continue;
+        }
         let collected = network_caches(&request.folders)
             .and_then(|caches| Ok(gc::collect(&request.cni, &list, &caches, gc::Busy::Skip)?));
         match collected {
@@ -232,6 +235,8 @@ fn before_launch(
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<Vec<String>> {
     let mut told = Vec::new();
+    let failed = |errno| Error::Other(format!("wait for signals: {errno}"));
+    let mask = SigSet::thread_get_mask().map_err(failed)?;
     let signals = interrupts()?;
     let changed = hooks::before_launch(
         request.project.clone(),
@@ -243,10 +248,8 @@ fn before_launch(
             told.push(text);
         },
     );
-    // nothing is made yet: from here on they end us
-    both_signals()
-        .thread_unblock()
-        .map_err(|errno| Error::Other(format!("wait for signals: {errno}")))?;
+    // nothing is made yet: from here on they end us, unless the caller waits for them
+    mask.thread_set_mask().map_err(failed)?;
     request.project = changed?;
     Ok(told)
 }

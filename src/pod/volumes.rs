@@ -19,6 +19,7 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::borrowed::with_borrowed;
 use super::bundle;
 use super::layout::{Folders, PodDir, ServiceDir};
 use super::record::{self, ImageFacts, Pod};
@@ -239,7 +240,8 @@ pub fn populate(dir: &Path) -> Result<()> {
         let Some(image) = pod.images.get(name) else {
             continue;
         };
-        let mut wanted: Vec<(PathBuf, String)> = bundle::image_volumes(service, image)
+        let whole = with_borrowed(&pod, &pod_dir, service);
+        let mut wanted: Vec<(PathBuf, String)> = bundle::image_volumes(&whole, image)
             .into_iter()
             .map(|target| (bundle::anonymous_volume(&service_dir, &target), target))
             .collect();

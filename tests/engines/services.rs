@@ -149,6 +149,37 @@ fn systemd_reloads() {
     systemd.stop("success");
 }
 
+/// The request reaches the services, whatever the command is at.
+#[test]
+fn systemd_stops_while_it_reloads() {
+    let systemd = Systemd::new("");
+    let folder = systemd.0.path().join("web");
+    let asked = WEB.replace("exit 0", "touch /web/asked; exit 0");
+    let mounted = format!("{asked}    volumes: ['.:/web']\n");
+    let hooked = "x-sampan: {hooks: [{name: slow, at: before-launch, command: [sh, -c, 'touch reading; exec sleep 1000']}]}\n"
+        .replace("reading", folder.join("reading").to_str().unwrap());
+    let unhealthy = format!(
+        "{mounted}    healthcheck: {{test: ['CMD', 'sh', '-c', 'touch /web/reading; false'], interval: 1s, retries: 1000}}\n"
+    );
+    // while a hook runs, the pod being as it was; and while another pod comes up in its place
+    for (text, in_order) in [(mounted.clone() + &hooked, true), (unhealthy, false)] {
+        fs::write(folder.join("compose.yaml"), &mounted).unwrap();
+        systemd.0.shell("systemctl restart sampan-web.service");
+        fs::write(folder.join("compose.yaml"), &text).unwrap();
+        for name in ["reading", "asked"] {
+            let _ = fs::remove_file(folder.join(name));
+        }
+        systemd
+            .0
+            .shell("systemctl reload --no-block sampan-web.service");
+        until("it is read again", || {
+            folder.join("reading").exists().then_some(())
+        });
+        systemd.stop("success");
+        assert!(!in_order || folder.join("asked").exists());
+    }
+}
+
 #[test]
 fn generated_units_are_valid() {
     let machine = Machine::with_systemd();

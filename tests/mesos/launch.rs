@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::pod_support::until;
 use crate::support::*;
 
 #[test]
@@ -225,4 +226,48 @@ fn a_launch_after_shutdown_is_dropped() {
         assert_eq!(mesos.states("late"), state);
         assert_eq!(mesos.last("late")["source"], "SOURCE_EXECUTOR");
     }
+}
+
+/// What a framework asks by message is done, and answered.
+#[test]
+fn messages_are_answered() {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    let mesos = Mesos::new();
+    let work = "trap 'exit 0' USR1; echo >> $MESOS_SANDBOX/lives; while :; do sleep 0.1; done";
+    mesos.agent.launch(script("a", work));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let lives = mesos.agent.sandbox().join("lives");
+    let lived = |times: usize| {
+        until("its work", || {
+            let text = std::fs::read_to_string(&lives).unwrap_or_default();
+            (text.lines().count() == times).then_some(())
+        })
+    };
+    lived(1);
+    let ask = |question: Value| {
+        mesos.agent.message(&STANDARD.encode(question.to_string()));
+        let answer = STANDARD.decode(mesos.agent.wait_message()).unwrap();
+        serde_json::from_slice::<Value>(&answer).unwrap()
+    };
+    assert_eq!(
+        ask(json!({"sampan": "restart", "task": "a", "id": 1})),
+        json!({"sampan": "done", "id": 1})
+    );
+    lived(2);
+    assert_eq!(
+        ask(json!({"sampan": "stop", "task": "a", "id": 2})),
+        json!({"sampan": "failed", "id": 2, "message": "sampan: \"stop\" is not signal, restart or snooze"})
+    );
+    assert_eq!(
+        ask(json!({"sampan": "snooze", "task": "b", "seconds": 1})),
+        json!({"sampan": "failed", "id": null, "message": "task b does not run here"})
+    );
+    assert_eq!(
+        ask(json!({"sampan": "signal", "task": "a", "service": "a", "signal": "USR1", "id": [3]})),
+        json!({"sampan": "done", "id": [3]})
+    );
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING FINISHED");
 }

@@ -5,7 +5,11 @@
 
 #[path = "../pod_support/mod.rs"]
 mod pod_support;
+#[path = "../tls/mod.rs"]
+mod tls;
 
+mod api;
+mod dce;
 mod faults;
 mod health;
 mod hooks;

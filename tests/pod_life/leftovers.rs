@@ -3,6 +3,10 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
+
+use sampan::network::owner;
+use serde_json::json;
 
 use super::pod_support::{BUSYBOX, Host};
 
@@ -202,6 +206,56 @@ esac
         "{calls}"
     );
     assert_eq!(calls.lines().last(), Some("DEL"), "{calls}");
+}
+
+#[test]
+fn addresses_that_leaked() {
+    let host = Host::new();
+    let conf = host.path().join("cni-conf");
+    let leases = host.path().join("leases");
+    fs::create_dir_all(&conf).unwrap();
+    // one address in all
+    let range =
+        json!({"subnet": "10.97.0.0/24", "rangeStart": "10.97.0.2", "rangeEnd": "10.97.0.2"});
+    let ipam = json!({"type": "host-local", "dataDir": leases, "ranges": [[range]]});
+    let bridge = json!({"type": "bridge", "bridge": "leak0", "ipam": ipam});
+    let list = json!({"cniVersion": "1.0.0", "name": "leaky", "plugins": [bridge]});
+    fs::write(conf.join("leaky.conflist"), list.to_string()).unwrap();
+    host.compose(&format!(
+        "services: {{web: {{image: {BUSYBOX}, command: [sleep, '1000'], stop_signal: KILL}}}}\n\
+         networks: {{default: {{external: true, name: leaky}}}}\n"
+    ));
+    let leak = |ip: &str| {
+        let id = owner::container_id(&host.state, "gone");
+        fs::write(leases.join("leaky").join(ip), format!("{id}\r\neth0")).unwrap();
+    };
+    let is_leased = |ip: &str| leases.join("leaky").join(ip).exists();
+    let up = || {
+        let up = host.sampan(&["up", "-d"]);
+        up.ok();
+        let freed = up.stderr.contains("1 leaked addresses are free again");
+        host.sampan(&["down"]).ok();
+        freed
+    };
+    assert!(!up());
+    // nobody looks for a while
+    leak("10.97.0.3");
+    assert!(!up());
+    assert!(is_leased("10.97.0.3"));
+    // but when there is no address for the pod
+    leak("10.97.0.2");
+    assert!(!up());
+    assert!(!is_leased("10.97.0.2") && !is_leased("10.97.0.3"));
+    leak("10.97.0.3");
+    let looked = fs::File::options()
+        .write(true)
+        .open(host.state.join("networks/leaky.lock"))
+        .unwrap();
+    looked
+        .set_modified(SystemTime::now() - Duration::from_secs(61))
+        .unwrap();
+    assert!(up());
+    assert!(!is_leased("10.97.0.3"));
 }
 
 #[test]

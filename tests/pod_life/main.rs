@@ -15,4 +15,5 @@ mod output;
 mod owned;
 mod programs;
 mod volumes;
+mod volumes_from;
 mod wrong;

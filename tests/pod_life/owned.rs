@@ -372,7 +372,7 @@ fn what_was_killed_as_a_whole_is_collected() {
             host.processes().is_empty().then_some(())
         });
         let why = if lives { "owner_ended" } else { "killed" };
-        let found = |outcome: &str| serde_json::json!([{"pod": host.name, "why": why, "outcome": outcome, "error": null}]);
+        let found = |outcome: &str| serde_json::json!([{"pod": host.name, "why": why, "outcome": outcome, "error": null, "hooks": []}]);
         // one that is on its way out still counts as running
         until("it is found", || {
             let dry = host.sampan(&["gc", "--json", "--dry-run"]).json();

@@ -219,6 +219,11 @@ pub fn remove_bridge(
     let bridge = host.by_name(&conf.bridge)?;
     let is_ours = |link: &&Link| link.kind == "bridge" && mark::is_ours(link, network);
     let ours = bridge.as_ref().filter(is_ours);
+    // nothing but attachments has a carrier there: the usual case, and no port has to be looked at
+    let alone = conf.tunnel.is_none() && conf.vlan.is_none();
+    if alone && ours.is_none_or(|bridge| bridge.carrier) {
+        return Ok(());
+    }
     let mut shared = Vec::new();
     for port in match &bridge {
         Some(bridge) => host.ports(bridge)?,

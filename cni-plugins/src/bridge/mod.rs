@@ -177,20 +177,42 @@ fn remove_rules(conf: &BridgeConf, stale: impl Fn(&str) -> bool, lock: &HostLock
 pub fn del(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<()> {
     let tag = tag(&conf.name, &invocation.container_id, &invocation.ifname)?;
     ipam::release(conf, invocation, || {
+        let pair = delete_pair(invocation, &tag);
+        let search = !matches!(pair, Ok(true));
         all([
-            layer3::delete_link(invocation),
-            delete(conf, bridge, |alias| alias == tag),
+            pair.map(|_| ()),
+            delete(conf, bridge, search, |alias| alias == tag),
         ])
     })
 }
 
-/// Deletes ports and rules that are `stale`, and the bridge after its last port.
-fn delete(conf: &Conf, bridge: &BridgeConf, stale: impl Fn(&str) -> bool) -> Result<()> {
+/// Deletes the container's interface; whether the host's end went with it. A bridge may have a thousand ports: only where this
+/// one is not found by its other end are all of them looked at.
+fn delete_pair(invocation: &Invocation, tag: &str) -> Result<bool> {
+    let Some((mut pod, link)) = layer3::container_link(invocation)? else {
+        return Ok(false);
+    };
+    // the number may be that of an interface in another namespace: the mark decides
+    let port = match link.lower {
+        Some(index) if link.kind == "veth" => Links::open()?.by_index(index)?,
+        _ => None,
+    };
+    pod.delete(&link)?;
+    Ok(port.is_some_and(|port| port.kind == "veth" && port.alias == tag))
+}
+
+/// Deletes rules that are `stale`, ports too where these are to be searched for, and the bridge after its last port.
+fn delete(
+    conf: &Conf,
+    bridge: &BridgeConf,
+    search: bool,
+    stale: impl Fn(&str) -> bool,
+) -> Result<()> {
     let lock = HostLock::take()?;
     let mut host = Links::open()?;
     let ports = match host.by_name(&bridge.bridge)? {
-        Some(link) => host.ports(&link)?,
-        None => Vec::new(),
+        Some(link) if search => host.ports(&link)?,
+        _ => Vec::new(),
     };
     all([
         veth::delete_stale(&mut host, &ports, &stale),
@@ -274,7 +296,9 @@ fn check_host(conf: &Conf, bridge_conf: &BridgeConf, result: &AddResult) -> Resu
 pub fn gc(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<()> {
     let valid = conf.valid_attachments()?;
     all([
-        delete(conf, bridge, |text| tag::is_stale(&conf.name, &valid, text)),
+        delete(conf, bridge, true, |text| {
+            tag::is_stale(&conf.name, &valid, text)
+        }),
         ipam::call(conf, invocation),
     ])
 }

@@ -158,7 +158,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     let runtime = conf.runtime()?;
     let ips = lease(&ipam, &store, &owner, runtime, &mut taken).map_err(|mut error| {
         for ip in &taken {
-            if let Err(undo) = store.release(*ip) {
+            if let Err(undo) = store.release(*ip, &owner) {
                 error.details = format!("{}; {undo}", error.details);
             }
         }
@@ -182,7 +182,7 @@ fn lease(
     taken: &mut Vec<IpAddr>,
 ) -> Result<Vec<IpConfig>> {
     let mut open = ipam.requested.clone();
-    let held = store.of(owner)?;
+    let held = store.of_new(owner)?;
     let mut ips = Vec::new();
     for (index, set) in ipam.sets.iter().enumerate() {
         let failed = |why: String| {

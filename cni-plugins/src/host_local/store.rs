@@ -5,13 +5,16 @@
 //!                     10.1.0.2             "<container id>\r\n<ifname>"; older plugins wrote the id alone
 //!                     last_reserved_ip.0   the address given last, per range set
 //!                     .mark.10.1.0.2       a symbolic link to nowhere: "sampan:<runtime> <container id> <ifname>"
+//!                     .of.<id>:<ifname>    another one: "sampan:10.1.0.2,fd00::2", the addresses given to an attachment
 //! ```
 //!
 //! The mark tells a lease that this plugin gave, and for whom, from one of another program's. The reference plugin reads
 //! every file for its content and passes over what it can't read. A mark counts only while it names the lease's owner.
+//! The link of an attachment saves ADD and DEL from reading the leases of all others; it only says where to look: the leases are
+//! what counts, and where it leads to none of the attachment's all are read.
 //!
-//! *Invariants*: a lease file appears whole or not at all, after its mark, and survives a power cut; other files, and
-//! leases that aren't understood, are left alone.
+//! *Invariants*: a lease file appears whole or not at all, after its mark and its link, and survives a power cut; other
+//! files, and leases that aren't understood, are left alone.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -29,6 +32,11 @@ use crate::error::{CniError, DECODE_FAILURE, Result, all};
 const MAX_LEASE: u64 = 4096;
 const NEW_LEASE: &str = ".lease.new";
 const MARK: &str = ".mark.";
+const OF: &str = ".of.";
+/// Longest name of a file (limits.h).
+const NAME_MAX: usize = 255;
+/// What both links begin with.
+const OURS: &str = "sampan:";
 
 /// Who holds a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +67,12 @@ impl Owner {
             && owner.ifname.as_deref().is_none_or(valid_ifname)
             && lines.next().is_none();
         understood.then_some(owner)
+    }
+
+    /// Name of the link that tells its addresses. No name of a container or of an interface has a colon.
+    fn link(&self) -> String {
+        let ifname = self.ifname.as_deref().unwrap_or_default();
+        format!("{OF}{}:{ifname}", self.container_id)
     }
 
     /// Whether a lease of `self` belongs to `other`.
@@ -139,6 +153,9 @@ impl Store {
         remove(&path)?;
         symlink(mark(runtime, owner), &path)
             .map_err(|cause| CniError::io("create", &path, &cause))?;
+        let mut ips = self.linked(owner)?;
+        ips.push(ip);
+        self.link(owner, &ips)?;
         let content = format!("{}\r\n{ifname}", owner.container_id);
         self.write(&self.path(ip), &content)?;
         // a lost or broken file only costs the round robin
@@ -169,57 +186,130 @@ impl Store {
         }
     }
 
+    /// Names of the folder's files.
+    fn files(&self) -> Result<Vec<String>> {
+        let read = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&self.folder)? {
+                names.extend(entry?.file_name().into_string().ok());
+            }
+            Ok(names)
+        };
+        read().map_err(|cause| CniError::io("read", &self.folder, &cause))
+    }
+
+    /// The lease of `ip`; `None` where the file is none.
+    fn holder(&self, ip: IpAddr) -> Result<Option<Owner>> {
+        let path = self.path(ip);
+        match read_small(&path) {
+            // a folder is no lease either
+            Err(cause) if cause.kind() == io::ErrorKind::IsADirectory => Ok(None),
+            Err(cause) => Err(CniError::io("read the lease", &path, &cause)),
+            Ok(text) => Ok(Owner::parse(&text)),
+        }
+    }
+
     /// Everything in the folder that has to do with leases, in the order of the addresses.
     fn read(&self) -> Result<Contents> {
-        let read = || -> io::Result<Contents> {
-            let mut contents = Contents::default();
-            for entry in fs::read_dir(&self.folder)? {
-                let name = entry?.file_name();
-                let Some(name) = name.to_str() else {
-                    continue;
-                };
-                let path = self.folder.join(name);
-                if let Some(ip) = name.strip_prefix(MARK).and_then(|ip| ip.parse().ok()) {
-                    contents.marks.push((ip, fs::read_link(&path).ok()));
-                } else if let Ok(ip) = name.parse() {
-                    let text = match read_small(&path) {
-                        // a folder is no lease either
-                        Err(cause) if cause.kind() == io::ErrorKind::IsADirectory => None,
-                        text => Some(text?),
-                    };
-                    match text.and_then(|text| Owner::parse(&text)) {
-                        Some(owner) => contents.leases.push((ip, owner)),
-                        None => contents.strange.push(path),
-                    }
+        let mut contents = Contents::default();
+        for name in self.files()? {
+            if let Some(ip) = name.strip_prefix(MARK).and_then(|ip| ip.parse().ok()) {
+                contents
+                    .marks
+                    .push((ip, fs::read_link(self.folder.join(name)).ok()));
+            } else if let Ok(ip) = name.parse() {
+                match self.holder(ip)? {
+                    Some(owner) => contents.leases.push((ip, owner)),
+                    None => contents.strange.push(self.path(ip)),
                 }
+            } else if name.starts_with(OF) {
+                contents.links.push(name);
             }
-            contents.leases.sort_by_key(|(ip, _)| *ip);
-            Ok(contents)
-        };
-        read().map_err(|cause| CniError::io("read the leases in", &self.folder, &cause))
+        }
+        contents.leases.sort_by_key(|(ip, _)| *ip);
+        Ok(contents)
+    }
+
+    /// Those of `ips` that `owner` holds, in their order.
+    fn held(&self, owner: &Owner, ips: impl IntoIterator<Item = IpAddr>) -> Result<Vec<IpAddr>> {
+        let mut held = Vec::new();
+        for ip in ips {
+            let holder = match self.is_leased(ip)? {
+                true => self.holder(ip)?,
+                false => None,
+            };
+            if holder.is_some_and(|holder| holder.is_of(owner)) {
+                held.push(ip);
+            }
+        }
+        held.sort();
+        Ok(held)
+    }
+
+    /// What `owner` holds as far as its link tells.
+    fn linked(&self, owner: &Owner) -> Result<Vec<IpAddr>> {
+        let target = fs::read_link(self.folder.join(owner.link())).unwrap_or_default();
+        let list = target.to_str().and_then(|text| text.strip_prefix(OURS));
+        let ips = list.into_iter().flat_map(|list| list.split(','));
+        self.held(owner, ips.filter_map(|ip| ip.parse().ok()))
+    }
+
+    /// Has the link of `owner` tell these addresses; without any it goes.
+    fn link(&self, owner: &Owner, ips: &[IpAddr]) -> Result<()> {
+        let name = owner.link();
+        // a container's id may have any length; its leases are found by reading all
+        if name.len() > NAME_MAX {
+            return Ok(());
+        }
+        let path = self.folder.join(name);
+        match remove(&path) {
+            Ok(()) if !ips.is_empty() => {}
+            done => return done,
+        }
+        let list: Vec<String> = ips.iter().map(IpAddr::to_string).collect();
+        symlink(format!("{OURS}{}", list.join(",")), &path)
+            .map_err(|cause| CniError::io("create", &path, &cause))
     }
 
     /// What `owner` holds.
     pub fn of(&self, owner: &Owner) -> Result<Vec<IpAddr>> {
-        let leases = self.read()?.leases.into_iter();
-        Ok(leases
-            .filter(|(_, holder)| holder.is_of(owner))
-            .map(|(ip, _)| ip)
-            .collect())
+        let linked = self.linked(owner)?;
+        if !linked.is_empty() {
+            return Ok(linked);
+        }
+        let files = self.files()?;
+        self.held(owner, files.iter().filter_map(|name| name.parse().ok()))
     }
 
-    /// Frees `ip`; missing is success.
-    pub fn release(&self, ip: IpAddr) -> Result<()> {
+    /// What `owner`, which is new, holds all the same. Leases that have a mark are this plugin's, and would be linked.
+    pub fn of_new(&self, owner: &Owner) -> Result<Vec<IpAddr>> {
+        let linked = self.linked(owner)?;
+        if !linked.is_empty() {
+            return Ok(linked);
+        }
+        let files = self.files()?;
+        let marked: HashSet<IpAddr> = files
+            .iter()
+            .filter_map(|name| name.strip_prefix(MARK)?.parse().ok())
+            .collect();
+        let leased = files.iter().filter_map(|name| name.parse().ok());
+        self.held(owner, leased.filter(|ip| !marked.contains(ip)))
+    }
+
+    /// Frees `ip`, which `owner` holds; missing is success.
+    pub fn release(&self, ip: IpAddr, owner: &Owner) -> Result<()> {
         remove(&self.path(ip))?;
-        remove(&self.mark_path(ip))
+        remove(&self.mark_path(ip))?;
+        self.link(owner, &self.linked(owner)?)
     }
 
     /// Frees everything that `owner` holds.
     pub fn release_all(&self, owner: &Owner) -> Result<()> {
-        all(self.of(owner)?.into_iter().map(|ip| self.release(ip)))
+        let held = self.of(owner)?;
+        all(held.into_iter().map(|ip| self.release(ip, owner)))
     }
 
-    /// Frees every lease whose owner isn't wanted; `wanted` is told which runtime this plugin gave it to. Removes marks
+    /// Frees every lease whose owner isn't wanted; `wanted` is told which runtime this plugin gave it to. Removes marks and links
     /// without a lease. Leases that aren't understood stay, and are an error after everything else is done.
     pub fn retain(&self, wanted: impl Fn(&Owner, Option<&str>) -> bool) -> Result<()> {
         let contents = self.read()?;
@@ -228,18 +318,21 @@ impl Store {
             .iter()
             .filter_map(|(ip, target)| Some((*ip, target.as_deref()?)))
             .collect();
-        let mut held = HashSet::new();
+        let (mut held, mut owners) = (HashSet::new(), HashSet::new());
         let mut steps = Vec::new();
         for (ip, owner) in &contents.leases {
             let mark = marks.get(ip).and_then(|mark| runtime_of(mark, owner));
             if wanted(owner, mark) {
                 held.insert(*ip);
+                owners.insert(owner.link());
             } else {
-                steps.push(self.release(*ip));
+                steps.push(self.release(*ip, owner));
             }
         }
         let orphans = marks.keys().filter(|ip| !held.contains(*ip));
         steps.extend(orphans.map(|ip| remove(&self.mark_path(*ip))));
+        let unused = contents.links.iter().filter(|link| !owners.contains(*link));
+        steps.extend(unused.map(|link| remove(&self.folder.join(link))));
         steps.extend(contents.strange.iter().map(|path| {
             Err(CniError::new(
                 DECODE_FAILURE,
@@ -258,18 +351,20 @@ impl Store {
 struct Contents {
     leases: Vec<(IpAddr, Owner)>,
     marks: Vec<(IpAddr, Option<PathBuf>)>,
+    /// Names of links that tell an attachment's addresses.
+    links: Vec<String>,
     /// Named as leases are, but none.
     strange: Vec<PathBuf>,
 }
 
 fn mark(runtime: &str, owner: &Owner) -> String {
     let ifname = owner.ifname.as_deref().unwrap_or_default();
-    format!("sampan:{runtime} {} {ifname}", owner.container_id)
+    format!("{OURS}{runtime} {} {ifname}", owner.container_id)
 }
 
 /// The runtime that a mark names, if it is the mark of a lease of `owner`.
 fn runtime_of<'a>(target: &'a Path, owner: &Owner) -> Option<&'a str> {
-    let text = target.to_str()?.strip_prefix("sampan:")?;
+    let text = target.to_str()?.strip_prefix(OURS)?;
     let (runtime, holder) = text.split_once(' ')?;
     (mark("", owner).strip_prefix("sampan: ")? == holder).then_some(runtime)
 }
@@ -324,6 +419,45 @@ mod tests {
             [(ip("10.0.0.3"), Some("sampan:r c1 eth1".into()))]
         );
         assert!(folder.join("notes").exists());
+    }
+
+    #[test]
+    fn leases_of_others_are_not_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path()).unwrap();
+        let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let (own, other) = (Owner::new("c1", "eth0"), Owner::new("c2", "eth0"));
+        let links = || store.read().unwrap().links;
+        store.lease(ip(2), &own, "", 0).unwrap();
+        store.lease(ip(3), &own, "", 1).unwrap();
+        store.lease(ip(4), &other, "", 0).unwrap();
+        let target = fs::read_link(temp.path().join(".of.c1:eth0")).unwrap();
+        assert_eq!(target.to_str(), Some("sampan:10.0.0.2,10.0.0.3"));
+        // whoever reads it takes it for one of c1's
+        fs::write(temp.path().join("10.0.0.4"), "c1\r\neth0").unwrap();
+        assert_eq!(store.of(&own).unwrap(), [ip(2), ip(3)]);
+        assert_eq!(store.of_new(&own).unwrap(), [ip(2), ip(3)]);
+        store.release(ip(2), &own).unwrap();
+        assert_eq!(store.of(&own).unwrap(), [ip(3)]);
+        store.release(ip(3), &own).unwrap();
+        assert_eq!(links(), [".of.c2:eth0"]);
+        assert!(store.of_new(&own).unwrap().is_empty());
+        assert_eq!(store.of(&own).unwrap(), [ip(4)]);
+        // of another program, which has no marks
+        fs::write(temp.path().join("10.0.0.5"), "c1\r\neth0").unwrap();
+        assert_eq!(store.of_new(&own).unwrap(), [ip(5)]);
+        // what was given to c2 is another's by now, and one that nothing is left of
+        symlink("sampan:10.0.0.9", temp.path().join(".of.c9:eth0")).unwrap();
+        assert!(store.of(&other).unwrap().is_empty());
+        store.retain(|_, _| true).unwrap();
+        assert!(links().is_empty());
+        store.release_all(&own).unwrap();
+        let long = Owner::new(&"c".repeat(NAME_MAX), "eth0");
+        store.lease(ip(6), &long, "", 0).unwrap();
+        assert_eq!(store.of(&long).unwrap(), [ip(6)]);
+        store.release_all(&long).unwrap();
+        let contents = store.read().unwrap();
+        assert_eq!((contents.leases, contents.links), (vec![], vec![]));
     }
 
     #[test]

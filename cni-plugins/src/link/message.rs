@@ -54,6 +54,7 @@ pub fn link_of(message: Message) -> Option<Link> {
                 link.operational = state == State::Up;
                 link.inoperable = !matches!(state, State::Up | State::Unknown);
             }
+            LinkAttribute::Carrier(carrier) => link.carrier = carrier == 1,
             LinkAttribute::TxQueueLen(length) => link.queue = length,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

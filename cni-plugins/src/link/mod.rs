@@ -64,6 +64,8 @@ pub struct Link {
     pub up: bool,
     /// Able to pass packets.
     pub operational: bool,
+    /// It has a carrier; that of a bridge is one of its ports'.
+    pub carrier: bool,
     /// Not able to pass packets; kinds that don't say are neither (RFC 2863 ifOperStatus).
     pub inoperable: bool,
     /// `ifalias`.
@@ -174,6 +176,15 @@ impl Links {
                 }
             }
         }
+    }
+
+    /// Has the kernel heed what a dump's header asks for, where it can (NETLINK_GET_STRICT_CHK of netlink(7), Linux 4.20): a host
+    /// may have thousands of addresses. The answer is to be looked through all the same.
+    fn filtered<T>(&mut self, dump: impl FnOnce(&mut Self) -> T) -> T {
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+        let answer = dump(self);
+        let _ = self.socket.set_netlink_get_strict_chk(false);
+        answer
     }
 
     fn get_link(&mut self, mut message: LinkMessage) -> io::Result<Option<Link>> {
@@ -436,15 +447,16 @@ impl Links {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = AddressMessage::default();
             message.header.family = family;
-            answer.extend(
-                self.call(Message::GetAddress(message), NLM_F_DUMP)
-                    .map_err(|cause| {
-                        CniError::operation(
-                            format!("cannot list the addresses of {}", link.name),
-                            cause,
-                        )
-                    })?,
-            );
+            message.header.index = link.index;
+            let found = self.filtered(|links| links.call(Message::GetAddress(message), NLM_F_DUMP));
+            match found {
+                // gone meanwhile
+                Err(cause) if cause.raw_os_error() == Some(libc::ENODEV) => {}
+                found => answer.extend(found.map_err(|cause| {
+                    let what = format!("cannot list the addresses of {}", link.name);
+                    CniError::operation(what, cause)
+                })?),
+            }
         }
         Ok(answer
             .into_iter()

@@ -108,6 +108,22 @@ fn errors() {
             "compose.yaml:4:30: services.a.depends_on.b: services depend on each other: a -> b -> c -> a; remove one of the dependencies",
         ),
         (
+            "services: {web: {image: i, volumes_from: [container:db]}}",
+            "compose.yaml:1:43: services.web.volumes_from[0]: names a container, and there are none but the pod's own; name a service",
+        ),
+        (
+            "services: {web: {image: i, volumes_from: ['db:z']}}",
+            "compose.yaml:1:43: services.web.volumes_from[0]: \"db:z\" is not SERVICE, SERVICE:ro or SERVICE:rw",
+        ),
+        (
+            "services: {web: {image: i, volumes_from: [db]}}",
+            "compose.yaml:1:43: services.web.volumes_from[0]: there is no service db",
+        ),
+        (
+            "services: {a: {image: i, volumes_from: [b]}, b: {image: i, depends_on: [a]}}",
+            "compose.yaml:1:41: services.a.volumes_from[0]: services depend on each other: a -> b -> a; remove one of the dependencies",
+        ),
+        (
             "services: {web: {image: i, links: [web]}}",
             "compose.yaml:1:36: services.web.links[0]: services depend on each other: web -> web; remove one of the dependencies",
         ),

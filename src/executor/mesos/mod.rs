@@ -8,6 +8,7 @@ pub mod environment;
 pub mod launch;
 pub mod ledger;
 pub mod machine;
+pub mod message;
 pub mod pods;
 pub mod privileges;
 pub mod proto;

@@ -26,12 +26,12 @@ use super::ledger::{self, Executor, Ledger};
 use super::machine::{Action, Input, Machine, NotStarted, Now};
 use super::proto::{Call, Encoding, ExecutorId, FrameworkId, TaskState, call};
 use super::session::{self, Patience};
-use super::{pods, shim};
+use super::{message, pods, shim};
 use crate::executor::remote::{Doors, Listen};
-use crate::pod::control::Answer;
+use crate::pod::control::{Answer, Request};
 use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Cause, ProcessId};
-use crate::pod::watch::Watch;
+use crate::pod::watch::{self, Watch};
 use crate::pod::{Error, Result};
 
 /// Pods that are made, or removed, at once.
@@ -159,6 +159,11 @@ async fn serve(
         options.listen.clone(),
     )?;
     let log = context.clone();
+    if let Some(address) = doors.address() {
+        log.log(&format!(
+            "exec, attach, logs and ps are answered on https://{address}"
+        ));
+    }
     tokio::task::spawn_local(async move {
         if let Err(error) = doors.attend(|text| log.log(text)).await {
             log.log(&error.to_string());
@@ -395,6 +400,12 @@ impl Context {
                 // the session is gone only when nobody listens any more
                 let _ = self.calls.send(Call { update, ..call });
             }
+            Action::Ask {
+                launch,
+                request,
+                id,
+            } => self.ask(launch, request, id),
+            Action::Tell(data) => self.say(data),
             Action::Log(text) => self.log(&text),
             Action::Exit(code) => return Some(code),
         }
@@ -588,6 +599,28 @@ impl Context {
             Answer::Failed { .. } | Answer::Progress { .. } | Answer::Done { .. } => return,
         };
         self.tell(input).await;
+    }
+
+    /// A message to the framework. It may get lost, like all of them.
+    fn say(&self, data: Vec<u8>) {
+        let message = Some(call::Message { data });
+        let call = self.call(call::Type::Message);
+        // the session is gone only when nobody listens any more
+        let _ = self.calls.send(Call { message, ..call });
+    }
+
+    fn ask(self: &Rc<Self>, number: u64, request: Request, id: serde_json::Value) {
+        let context = self.clone();
+        tokio::task::spawn_local(async move {
+            let Some(dir) = context.pod(number) else {
+                return;
+            };
+            context.say(match watch::ask(&dir, &request).await {
+                Ok(Some(_)) => message::done(&id),
+                Ok(None) => message::failed(&id, "the pod is gone"),
+                Err(error) => message::failed(&id, &error.to_string()),
+            });
+        });
     }
 
     fn stop(self: &Rc<Self>, number: u64, services: Vec<String>, grace: Option<Duration>) {

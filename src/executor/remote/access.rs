@@ -130,7 +130,15 @@ pub fn read(path: &Path) -> Result<Vec<Token>, String> {
 
 fn parse(text: &str) -> Result<Vec<Token>, String> {
     let tokens: Tokens = toml::from_str(text).map_err(|error| error.to_string())?;
-    for token in &tokens.token {
+    for (index, token) in tokens.token.iter().enumerate() {
+        // callers are told apart by it
+        let same = |other: &Token| other.name == token.name;
+        if token.name.is_empty() || tokens.token.iter().take(index).any(same) {
+            return Err(format!(
+                "token {:?}: each needs a name, and one of its own",
+                token.name
+            ));
+        }
         let hexadecimal = token.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
         if token.sha256.len() != 64 || !hexadecimal {
             return Err(format!(
@@ -227,6 +235,14 @@ mod tests {
             (
                 "[[token]]\nname = 'a'\nsha256 = 'b'\nverbs = ['rm']\ntasks = []",
                 "unknown variant",
+            ),
+            (
+                &format!("{text}{text}"),
+                "token \"a\": each needs a name, and one of its own",
+            ),
+            (
+                &text.replace("name = 'a'", "name = ''"),
+                "token \"\": each needs a name",
             ),
             ("token = 'secret'", "invalid type"),
             ("[[tokens]]", "unknown field"),

@@ -13,6 +13,7 @@
 
 pub mod access;
 mod attach;
+mod connections;
 pub mod order;
 mod serve;
 mod session;
@@ -36,6 +37,7 @@ use crate::pod::{Error, Result};
 use crate::sys::watch::watch;
 
 pub use serve::{Server, serve};
+pub use session::SESSION_ENV;
 
 /// Name of the socket in the executor's folder.
 pub const SOCKET: &str = "api.sock";
@@ -88,14 +90,15 @@ impl Doors {
         let unix = UnixListener::bind(&path).map_err(Error::io("listen on", &path))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
             .map_err(Error::io("protect", &path))?;
-        let tcp = match &listen {
-            None => None,
-            Some(listen) => {
-                access::read(&listen.tokens).map_err(Error::Other)?;
-                serve::acceptor(listen).map_err(Error::Other)?;
-                Some(bind(listen.address)?)
-            }
-        };
+        let (mut tcp, mut listen) = (None, listen);
+        if let Some(listen) = &mut listen {
+            access::read(&listen.tokens).map_err(Error::Other)?;
+            connections::acceptor(listen).map_err(Error::Other)?;
+            let listener = bind(listen.address)?;
+            let address = listener.local_addr();
+            listen.address = address.map_err(|error| Error::Other(format!("listen: {error}")))?;
+            tcp = Some(listener.into());
+        }
         Ok(Doors {
             unix: unix.into(),
             tcp,
@@ -103,6 +106,11 @@ impl Doors {
             folders: folders.clone(),
             owner,
         })
+    }
+
+    /// Where others come in: with the port that was found for port 0.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listen.as_ref().map(|listen| listen.address)
     }
 
     /// Starts a process that answers whenever somebody is at the door. Ends only with an error; what it says along the way goes to `log`.
@@ -164,11 +172,11 @@ impl Doors {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<OwnedFd> {
+fn bind(address: SocketAddr) -> Result<TcpListener> {
     let end = Instant::now() + BIND_WAIT;
     loop {
         match TcpListener::bind(address) {
-            Ok(listener) => return Ok(listener.into()),
+            Ok(listener) => return Ok(listener),
             // what answers for an executor that was killed ends with it, but not before it
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(50));

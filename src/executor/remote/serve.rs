@@ -4,12 +4,11 @@
 //! headers and for a body; a token is looked at and never kept; what is refused for want of a permission is refused before anybody looks
 //! whether it exists.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -19,17 +18,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
 
 use super::Listen;
 use super::access::{self, Caller, Verb};
 use super::attach::{self, Pieces, Sink};
+use super::connections::{Connections, acceptor, prepare};
 use super::order::{self, Logs, Order, Program, Refusal, Target};
-use super::session::{self, KEPT, Session};
+use super::session::{self, KEPT, SESSION_ENV, Session};
 use super::stream::{Body, EXIT_CODE, INPUT, NO_INPUT, PIPE_INPUT, TERMINAL_INPUT, Writer};
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::proto::operator::call::attach_container_input::Type as First;
@@ -39,8 +35,6 @@ use crate::pod::follow::{self, Follower, From};
 use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Owner, ProcessId};
 
-/// Most connections at once.
-const CONNECTIONS: usize = 64;
 /// Most sessions, those that ended and are known for a while included.
 const SESSIONS: usize = 128;
 /// Time for a TLS handshake, and for the headers of a request.
@@ -74,7 +68,7 @@ struct Api {
     owner: ProcessId,
     tokens: Option<PathBuf>,
     sessions: RefCell<BTreeMap<String, Rc<Session>>>,
-    connections: Cell<usize>,
+    connections: Connections,
 }
 
 /// Takes connections until there was none for a while.
@@ -105,13 +99,14 @@ async fn listen(server: Server) -> anyhow::Result<()> {
         owner: server.owner,
         tokens,
         sessions: RefCell::default(),
-        connections: Cell::new(0),
+        connections: Connections::default(),
     });
     loop {
-        let full = api.connections.get() >= CONNECTIONS;
+        let full = |local| api.connections.are_full(local);
+        let (local_full, remote_full) = (full(true), full(false));
         tokio::select! {
-            it = unix.accept(), if !full => match it {
-                Ok((stream, _)) => api.clone().begin(async move |api: Rc<Api>| {
+            it = unix.accept(), if !local_full => match it {
+                Ok((stream, _)) => api.clone().begin(true, async move |api: Rc<Api>| {
                     api.converse(stream, true).await;
                 }),
                 // out of descriptors, say: there may be some again later
@@ -122,9 +117,9 @@ async fn listen(server: Server) -> anyhow::Result<()> {
                     Some((listener, tls)) => (listener.accept().await, tls.clone()),
                     None => std::future::pending().await,
                 }
-            }, if !full => match it {
-                (Ok((stream, _)), tls) => api.clone().begin(async move |api: Rc<Api>| {
-                    let _ = stream.set_nodelay(true);
+            }, if !remote_full => match it {
+                (Ok((stream, _)), tls) => api.clone().begin(false, async move |api: Rc<Api>| {
+                    let _ = prepare(&stream);
                     // one that does not speak TLS is let go without a word
                     if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
                         api.converse(stream, false).await;
@@ -132,8 +127,8 @@ async fn listen(server: Server) -> anyhow::Result<()> {
                 }),
                 (Err(_), _) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
-            () = tokio::time::sleep(if full { PATIENCE / 100 } else { IDLE }) => {
-                if api.connections.get() == 0 && api.sessions.borrow().is_empty() {
+            () = tokio::time::sleep(if local_full || remote_full { PATIENCE / 100 } else { IDLE }) => {
+                if api.connections.are_none() && api.sessions.borrow().is_empty() {
                     return Ok(());
                 }
             }
@@ -141,35 +136,18 @@ async fn listen(server: Server) -> anyhow::Result<()> {
     }
 }
 
-/// Reads certificates and key.
-pub fn acceptor(listen: &Listen) -> Result<TlsAcceptor, String> {
-    let at = |path: &PathBuf, why: String| format!("{}: {why}", path.display());
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&listen.tls_cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates =
-        certificates.map_err(|error| at(&listen.tls_cert, format!("certificates: {error}")))?;
-    let key = PrivateKeyDer::from_pem_file(&listen.tls_key)
-        .map_err(|error| at(&listen.tls_key, format!("key: {error}")))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS: {error}"))?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)
-        .map_err(|error| at(&listen.tls_cert, error.to_string()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
 impl Api {
     fn begin<F: Future<Output = ()> + 'static>(
         self: Rc<Self>,
+        local: bool,
         conversation: impl FnOnce(Rc<Api>) -> F + 'static,
     ) {
-        self.connections.set(self.connections.get() + 1);
+        let count = self.connections.of(local);
+        count.set(count.get() + 1);
         tokio::task::spawn_local(async move {
             conversation(self.clone()).await;
-            self.connections
-                .set(self.connections.get().saturating_sub(1));
+            let count = self.connections.of(local);
+            count.set(count.get().saturating_sub(1));
         });
     }
 
@@ -344,6 +322,14 @@ impl Api {
         let encoding = streamed(headers)?;
         let (dir, services) = self.resolve(target)?;
         let service = only(target, &services)?;
+        // by their names services are attached to
+        if services
+            .iter()
+            .any(|it| id == format!("{}/{it}", target.task))
+        {
+            let why = format!("container_id: {id} is a service; choose another name");
+            return Err(Refusal(StatusCode::CONFLICT, why));
+        }
         let mut command = session::own(&self.folders);
         command.args(["-p", &dir.name, "exec", "--session"]);
         if program.terminal.is_some() {
@@ -354,7 +340,8 @@ impl Api {
         }
         // by name: what is in an argument can be read by every process of the machine
         for (name, value) in &program.env {
-            command.arg(format!("--env={name}")).env(name, value);
+            let own = format!("{SESSION_ENV}{name}");
+            command.arg(format!("--env={name}")).env(own, value);
         }
         command.arg(service).args(&program.command);
         self.run(id, command, program.terminal, encoding, caller)
@@ -378,17 +365,7 @@ impl Api {
         encoding: Encoding,
         caller: &Caller,
     ) -> Answer {
-        {
-            let sessions = self.sessions.borrow();
-            if sessions.contains_key(&id) {
-                let why = format!("there is a session {id} already");
-                return Err(Refusal(StatusCode::CONFLICT, why));
-            }
-            if sessions.len() >= SESSIONS {
-                let why = format!("there are {SESSIONS} sessions already");
-                return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
-            }
-        }
+        self.room_for(&id)?;
         let started = session::start(command, terminal, caller.name());
         let (session, running) = started.map_err(|error| {
             Refusal(
@@ -402,11 +379,36 @@ impl Api {
             .insert(id.clone(), session.clone());
         let (writer, body) = Writer::new(encoding);
         tokio::task::spawn_local(async move {
-            running.run(session, writer).await;
+            running.run(session.clone(), writer).await;
             tokio::time::sleep(KEPT).await;
-            self.sessions.borrow_mut().remove(&id);
+            let mut sessions = self.sessions.borrow_mut();
+            let is = |it: &Rc<Session>| Rc::ptr_eq(it, &session);
+            // it may have made room for another one of its name
+            if sessions.get(&id).is_some_and(is) {
+                sessions.remove(&id);
+            }
         });
         Ok(stream(encoding, body))
+    }
+
+    /// One more session; of those that ended the oldest one is forgotten before its time when there are too many.
+    fn room_for(&self, id: &str) -> Result<(), Refusal> {
+        let mut sessions = self.sessions.borrow_mut();
+        if sessions.contains_key(id) {
+            let why = format!("there is a session {id} already");
+            return Err(Refusal(StatusCode::CONFLICT, why));
+        }
+        if sessions.len() < SESSIONS {
+            return Ok(());
+        }
+        let over = sessions.iter().filter(|(_, session)| session.is_over());
+        let over = over.min_by_key(|(_, session)| session.began);
+        let Some(over) = over.map(|(id, _)| id.clone()) else {
+            let why = format!("there are {SESSIONS} sessions already");
+            return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
+        };
+        sessions.remove(&over);
+        Ok(())
     }
 
     async fn output(&self, headers: &HeaderMap, path: &[String], caller: &Caller) -> Answer {

@@ -9,13 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{OptionalActions, Winsize};
+use tokio::io::AsyncWriteExt;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 
@@ -26,6 +26,8 @@ use crate::sys::watch::watch as watch_descriptor;
 
 /// How long the end of a session is known.
 pub const KEPT: Duration = Duration::from_secs(60);
+/// What variables of a program are called on their way to `exec`: none of them means anything to that itself.
+pub const SESSION_ENV: &str = "session.";
 /// Pause while there is no room for input.
 const PAUSE: Duration = Duration::from_millis(5);
 /// End of the input as a terminal takes it (termios(3), VEOF).
@@ -35,6 +37,8 @@ const EOT: &[u8] = &[4];
 pub struct Session {
     /// Who began it.
     pub caller: String,
+    /// When.
+    pub began: Instant,
     pidfd: OwnedFd,
     input: RefCell<Option<Rc<SessionInput>>>,
     busy: Cell<bool>,
@@ -88,6 +92,7 @@ pub fn start(
     let (end, ended) = watch::channel(None);
     let session = Session {
         caller: caller.to_string(),
+        began: Instant::now(),
         pidfd,
         input: RefCell::new(input.map(Rc::new)),
         busy: Cell::new(false),
@@ -147,6 +152,11 @@ impl Session {
             other => other,
         };
         let _ = pidfd::send_signal(&self.pidfd, signal);
+    }
+
+    /// It has ended.
+    pub fn is_over(&self) -> bool {
+        self.ended.borrow().is_some()
     }
 
     /// Waits for its end.
@@ -217,46 +227,49 @@ pub async fn write_all(fd: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()
     Ok(())
 }
 
-async fn read(fd: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        let mut ready = fd.readable().await?;
-        let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut *buffer)?));
-        if let Ok(count) = read {
-            return count;
-        }
-    }
-}
-
 impl Running {
-    /// Moves its output until it ends, and sends its exit code; ends it when the reader goes away.
+    /// Moves its output until it ends, and sends its exit code; ends it when the reader goes away. What it left running in the background
+    /// keeps nobody waiting.
     pub async fn run(mut self, session: Rc<Session>, writer: Writer) {
-        let copied = {
-            let all = async {
-                match &self.master {
-                    Some(master) => copy_terminal(master, &writer).await,
-                    None => {
-                        let (out, err) = (self.child.stdout.take(), self.child.stderr.take());
-                        let (a, b) = tokio::join!(
-                            copy(out, process_io::data::Type::Stdout, &writer),
-                            copy(err, process_io::data::Type::Stderr, &writer),
-                        );
-                        a.and(b)
-                    }
-                }
+        use process_io::data::Type;
+        let (out, err) = match &self.master {
+            Some(master) => (Some(master.clone()), None),
+            None => (
+                self.child
+                    .stdout
+                    .take()
+                    .and_then(|it| pipe(it.into_owned_fd())),
+                self.child
+                    .stderr
+                    .take()
+                    .and_then(|it| pipe(it.into_owned_fd())),
+            ),
+        };
+        let gone = {
+            let output = async {
+                let (out, err) = tokio::join!(
+                    copy(out, Type::Stdout, &session, &writer),
+                    copy(err, Type::Stderr, &session, &writer),
+                );
+                out.and(err)
+            };
+            let end = async {
+                let status = self.child.wait().await;
+                // of a child of ours it is always known; without it nobody who waits is told
+                self.end.send_replace(status.ok());
             };
             tokio::select! {
-                done = all => done,
+                (copied, ()) = async { tokio::join!(output, end) } => copied,
                 gone = writer.idle() => Err(gone),
             }
         };
-        if copied == Err(Gone) {
+        if gone == Err(Gone) {
             session.signal(libc::SIGKILL);
         }
         let status = self.child.wait().await;
         session.input.borrow_mut().take();
         if let Ok(status) = status {
-            // those who wait
-            let _ = self.end.send(Some(status));
+            self.end.send_replace(Some(status));
             writer.end(code(status)).await;
         }
     }
@@ -270,32 +283,45 @@ pub fn code(status: ExitStatus) -> i32 {
         .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
-async fn copy_terminal(master: &AsyncFd<OwnedFd>, writer: &Writer) -> Result<(), Gone> {
-    let mut buffer = vec![0; PIECE];
-    loop {
-        match read(master, &mut buffer).await {
-            // EIO: the other side is closed
-            Ok(0) | Err(_) => return Ok(()),
-            Ok(count) => {
-                let bytes = buffer.get(..count).unwrap_or_default();
-                let piece = ProcessIo::data(process_io::data::Type::Stdout, bytes);
-                writer.send(&piece).await?;
-            }
-        }
-    }
+fn pipe(end: io::Result<OwnedFd>) -> Option<Rc<AsyncFd<OwnedFd>>> {
+    let watched = end.and_then(|fd| {
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        watch_descriptor(fd)
+    });
+    watched.ok().map(Rc::new)
 }
 
+/// Until nobody has the other side, or the program has ended and all that is there has been read.
 async fn copy(
-    stream: Option<impl AsyncRead + Unpin>,
+    fd: Option<Rc<AsyncFd<OwnedFd>>>,
     kind: process_io::data::Type,
+    session: &Session,
     writer: &Writer,
 ) -> Result<(), Gone> {
-    let Some(mut stream) = stream else {
-        return Ok(());
-    };
+    let Some(fd) = fd else { return Ok(()) };
     let mut buffer = vec![0; PIECE];
+    let mut over = false;
     loop {
-        match stream.read(&mut buffer).await {
+        let read = match over {
+            true => rustix::io::read(fd.get_ref(), &mut *buffer).map_err(io::Error::from),
+            // a piece that was read is never let go of: only the wait for one is cut short
+            false => tokio::select! {
+                ready = fd.readable() => {
+                    let Ok(mut ready) = ready else { return Ok(()) };
+                    let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut *buffer)?));
+                    let Ok(read) = read else { continue };
+                    read
+                }
+                _ = session.ended() => {
+                    over = true;
+                    continue;
+                }
+            },
+        };
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // EIO: a terminal whose other side is closed
             Ok(0) | Err(_) => return Ok(()),
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();

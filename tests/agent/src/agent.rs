@@ -522,10 +522,10 @@ impl Agent {
         self.wait("stream", |state| state.stream.as_ref().map(|_| ()));
     }
 
-    /// Waits for a MESSAGE of the executor: its bytes in base64.
+    /// Waits for the next MESSAGE of the executor: its bytes in base64.
     #[track_caller]
     pub fn wait_message(&self) -> String {
-        self.wait("message", |state| state.messages.first().cloned())
+        self.wait("message", |state| state.messages.pop_front())
     }
 
     /// Waits until this many calls were refused or turned away.

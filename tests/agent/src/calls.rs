@@ -145,7 +145,7 @@ impl State {
             }
             "MESSAGE" => {
                 let data = text(&call.value, &["message", "data"]).to_owned();
-                self.messages.push(data);
+                self.messages.push_back(data);
             }
             _ => return Err(refuse(501, "")),
         }

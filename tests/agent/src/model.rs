@@ -164,7 +164,7 @@ pub(crate) struct State {
     /// Uuids in the order of their updates.
     pub(crate) order: Vec<String>,
     pub(crate) held: Vec<(String, String)>,
-    pub(crate) messages: Vec<String>,
+    pub(crate) messages: VecDeque<String>,
     pub(crate) violations: Vec<String>,
     pub(crate) refusals: Vec<(u16, String)>,
     pub(crate) log: Vec<Recorded>,
@@ -204,7 +204,7 @@ impl State {
             updates: BTreeMap::new(),
             order: Vec::new(),
             held: Vec::new(),
-            messages: Vec::new(),
+            messages: VecDeque::new(),
             violations: Vec::new(),
             refusals: Vec::new(),
             log: Vec::new(),

@@ -17,6 +17,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::ledger::{Kill, Launch, Phase, Planned, Task, Update, Why};
+use super::message;
 use super::proto::framework_info::capability;
 use super::proto::task_status::{Reason, Source};
 use super::proto::{
@@ -24,6 +25,7 @@ use super::proto::{
     TaskStatus, event,
 };
 use super::task::pod_name;
+use crate::pod::control::Request;
 use crate::pod::record::{self, Status, Verdict};
 
 /// How long an executor without a task waits for the last acknowledgement.
@@ -138,6 +140,17 @@ pub enum Action {
     Forget(u64),
     /// Send an update.
     Send(Box<TaskStatus>),
+    /// Have services do what the framework asks for, and tell it.
+    Ask {
+        /// The launch.
+        launch: u64,
+        /// What.
+        request: Request,
+        /// For the answer.
+        id: serde_json::Value,
+    },
+    /// Send a message to the framework.
+    Tell(Vec<u8>),
     /// Tell the operator.
     Log(String),
     /// End the process with this code.
@@ -392,10 +405,8 @@ impl Machine {
                 }
             }
             (Type::Message, event) => {
-                let length = event.message.map_or(0, |message| message.data.len());
-                self.log(format!(
-                    "a message of {length} bytes from the scheduler is not understood"
-                ));
+                let data = event.message.map(|message| message.data);
+                self.message(&data.unwrap_or_default());
             }
             (Type::Shutdown, _) => {
                 let why = Why::Shutdown("the agent shut the executor down".into());
@@ -408,6 +419,53 @@ impl Machine {
             }
             (Type::Heartbeat, _) => {}
             (Type::Unknown, _) => self.log("an event of an unknown type is passed over".into()),
+        }
+    }
+
+    /// MESSAGE.
+    fn message(&mut self, data: &[u8]) {
+        let ask = match message::read(data) {
+            None => {
+                let length = data.len();
+                return self.log(format!(
+                    "a message of {length} bytes from the framework is not for the executor"
+                ));
+            }
+            Some(Err(answer)) => return self.actions.push(Action::Tell(answer)),
+            Some(Ok(ask)) => ask,
+        };
+        let action = match self.asked(&ask) {
+            Ok((launch, services)) => Action::Ask {
+                launch,
+                request: ask.request(services),
+                id: ask.id,
+            },
+            Err(why) => Action::Tell(message::failed(&ask.id, &why)),
+        };
+        self.actions.push(action);
+    }
+
+    /// The services that the framework asks something of, and their launch.
+    fn asked(&self, ask: &message::Ask) -> Result<(u64, Vec<String>), String> {
+        let id = &ask.task;
+        let found = self.find(id).and_then(|(number, at)| {
+            let launch = self.launches.get(&number)?;
+            Some((launch, launch.tasks.get(at)?))
+        });
+        let running = |(launch, task): &(&Launch, &Task)| {
+            launch.phase == Phase::Up && task.kill.is_none() && !task.is_over()
+        };
+        let Some((launch, task)) = found.filter(running) else {
+            return Err(format!("task {id} does not run here"));
+        };
+        let all = task.plan.as_ref().map_or(&[][..], |plan| &plan.services);
+        match &ask.service {
+            None => Ok((launch.number, all.to_vec())),
+            Some(name) if all.contains(name) => Ok((launch.number, vec![name.clone()])),
+            Some(name) => Err(format!(
+                "task {id} has no service {name}, but {}",
+                all.join(", ")
+            )),
         }
     }
 

@@ -251,6 +251,12 @@ fn line(action: &Action) -> String {
         } => format!("stop {launch} {} {grace:?}", services.join(" ")),
         Action::Remove(number) => format!("remove {number}"),
         Action::Forget(number) => format!("forget {number}"),
+        Action::Ask {
+            launch,
+            request,
+            id,
+        } => format!("ask {launch} {request:?} {id}"),
+        Action::Tell(data) => format!("tell {}", String::from_utf8_lossy(data)),
         Action::Send(status) => {
             let mut text = format!("{} {}", status.task_id.value, status.state());
             if status.reason.is_some() {
@@ -861,6 +867,41 @@ fn a_pod_without_its_network() {
 }
 
 #[test]
+fn messages_of_the_framework() {
+    let mut life = Life::subscribed(&[]);
+    let says = |life: &mut Life, text: &str| {
+        let message = event::Message {
+            data: text.as_bytes().to_vec(),
+        };
+        let event = Event {
+            message: Some(message),
+            ..Event::default()
+        };
+        life.agent(event::Type::Message, event)
+    };
+    life.launch(&["a"]);
+    let ask = r#"{"sampan": "restart", "task": "a", "id": 5}"#;
+    let away = r#"tell {"id":5,"message":"task a does not run here","sampan":"failed"}"#;
+    assert_eq!(says(&mut life, ask), [away]);
+    life.up_as(1, |plan| plan.services = vec!["db".into(), "web".into()]);
+    assert_eq!(
+        says(&mut life, ask),
+        [r#"ask 1 Restart { services: ["db", "web"], timeout: None } 5"#]
+    );
+    let one = r#"{"sampan": "signal", "task": "a", "service": "SERVICE", "signal": "USR1"}"#;
+    assert_eq!(
+        says(&mut life, &one.replace("SERVICE", "web")),
+        [r#"ask 1 Kill { services: ["web"], signal: 10 } null"#]
+    );
+    assert_eq!(
+        says(&mut life, &one.replace("SERVICE", "x")),
+        [r#"tell {"id":null,"message":"task a has no service x, but db, web","sampan":"failed"}"#]
+    );
+    life.kill("a", None);
+    assert_eq!(says(&mut life, ask), [away]);
+}
+
+#[test]
 fn other_events() {
     for (kind, event, expected) in [
         (event::Type::Heartbeat, Event::default(), &[][..]),
@@ -875,7 +916,7 @@ fn other_events() {
                 message: Some(event::Message { data: vec![1, 2] }),
                 ..Event::default()
             },
-            &["log a message of 2 bytes from the scheduler is not understood"],
+            &["log a message of 2 bytes from the framework is not for the executor"],
         ),
         (
             event::Type::Launch,

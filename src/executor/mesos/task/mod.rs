@@ -2,7 +2,7 @@
 //!
 //! Owns what each field of `TaskInfo` means: `labels` what is said there, `source` where the pod comes from, `service` a task as one service
 //! of a compose file with `command`, `linux`, `docker`, `volumes`, `networks`, `resources`, `ports`, `variables` and `checks`; [`fetch`]
-//! brings what has to be there before.
+//! brings what has to be there before, `finish` adds what no compose file says.
 //!
 //! A task is written as a compose file and read like one, so that every bound and default of those holds for it, too.
 //!
@@ -16,6 +16,7 @@ mod checks;
 mod command;
 mod docker;
 pub mod fetch;
+mod finish;
 mod hooks;
 mod labels;
 mod linux;
@@ -43,11 +44,11 @@ pub use checks::{CHECK, HEALTH};
 use super::proto::task_status::Reason;
 use super::proto::{AgentInfo, DurationInfo, ExecutorInfo, FrameworkInfo, TaskInfo, TaskState};
 use crate::compose::Project;
-use crate::compose::project::{Limits, Mount, MountSource, Origin, Service};
 use crate::pod::record::Policy;
+use finish::{finish, set_limits, shares_cgroups, tighter};
 use labels::Options;
 use networks::{Mapping, Networks};
-use ports::{Assigned, Offered};
+use ports::Offered;
 use resources::Share;
 use source::Source;
 use variables::Variables;
@@ -401,29 +402,6 @@ fn compose(
     })
 }
 
-/// The task's limits, and of the file's own those that are below.
-fn tighter(own: Limits, task: Limits) -> Limits {
-    fn least<T: PartialOrd>(a: Option<T>, b: Option<T>) -> Option<T> {
-        match (a, b) {
-            (Some(a), Some(b)) => Some(if a < b { a } else { b }),
-            (a, b) => a.or(b),
-        }
-    }
-    let memory = least(own.memory, task.memory);
-    Limits {
-        cpus: least(own.cpus, task.cpus),
-        cpu_shares: task.cpu_shares.or(own.cpu_shares),
-        memory_reservation: least(
-            own.memory_reservation.or(task.memory_reservation),
-            memory
-                .or(own.memory_reservation)
-                .or(task.memory_reservation),
-        ),
-        memory,
-        ..own
-    }
-}
-
 /// The tasks of a group: a service of each.
 fn several(tasks: &[TaskInfo], around: &Surroundings) -> Result<PodPlan, Invalid> {
     let Some(first) = tasks.first() else {
@@ -491,91 +469,6 @@ fn several(tasks: &[TaskInfo], around: &Surroundings) -> Result<PodPlan, Invalid
         tasks: plans,
         notes,
     })
-}
-
-/// `LinuxInfo.share_cgroups`, true where nothing is said: the tasks of a group share what they have together.
-fn shares_cgroups(task: &TaskInfo) -> bool {
-    let linux = task.container.as_ref().and_then(|c| c.linux_info.as_ref());
-    linux.is_none_or(|linux| linux.share_cgroups())
-}
-
-/// The task's resources, beside what the service says itself.
-fn set_limits(project: &mut Project, service: &str, limits: Limits) {
-    if let Some(service) = project.services.get_mut(service) {
-        service.limits = tighter(std::mem::take(&mut service.limits), limits);
-    }
-}
-
-/// What a compose file cannot say, or need not: ports, checks, variables, sandbox, address.
-fn finish(
-    draft: &Draft<'_>,
-    project: &mut Project,
-    names: &[String],
-    assigned: &Assigned,
-    around: &Surroundings,
-) -> Result<(), Invalid> {
-    assigned.apply(project, names);
-    let checks = draft.checks.clone();
-    let own = [service::name(draft.task, &BTreeSet::new())];
-    let group = draft.sandbox.parent.is_some();
-    // those that an override brought along are not what they are about
-    let about = match draft.source {
-        Source::Compose { .. } => names,
-        _ if names.len() == 1 => names,
-        _ => &own,
-    };
-    checks::place(draft.task, checks, &draft.options, about, project)?;
-    let called = match (group, names) {
-        (true, [name]) => name,
-        _ => &own[0],
-    };
-    hooks::add(draft, called, project)?;
-    let on_host = project.on_host();
-    let made = made(draft, around);
-    let mut ports = draft.offered.variables();
-    variables::fill(&mut ports, assigned.variables());
-    let user = draft.task.command.as_ref().and_then(|c| c.user.clone());
-    for name in names {
-        let Some(service) = project.services.get_mut(name) else {
-            continue;
-        };
-        variables::fill(&mut service.environment, draft.own.clone());
-        variables::fill(&mut service.environment, around.variables.clone());
-        service.environment.extend(made.clone());
-        variables::fill(&mut service.environment, ports.clone());
-        const ADDRESS: &str = "MESOS_CONTAINER_IP";
-        match (on_host, around.address) {
-            (true, Some(address)) => {
-                let address = address.to_string();
-                service.environment.insert(ADDRESS.to_owned(), address);
-            }
-            (true, None) => {}
-            (false, _) => service.address_variable = Some(ADDRESS.to_owned()),
-        }
-        if let Source::Compose { .. } = draft.source {
-            service.user = service.user.take().or_else(|| user.clone());
-            mount_sandbox(service, &draft.sandbox);
-        }
-    }
-    Ok(())
-}
-
-/// The sandbox in a service of a compose file, which may have something else there.
-fn mount_sandbox(service: &mut Service, sandbox: &Sandbox) {
-    if service.volumes.iter().any(|m| m.target == sandbox.inside) {
-        return;
-    }
-    service.volumes.push(Mount {
-        origin: Origin::default(),
-        target: sandbox.inside.clone(),
-        source: MountSource::Bind {
-            path: sandbox.host.clone(),
-            create: false,
-            propagation: None,
-            recursive: true,
-        },
-        read_only: false,
-    });
 }
 
 fn task_plan(draft: &Draft<'_>, services: Vec<String>) -> Result<TaskPlan, Invalid> {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::compose::project::Service;
+use crate::compose::project::{MountSource, Service};
 
 /// A task `t` with these fields, as JSON has them.
 pub fn task(given: Value) -> TaskInfo {

@@ -19,7 +19,9 @@ pub fn satisfied(condition: Condition, on: &Status, probed: bool) -> Satisfied {
     if on.goal == Goal::Restart {
         return Satisfied::NotYet;
     }
-    if on.phase == Phase::Failed {
+    // one whose `post_start` failed still runs until it has been stopped
+    let failing = matches!(on.phase, Phase::Running | Phase::Stopping) && on.error.is_some();
+    if on.phase == Phase::Failed || failing {
         return Satisfied::Never("failed to start");
     }
     if on.goal == Goal::Stop
