@@ -181,6 +181,7 @@ pub fn remove(
         }
     }
     if failed.is_empty()
+        && !matches!(purpose, Purpose::Keep | Purpose::Renew)
         && let Some(pod) = pod.as_ref().filter(|pod| pod.owner.is_some())
     {
         // the pod's name does not come again, so nobody would find them; those with a name of their own stay

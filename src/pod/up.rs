@@ -178,7 +178,7 @@ fn secure(folders: &Folders, dir: &PodDir, pod: &Pod, progress: &dyn Progress) -
 fn unpack(store: &Store, pod: &Pod, progress: &dyn Progress) -> Result<()> {
     for id in image_ids(pod) {
         let image = store.resolve(&id)?;
-        let image = image.ok_or_else(|| image::Error::Unknown(id))?;
+        let image = image.ok_or(image::Error::Unknown(id))?;
         store.layers(&image, progress)?;
     }
     Ok(())

@@ -206,8 +206,8 @@ pub fn sweep(dir: &PodDir, pod: Option<&Pod>) -> Result<()> {
         }
     }
     let found = nameless(dir)?;
-    let gone = found.iter().filter(|path| !wanted.contains(*path));
-    gone.map(|path| remove_tree(path)).collect()
+    let mut gone = found.iter().filter(|path| !wanted.contains(*path));
+    gone.try_for_each(|path| remove_tree(path))
 }
 
 /// A service has a volume that [`populate`] has to look after.
