@@ -72,6 +72,9 @@ pub enum Command {
         /// No other follows it: why
         #[arg(long)]
         last: Option<String>,
+        /// An earlier one was asked to end
+        #[arg(long)]
+        terminated: bool,
         /// The command line of that process
         #[arg(last = true)]
         words: Vec<OsString>,
@@ -162,7 +165,11 @@ pub fn run() -> Outcome {
         Command::Hook { dir, at, next } => Ok(hooks::step(&dir, &at, next).map(|()| 0)?),
         Command::Names => shell::names(),
         Command::Remover { dir } => Ok(teardown::keep_trying(&dir).map(|()| 0)?),
-        Command::MesosExecutor { last, words } => super::executor(words, last),
+        Command::MesosExecutor {
+            last,
+            terminated,
+            words,
+        } => super::executor(words, last, terminated),
         Command::MesosLaunch { dir, number } => Ok(launch::run(&dir, number)),
         Command::Remote {
             root,

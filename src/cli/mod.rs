@@ -234,10 +234,10 @@ pub fn main() -> ExitCode {
 }
 
 /// The command line behind `internal mesos-executor --`, which is that of `executor mesos`.
-fn executor(words: Vec<std::ffi::OsString>, last: Option<String>) -> Outcome {
+fn executor(words: Vec<std::ffi::OsString>, last: Option<String>, terminated: bool) -> Outcome {
     let cli = Cli::try_parse_from(std::iter::once("sampan".into()).chain(words))?;
     match cli.command {
-        Command::Executor(command) => executor::run_real(&cli.global, command, last),
+        Command::Executor(command) => executor::run_real(&cli.global, command, last, terminated),
         _ => Err(anyhow::anyhow!("not the command line of an executor")),
     }
 }

@@ -18,7 +18,7 @@ const TRIES: u32 = 3;
 /// Downloads `url` to `file`, whose folder exists; one of that name is replaced. Runs its own single-threaded tokio runtime.
 ///
 /// # Errors
-/// With the url and the server's words. A temporary file may be left when the process is killed: `.NAME.part`.
+/// With the url as [`shown`] and the server's words. A temporary file may be left when the process is killed: `.NAME.part`.
 pub fn download(url: &str, file: &Path, limit: u64, options: &PullOptions) -> Result<(), Error> {
     // an error says that there is a provider already
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -37,6 +37,18 @@ pub fn download(url: &str, file: &Path, limit: u64, options: &PullOptions) -> Re
     done
 }
 
+/// An address for a message: without user and password, and without the query, which may be a signature.
+pub fn shown(url: &str) -> String {
+    let plain = url.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = match plain.find("://") {
+        Some(at) => plain.split_at(at + 3),
+        None => ("", plain),
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}{host}{path}")
+}
+
 async fn tried(url: &str, part: &Path, limit: u64, options: &PullOptions) -> Result<(), Error> {
     let client = client(options)?;
     for number in 1.. {
@@ -44,17 +56,18 @@ async fn tried(url: &str, part: &Path, limit: u64, options: &PullOptions) -> Res
             Ok(()) => return Ok(()),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Status(status @ (429 | 500..), answer)) => {
-                Error::invalid(url, format!("{status} {answer}"))
+                Error::invalid(shown(url), format!("{status} {answer}"))
             }
             Err(Failure::Status(status, answer)) => {
                 return Err(Error::invalid(
-                    url,
+                    shown(url),
                     format!("{status} {answer}; check the address"),
                 ));
             }
             Err(Failure::Transport(error)) => {
+                let error = error.without_url();
                 let why = innermost(&error);
-                let told = Error::invalid(url, format!("{why}; {}", advice(&why)));
+                let told = Error::invalid(shown(url), format!("{why}; {}", advice(&why)));
                 if error.is_connect() || error.is_builder() || error.is_redirect() {
                     return Err(told);
                 }
@@ -88,9 +101,32 @@ async fn once(client: &reqwest::Client, url: &str, part: &Path, limit: u64) -> R
         size += bytes.len() as u64;
         if size > limit {
             let why = format!("longer than {} MiB", limit >> 20);
-            return Err(Error::invalid(url, why).into());
+            return Err(Error::invalid(shown(url), why).into());
         }
         file.write_all(&bytes).at("write", part)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn addresses_are_shown_without_secrets() {
+        for (url, expected) in [
+            (
+                "https://h.example:8443/a/b.tgz",
+                "https://h.example:8443/a/b.tgz",
+            ),
+            ("https://me:pass@h/a@b", "https://h/a@b"),
+            ("https://me:p@ss@h", "https://h"),
+            ("https://h/a?X-Amz-Signature=c0ffee#part", "https://h/a"),
+            ("https://me:pass@h?sig=/x", "https://h"),
+            ("me:pass@h/a", "h/a"),
+            ("", ""),
+        ] {
+            assert_eq!(shown(url), expected, "{url}");
+        }
+    }
 }

@@ -42,7 +42,7 @@ use oci_spec::image::ImageConfiguration;
 
 pub use collect::Pruned;
 pub use digest::Digest;
-pub use download::download;
+pub use download::{download, shown};
 pub use error::Error;
 pub use extract::{Owner, extract, is_archive};
 pub use import::import;

@@ -17,6 +17,7 @@
 //!   sandbox.json                what set-up found out: addresses, default route
 //!   verdict.json                how the pod ended, while it is at rest
 //!   hooks.json hooks.lock       which hooks ran and which are owed; held by the process that runs one
+//!   sinks/NUMBER.json           how far a file of x-sampan.logs is, written by the supervisor alone
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
 //!   services/SERVICE/
@@ -29,7 +30,7 @@
 //! <state>/cni/                  attachments that `sampan cni` made, as in network/
 //! <root>/pods/NAME/.pod         link to <state>/pods/NAME: whose data these are
 //! <root>/pods/NAME/.owned       there where the pod has an owner: its name does not come again
-//! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
+//! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stdout.OFFSET.log … stderr.log stderr.idx …
 //! <root>/volumes/NAME/          named volumes: _data, volume.json; while one is filled .copy_data, then .ready_data
 //! ```
 
@@ -197,6 +198,16 @@ impl PodDir {
         self.dir.join("hooks.lock")
     }
 
+    /// `sinks/`.
+    pub fn sinks(&self) -> PathBuf {
+        self.dir.join("sinks")
+    }
+
+    /// `sinks/NUMBER.json`.
+    pub fn sink(&self, number: usize) -> PathBuf {
+        self.sinks().join(format!("{number}.json"))
+    }
+
     /// `changes.json`.
     pub fn changes(&self) -> PathBuf {
         self.dir.join("changes.json")
@@ -271,13 +282,16 @@ impl ServiceDir {
         self.dir.join(stream)
     }
 
-    /// Log of `stdout` or `stderr`.
-    pub fn log(&self, stream: &str) -> PathBuf {
-        self.data.join(format!("{stream}.log"))
+    /// Log of `stdout` or `stderr`, the part that begins at an offset (see [`super::logs::parts`]).
+    pub fn log_at(&self, stream: &str, base: u64) -> PathBuf {
+        self.data.join(match base {
+            0 => format!("{stream}.log"),
+            base => format!("{stream}.{base}.log"),
+        })
     }
 
-    /// Index of [`ServiceDir::log`].
-    pub fn index(&self, stream: &str) -> PathBuf {
-        self.data.join(format!("{stream}.idx"))
+    /// Index of [`ServiceDir::log_at`].
+    pub fn index_at(&self, stream: &str, base: u64) -> PathBuf {
+        self.log_at(stream, base).with_extension("idx")
     }
 }

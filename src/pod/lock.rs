@@ -127,15 +127,15 @@ fn holder(file: &File, path: &Path) -> Result<Option<i32>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
     use std::os::unix::process::ExitStatusExt;
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
     const HOLD: &str = "LOCK_TO_HOLD";
 
-    /// The other process of the test below.
+    /// The process of [`hold`].
     #[test]
     fn holder_for_another_test() {
         if let Some(path) = std::env::var_os(HOLD) {
@@ -145,18 +145,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_holder_is_waited_for_or_ended() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        // within one process a record lock never conflicts
+    /// Another process that holds a lock: within one process a record lock never conflicts.
+    pub(crate) fn hold(path: &Path) -> Child {
         let mut other = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
                 "--nocapture",
                 "pod::lock::tests::holder_for_another_test",
             ])
-            .env(HOLD, &path)
+            .env(HOLD, path)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -166,6 +163,14 @@ mod tests {
             said.map_while(std::result::Result::ok)
                 .any(|line| line == "held")
         );
+        other
+    }
+
+    #[test]
+    fn a_holder_is_waited_for_or_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let mut other = hold(&path);
         assert!(attempt(&path).unwrap().is_none());
         assert!(is_held(&path).unwrap());
         assert!(!is_held(&dir.path().join("none")).unwrap());

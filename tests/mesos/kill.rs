@@ -4,8 +4,10 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::json;
 
+use crate::pod_support::until;
 use crate::support::*;
 
 /// Ignores SIGTERM.
@@ -224,4 +226,32 @@ fn shutdown_and_the_stream_ends() {
     mesos.ends(0);
     assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
     assert_eq!(mesos.agent.subscriptions(), 1);
+}
+
+/// What stands in the way of a removal keeps the executor at it, until it is gone.
+#[test]
+fn a_removal_that_fails_is_tried_again() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let pods = std::fs::read_dir(mesos.host.root.join("pods")).unwrap();
+    let pod = pods.map(|entry| entry.unwrap().path()).next().unwrap();
+    // only this test and its children see it
+    let busy = pod.join("busy");
+    std::fs::create_dir(&busy).unwrap();
+    let tmpfs = Some("tmpfs");
+    mount(tmpfs, &busy, tmpfs, MsFlags::empty(), None::<&str>).unwrap();
+    mesos.agent.kill("a", None);
+    let said = mesos.agent.sandbox().join("stderr");
+    until("the removal failed", || {
+        let said = std::fs::read_to_string(&said).unwrap();
+        let lines = said.lines();
+        let told = lines.filter(|line| line.ends_with("it is tried again"));
+        (told.count() == 1).then_some(())
+    });
+    assert!(mesos.agent.exit().is_none());
+    umount(&busy).unwrap();
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
 }

@@ -81,6 +81,29 @@ fn a_group_starts_whole_or_not_at_all() {
     assert!(message.starts_with(why), "{bad}");
 }
 
+/// The task whose file is not there is the one that failed, and its address has no password in what everybody reads.
+#[test]
+fn a_file_that_cannot_be_fetched_fails_its_task() {
+    let mesos = Mesos::new();
+    let mut bad = member("bad", "true");
+    bad["command"]["uris"] = json!([{"value": "http://me:pass@127.0.0.1:1/f?signature=c0ffee"}]);
+    mesos
+        .agent
+        .launch_group(vec![member("good", "sleep 1000"), bad]);
+    mesos.start();
+    mesos.ends(0);
+    assert_eq!(mesos.states("bad"), "STARTING FAILED");
+    assert_eq!(mesos.states("good"), "STARTING KILLED");
+    let bad = mesos.last("bad");
+    assert_eq!(bad["reason"], "REASON_CONTAINER_LAUNCH_FAILED");
+    let message = bad["message"].as_str().unwrap();
+    let why = "task bad: command.uris: http://127.0.0.1:1/f: ";
+    assert!(message.starts_with(why), "{message}");
+    for secret in ["pass", "c0ffee"] {
+        assert!(!message.contains(secret), "{message}");
+    }
+}
+
 #[test]
 fn one_failure_ends_the_group() {
     let mesos = Mesos::new();

@@ -1,10 +1,14 @@
 //! Acknowledgements late and lost, breaks with and without checkpointing, restarts.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
+use crate::pod_support::until;
 use crate::support::*;
 
 #[test]
@@ -149,6 +153,151 @@ fn another_executor_process_goes_on() {
         assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
         assert_eq!(mesos.states("ends"), "STARTING RUNNING FINISHED");
     }
+}
+
+/// What others remove in another pid namespace is not the folder of an executor that lives, whose next process needs it.
+#[test]
+fn gc_in_another_pid_namespace_leaves_it_alone() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let mut gc = std::process::Command::new("unshare");
+    gc.args(["--pid", "--fork", "--mount-proc"])
+        .args([env!("CARGO_BIN_EXE_sampan"), "gc"]);
+    mesos.host.surround(&mut gc);
+    assert!(gc.status().unwrap().success());
+    kill(Pid::from_raw(mesos.real_executor()), Signal::SIGKILL).unwrap();
+    mesos.agent.wait_subscriptions(2);
+    mesos.agent.kill("a", None);
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+}
+
+/// Up to its very end a successor would find everything.
+#[test]
+fn its_folder_is_there_until_it_has_ended() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let folders = || {
+        let all = std::fs::read_dir(mesos.host.state.join("executors")).unwrap();
+        all.count()
+    };
+    let (first, real) = (Pid::from_raw(mesos.agent.pid()), mesos.real_executor());
+    kill(first, Signal::SIGSTOP).unwrap();
+    mesos.agent.kill("a", None);
+    until("the real executor has ended", || {
+        (!mesos.processes("internal mesos-executor").contains(&real)).then_some(())
+    });
+    assert_eq!(folders(), 1);
+    kill(first, Signal::SIGCONT).unwrap();
+    mesos.ends(0);
+    assert_eq!(folders(), 0);
+}
+
+/// SIGTERM reaches a real executor that has just died: the next one does what it says.
+#[test]
+fn a_signal_to_end_outlives_the_real_executor() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let first = Pid::from_raw(mesos.agent.pid());
+    kill(first, Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(mesos.real_executor()), Signal::SIGKILL).unwrap();
+    kill(first, Signal::SIGTERM).unwrap();
+    kill(first, Signal::SIGCONT).unwrap();
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+    let why = mesos.last("a")["message"].clone();
+    assert_eq!(why, "the executor was asked to end");
+}
+
+/// A pod that is removed while no real executor runs is not made again: its job may be done.
+#[test]
+fn a_pod_that_goes_unseen_is_not_made_again() {
+    let mesos = Mesos::new();
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let first = Pid::from_raw(mesos.agent.pid());
+    kill(first, Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(mesos.real_executor()), Signal::SIGKILL).unwrap();
+    let pods = std::fs::read_dir(mesos.host.root.join("pods")).unwrap();
+    let pod = pods.map(|entry| entry.unwrap().file_name()).next().unwrap();
+    let down = ["-p", pod.to_str().unwrap(), "down", "--timeout", "0"];
+    mesos.host.sampan(&down).ok();
+    kill(first, Signal::SIGCONT).unwrap();
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING FAILED");
+    let pod = pod.to_str().unwrap();
+    let why = format!("pod {pod} was removed by a command on the agent's machine");
+    assert_eq!(mesos.last("a")["message"], why);
+}
+
+/// A task that writes a line once `server` has answered.
+fn waiting(server: &TcpListener) -> serde_json::Value {
+    let mut task = member("a", "echo run >> \"$MESOS_SANDBOX/runs\"");
+    let uri = format!("http://{}/file", server.local_addr().unwrap());
+    task["command"]["uris"] = json!([{"value": uri}]);
+    task
+}
+
+/// A request that has not been answered yet.
+fn asked(server: &TcpListener) -> TcpStream {
+    let (mut stream, _) = server.accept().unwrap();
+    assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+    stream
+}
+
+fn answer(mut stream: TcpStream) {
+    let text = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    stream.write_all(text).unwrap();
+}
+
+/// The real executor is killed after the pod was made, and before it noted what its task is: the next one learns that, and nothing runs
+/// twice.
+#[test]
+fn a_pod_that_was_made_unseen_is_taken_up() {
+    let mesos = Mesos::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    mesos.agent.launch_group(vec![waiting(&server)]);
+    mesos.start();
+    let request = asked(&server);
+    let real = mesos.real_executor();
+    kill(Pid::from_raw(real), Signal::SIGSTOP).unwrap();
+    until("the real executor stands still", || {
+        let stat = std::fs::read_to_string(format!("/proc/{real}/stat")).unwrap();
+        stat.contains(") T ").then_some(())
+    });
+    answer(request);
+    let runs = mesos.agent.sandbox().join("tasks/a/runs");
+    until("the task runs", || runs.exists().then_some(()));
+    until("the pod is made", || {
+        let makes = mesos.processes("internal mesos-launch");
+        makes.is_empty().then_some(())
+    });
+    kill(Pid::from_raw(real), Signal::SIGKILL).unwrap();
+    mesos.wait("a", "FINISHED");
+    assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
+    mesos.ends(0);
+}
+
+#[test]
+fn what_makes_a_pod_ends_with_the_real_executor() {
+    let mesos = Mesos::new();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    mesos.agent.launch_group(vec![waiting(&server)]);
+    mesos.start();
+    let mut request = asked(&server);
+    kill(Pid::from_raw(mesos.real_executor()), Signal::SIGKILL).unwrap();
+    let end = request.read(&mut [0; 16]);
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    answer(asked(&server));
+    mesos.ends(0);
+    assert_eq!(mesos.last("a")["state"], "TASK_FINISHED");
 }
 
 /// All of the container is killed at once: the next gc leaves nothing.

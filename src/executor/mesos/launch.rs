@@ -1,7 +1,8 @@
 //! `sampan internal mesos-launch`: from the tasks of a launch to a pod, in a short process of its own.
 //!
 //! What tasks bring (files, compose text, images) is read here and not in the executor, whose memory stays small and whose life does not
-//! depend on it. *Invariants:* it dies with the executor, whose successor begins anew; a failure leaves no pod.
+//! depend on it. *Invariants:* it dies with the executor, whose successor begins anew; a pod that is there by then is not made again, for
+//! what it is to do may be done; a failure leaves no pod.
 //!
 //! Leaves to others: what a task is as a pod ([`super::task`]), how a pod comes up ([`crate::pod::up`]).
 
@@ -9,7 +10,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{Executor, Ledger, Planned};
@@ -21,7 +21,7 @@ use crate::image::{Progress, PullOptions};
 use crate::network::Cni;
 use crate::pod::record::Owner;
 use crate::pod::up::{UpSpec, up};
-use crate::pod::{Error, Result, hooks};
+use crate::pod::{Error, Result, adopt, hooks};
 
 /// The step of `sampan internal`.
 pub const STEP: &str = "mesos-launch";
@@ -99,8 +99,6 @@ impl Progress for Silent {
 }
 
 fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
-        .map_err(|error| Error::Other(format!("follow the executor: {error}")))?;
     let missing = privileges::missing()
         .map_err(|error| Error::Other(format!("look at the executor's privileges: {error}")))?;
     if let Some(missing) = missing {
@@ -115,8 +113,11 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         ..PullOptions::default()
     };
     folders(&tasks, &around)?;
-    let files = fetch::spec(&tasks, launch.group, &around)?;
-    fetch::run(&files, &options).map_err(Error::Other)?;
+    let there = is_there(&executor, &launch.pod)?;
+    if !there {
+        let files = fetch::spec(&tasks, launch.group, &around)?;
+        fetch::run(&files, &options)?;
+    }
     let plan = task::plan(&tasks, launch.group, &around)?;
     for note in &plan.notes {
         eprintln!("sampan executor: {note}");
@@ -124,6 +125,9 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
     say(&Line::Planned {
         tasks: plan.tasks.iter().map(Planned::from).collect(),
     });
+    if there {
+        return Ok(());
+    }
     let of = |plan: TaskPlan| (plan.id, plan.services);
     let tasks_of: BTreeMap<String, Vec<String>> = plan.tasks.into_iter().map(of).collect();
     let owner = Owner {
@@ -157,6 +161,15 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         hooks_dir: hooks::usual_folder(),
     };
     up(spec, &Silent, &mut |_, _| {}).map_err(|error| of_task(error, &tasks_of))
+}
+
+/// An earlier process of this executor made the pod, and nobody has removed it.
+fn is_there(executor: &Executor, pod: &str) -> Result<bool> {
+    let dir = executor.folders().pod(pod);
+    let found = adopt::load(&dir)?.filter(|_| !dir.removing().exists());
+    Ok(found
+        .and_then(|pod| pod.owner)
+        .is_some_and(|owner| owner.process == executor.process))
 }
 
 /// A failure is that of the task whose service it is.
@@ -210,6 +223,7 @@ fn surroundings(ledger: &Ledger, executor: &Executor) -> Result<Surroundings> {
         variables: executor.variables.clone(),
         address: executor.address,
         seccomp_profiles: executor.seccomp_profiles.clone(),
+        output: executor.output,
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state>/executors/PID-STARTTIME/   named by the process that the agent started (see [`super::shim`])
+//!   lock                             held by that process as long as it lives
 //!   executor.json                    whose it is, and with which options it works
 //!   subscribed                       the last SUBSCRIBED event (protobuf)
 //!   launches/NUMBER/                 one LAUNCH or LAUNCH_GROUP, which is one pod
@@ -25,10 +26,14 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::proto::{NetworkInfo, TaskGroupInfo, TaskInfo, TaskStatus, event};
+use super::task::output::Bound;
 use crate::pod::layout::Folders;
 use crate::pod::record::{self, ProcessId};
-use crate::pod::{Error, Result};
+use crate::pod::{Error, Result, lock};
 use crate::sys::file::replace;
+
+/// Name of the lock in an executor's folder.
+const LOCK: &str = "lock";
 
 /// One LAUNCH or LAUNCH_GROUP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -213,6 +218,9 @@ pub struct Executor {
     pub seccomp_profiles: Option<PathBuf>,
     /// The machine's address.
     pub address: Option<IpAddr>,
+    /// How much of a task's output the sandbox holds.
+    #[serde(default)]
+    pub output: Bound,
 }
 
 impl Executor {
@@ -246,15 +254,30 @@ impl Ledger {
         &self.0
     }
 
-    /// Makes the folder, and writes down whose it is.
-    pub fn begin(&self, executor: &Executor) -> Result<()> {
+    /// Makes the folder, which is ours until what this gives is dropped.
+    pub fn hold(&self) -> Result<lock::Held> {
         use std::os::unix::fs::DirBuilderExt;
+        let path = self.0.join(LOCK);
+        loop {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.0)
+                .map_err(Error::io("make", &self.0))?;
+            match lock::acquire(&path) {
+                Ok(held) if held.is_at(&path) => return Ok(held),
+                // swept between the two
+                Err(_) if !self.0.exists() => {}
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes down whose the folder is.
+    pub fn begin(&self, executor: &Executor) -> Result<()> {
         let launches = self.0.join("launches");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&launches)
-            .map_err(Error::io("make", &launches))?;
+        fs::create_dir_all(&launches).map_err(Error::io("make", &launches))?;
         record::write(&self.0.join("executor.json"), executor)
     }
 
@@ -353,7 +376,8 @@ impl Ledger {
     }
 }
 
-/// Removes the folders of executors that are gone: all of theirs is removed by then.
+/// Removes the folders of executors that are gone: all of theirs is removed by then. Which pid namespace the caller is in does not matter;
+/// the process that holds a folder does not call this.
 pub fn sweep(state: &Path) -> Result<()> {
     let dir = state.join("executors");
     let entries = match fs::read_dir(&dir) {
@@ -362,14 +386,13 @@ pub fn sweep(state: &Path) -> Result<()> {
     };
     let mut failed = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(Error::io("read", &dir))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.split_once('-').and_then(|(pid, start_time)| {
-            let (pid, start_time) = (pid.parse().ok()?, start_time.parse().ok()?);
-            Some(ProcessId { pid, start_time })
-        });
-        if process.is_some_and(|process| !process.alive()) {
-            failed.extend(remove(&entry.path()).err());
+        let path = entry.map_err(Error::io("read", &dir))?.path();
+        match lock::attempt(&path.join(LOCK)) {
+            Ok(Some(_held)) => failed.extend(remove(&path).err()),
+            Ok(None) => {}
+            // it has just ended
+            Err(_) if !path.exists() => {}
+            Err(error) => failed.push(error),
         }
     }
     Error::all(failed)
@@ -419,6 +442,7 @@ mod tests {
             variables: BTreeMap::new(),
             seccomp_profiles: None,
             address: None,
+            output: Bound::default(),
         };
         ledger.begin(&executor).unwrap();
         assert_eq!(ledger.executor().unwrap(), executor);
@@ -466,14 +490,26 @@ mod tests {
         assert!(ledger.load().unwrap().is_empty());
     }
 
+    /// The name of the one that stays is of no process here, as that of an executor in another pid namespace.
     #[test]
     fn only_folders_of_the_gone_are_swept() {
-        let (dir, ledger) = ledger();
-        let own = Ledger::at(dir.path(), ProcessId::own().unwrap());
-        fs::create_dir_all(own.path()).unwrap();
+        let (dir, gone) = ledger();
+        let other = Ledger::at(
+            dir.path(),
+            ProcessId {
+                pid: 1,
+                start_time: 3,
+            },
+        );
+        drop(other.hold().unwrap());
+        let mut holder = lock::tests::hold(&other.path().join(LOCK));
         sweep(dir.path()).unwrap();
-        assert!(own.path().exists());
-        assert!(!ledger.path().exists());
+        assert!(other.path().exists());
+        assert!(!gone.path().exists());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        sweep(dir.path()).unwrap();
+        assert!(!other.path().exists());
         sweep(Path::new("/nowhere")).unwrap();
     }
 }

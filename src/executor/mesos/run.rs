@@ -26,6 +26,7 @@ use super::ledger::{self, Executor, Ledger};
 use super::machine::{Action, Input, Machine, NotStarted, Now};
 use super::proto::{Call, Encoding, ExecutorId, FrameworkId, TaskState, call};
 use super::session::{self, Patience};
+use super::task::output::Bound;
 use super::{message, pods, shim};
 use crate::executor::remote::{Doors, Listen};
 use crate::pod::control::{Answer, Request};
@@ -33,11 +34,14 @@ use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Cause, ProcessId};
 use crate::pod::watch::{self, Watch};
 use crate::pod::{Error, Result};
+use crate::sys::process::end_with_parent;
 
 /// Pods that are made, or removed, at once.
 const LAUNCHES: usize = 8;
 /// Longest pause between two attempts to connect where the agent says none.
 const BACKOFF: Duration = Duration::from_secs(2);
+/// Pause before something is tried again that could not be done.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Inputs that wait; the agent's events wait in the connection then.
 const INBOX: usize = 64;
 
@@ -64,10 +68,14 @@ pub struct Options {
     pub variables: BTreeMap<String, String>,
     /// Folder of seccomp profiles that tasks may name.
     pub seccomp_profiles: Option<PathBuf>,
+    /// How much of a task's output the sandbox holds.
+    pub output: Bound,
     /// How long an executor without a task waits for another one.
     pub linger: Duration,
     /// Why no other process follows this one, which only brings everything to an end: complete text.
     pub last: Option<String>,
+    /// An earlier process of this executor was asked to end by a signal.
+    pub terminated: bool,
 }
 
 /// Runs the real executor to its end; the exit code.
@@ -186,6 +194,7 @@ async fn serve(
     let mut connected = true;
     let mut input = match &options.last {
         Some(why) => Input::GivenUp(why.clone()),
+        None if options.terminated => Input::Terminate,
         None => Input::Tick,
     };
     loop {
@@ -195,10 +204,6 @@ async fn serve(
             if let Ok(next) = inbox.try_recv() {
                 input = next;
                 continue;
-            }
-            // nothing is left but what its owner's end removes
-            if let Err(error) = context.ledger.remove() {
-                context.log(&error.to_string());
             }
             return Ok(code);
         }
@@ -254,6 +259,7 @@ fn open(
         variables: options.variables.clone(),
         seccomp_profiles: options.seccomp_profiles.clone(),
         address: environment.endpoint.host.parse().ok(),
+        output: options.output,
     };
     ledger.begin(&executor)?;
     let subscribed = ledger.subscribed()?;
@@ -379,8 +385,8 @@ impl Context {
     fn perform(self: &Rc<Self>, action: Action) -> Option<u8> {
         match action {
             Action::KeepSubscribed(_) | Action::KeepTasks(..) => {}
-            Action::Start(number) => self.begin(number, false),
-            Action::Resume(number) => self.begin(number, true),
+            Action::Start(number) => self.begin(number, true),
+            Action::Watch(number) => self.begin(number, false),
             Action::Cancel(number) => self.cancel(number, libc::SIGTERM),
             Action::Abort(number) => self.cancel(number, libc::SIGKILL),
             Action::Stop {
@@ -412,8 +418,8 @@ impl Context {
         None
     }
 
-    /// Makes a pod and watches it; one that is there already is only watched.
-    fn begin(self: &Rc<Self>, number: u64, again: bool) {
+    /// Makes a pod, or takes it for made, and watches it.
+    fn begin(self: &Rc<Self>, number: u64, make: bool) {
         let launching = Rc::new(Launching::default());
         self.launching
             .borrow_mut()
@@ -423,10 +429,9 @@ impl Context {
             let Some(dir) = context.pod(number) else {
                 return;
             };
-            let there = again && dir.record().exists() && !dir.removing().exists();
-            let made = match there {
-                true => Ok(()),
-                false => context.make(number, &launching).await,
+            let made = match make {
+                true => context.make(number, &launching).await,
+                false => Ok(()),
             };
             context.launching.borrow_mut().remove(&number);
             match made {
@@ -455,13 +460,28 @@ impl Context {
 
     /// Whatever was made goes before anybody is told that there is nothing.
     async fn not_started(&self, number: u64, failure: NotStarted) {
-        if let Some(dir) = self.pod(number)
-            && dir.dir.exists()
-            && let Err(error) = pods::remove(&self.executor, &dir.name).await
-        {
-            self.tell(Input::Note(error.to_string())).await;
+        if let Some(dir) = self.pod(number) {
+            self.insist(async || match dir.dir.exists() {
+                true => pods::remove(&self.executor, &dir.name).await,
+                false => Ok(()),
+            })
+            .await;
         }
         self.tell(Input::NotStarted(number, failure)).await;
+    }
+
+    /// Tries until it is done; each new reason why not is told.
+    async fn insist(&self, mut attempt: impl AsyncFnMut() -> Result<()>) {
+        let mut told = String::new();
+        while let Err(error) = attempt().await {
+            let text = error.to_string();
+            if text != told {
+                self.tell(Input::Note(format!("{text}; it is tried again")))
+                    .await;
+                told = text;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Runs `sampan internal mesos-launch`.
@@ -480,12 +500,16 @@ impl Context {
             () = launching.told.notified() => return Err(failed("killed before it began".into())),
         };
         let program = "/proc/self/exe";
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["internal", launch::STEP])
             .arg(self.ledger.path())
             .arg(number.to_string())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::piped());
+        // a successor begins anew
+        end_with_parent(command.as_std_mut());
+        let mut child = command
             .spawn()
             .map_err(|error| failed(format!("run {program}: {error}")))?;
         if let Some(pid) = child.id() {
@@ -569,7 +593,7 @@ impl Context {
                 }
                 Err(error) => {
                     self.tell(Input::Note(error.to_string())).await;
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    tokio::time::sleep(PAUSE).await;
                     watch = Watch::new(dir.clone());
                 }
             }
@@ -629,11 +653,15 @@ impl Context {
             let Some(dir) = context.pod(number) else {
                 return;
             };
-            if let Err(error) = pods::stop(&dir, &services, grace).await {
-                context
-                    .tell(Input::Note(format!("stop pod {}: {error}", dir.name)))
-                    .await;
-            }
+            let since = now().boot;
+            context
+                .insist(async || {
+                    // what was promised does not grow with each attempt
+                    let left = grace.map(|grace| (since + grace).saturating_sub(now().boot));
+                    let stopped = pods::stop(&dir, &services, left).await;
+                    stopped.map_err(|error| Error::Other(format!("stop pod {}: {error}", dir.name)))
+                })
+                .await;
         });
     }
 
@@ -646,10 +674,13 @@ impl Context {
             let Some(dir) = context.pod(number) else {
                 return;
             };
-            let _turn = context.permits.acquire().await;
-            let failure = pods::remove(&context.executor, &dir.name).await.err();
-            let failure = failure.map(|error| error.to_string());
-            context.tell(Input::Removed(number, failure)).await;
+            context
+                .insist(async || {
+                    let _turn = context.permits.acquire().await;
+                    pods::remove(&context.executor, &dir.name).await
+                })
+                .await;
+            context.tell(Input::Removed(number)).await;
         });
     }
 }

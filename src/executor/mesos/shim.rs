@@ -2,11 +2,12 @@
 //!
 //! *Invariants:* it has one thread; it is the parent of whatever in its container has lost its own, and reaps it; a real executor that dies
 //! is started again, with growing pauses, and one that ends by itself ends this process with its code; when none comes as far as a
-//! connection, a last one is started that only brings everything to an end. It is the owner of all pods: when it dies they go.
+//! connection, a last one is started that only brings everything to an end. It is the owner of all pods: when it dies they go. It holds the
+//! executor's folder, and removes it when nobody needs it any more.
 //!
 //! | signal | what becomes of it |
 //! |---|---|
-//! | SIGTERM, SIGINT, SIGQUIT | passed on: tasks are stopped, then the executor ends |
+//! | SIGTERM, SIGINT, SIGQUIT | passed on, to each real executor from then on: tasks are stopped, then the executor ends |
 //! | SIGHUP | the real executor is replaced by the program that is on disk now; tasks go on |
 
 use std::ffi::OsString;
@@ -90,6 +91,8 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     nix::sys::prctl::set_child_subreaper(true)?;
+    let ledger = Ledger::at(state, ProcessId::own().map_err(io::Error::other)?);
+    let _held = ledger.hold().map_err(io::Error::other)?;
     let mut shim = Shim {
         token: take_token(),
         words: words.to_vec(),
@@ -98,12 +101,13 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
         program: PathBuf::from("/proc/self/exe"),
         real: None,
         started: Instant::now(),
-        subscription: Ledger::at(state, ProcessId::own().map_err(io::Error::other)?).subscription(),
+        subscription: ledger.subscription(),
         before: None,
         deaths: Deaths::default(),
         last: None,
         pause: Duration::ZERO,
         replacing: false,
+        terminated: false,
     };
     loop {
         if shim.real.is_none() && shim.left().is_zero() {
@@ -124,6 +128,10 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
             shim.signal(signal.ssi_signo as i32)?;
         }
         if let Some(code) = shim.reap()? {
+            // it needs no successor, which would have to find everything here
+            if let Err(error) = ledger.remove() {
+                eprintln!("sampan executor: {error}");
+            }
             return Ok(code);
         }
     }
@@ -165,6 +173,8 @@ struct Shim {
     pause: Duration,
     /// The real executor is being replaced.
     replacing: bool,
+    /// We were asked to end; a real executor may have died before it could.
+    terminated: bool,
 }
 
 impl Shim {
@@ -178,6 +188,9 @@ impl Shim {
         command.arg("internal").arg(STEP);
         if let Some(why) = &self.last {
             command.arg("--last").arg(why);
+        }
+        if self.terminated {
+            command.arg("--terminated");
         }
         command.arg("--").args(&self.words);
         self.before = version(&self.subscription);
@@ -205,15 +218,9 @@ impl Shim {
     }
 
     fn signal(&mut self, signal: i32) -> io::Result<()> {
-        let Some(real) = self.real else {
-            // nobody who could stop anything: the pods end with us
-            return match signal {
-                libc::SIGCHLD | libc::SIGHUP => Ok(()),
-                _ => Err(io::Error::other(format!(
-                    "ended by signal {signal} while the executor was not running"
-                ))),
-            };
-        };
+        self.terminated |= !matches!(signal, libc::SIGCHLD | libc::SIGHUP);
+        // the next one is told
+        let Some(real) = self.real else { return Ok(()) };
         let signal = match signal {
             libc::SIGCHLD => return Ok(()),
             libc::SIGHUP => {

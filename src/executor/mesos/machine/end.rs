@@ -59,7 +59,7 @@ impl Machine {
             };
             machine.update(now, number, at, change);
         });
-        self.removed(number, None);
+        self.removed(number);
     }
 
     pub(super) fn gone(&mut self, now: Now, number: u64, reason: Option<Reason>, why: &str) {
@@ -79,16 +79,13 @@ impl Machine {
         self.remove_when_over(number);
     }
 
-    pub(super) fn removed(&mut self, number: u64, failure: Option<String>) {
+    pub(super) fn removed(&mut self, number: u64) {
         let Some(launch) = self.launches.get_mut(&number) else {
             return;
         };
         launch.phase = Phase::Removed;
         self.changed.insert(number);
         self.live.remove(&number);
-        if let Some(failure) = failure {
-            self.log(failure);
-        }
     }
 
     /// Looks at every task of a launch again.
@@ -345,7 +342,9 @@ impl Machine {
             return self.actions.push(Action::Exit(code));
         }
         let only_words = self.launches.values().all(|l| l.phase == Phase::Removed);
-        self.waiting = only_words.then(|| self.waiting.unwrap_or(now.boot));
+        // an agent that is away may come back, and who gives it up says so
+        let heard = self.subscribed || self.ending.is_some();
+        self.waiting = (only_words && heard).then(|| self.waiting.unwrap_or(now.boot));
         if let Some(since) = self.waiting
             && since + LAST_WORDS <= now.boot
         {

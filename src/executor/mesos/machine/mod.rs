@@ -28,7 +28,7 @@ use super::task::pod_name;
 use crate::pod::control::Request;
 use crate::pod::record::{self, Status, Verdict};
 
-/// How long an executor without a task waits for the last acknowledgement.
+/// How long an executor without a task waits for the last acknowledgement of an agent that is there.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Ids of ended tasks that are remembered, so that a repeated LAUNCH does nothing.
 const REMEMBERED: usize = 4096;
@@ -89,8 +89,8 @@ pub enum Input {
     Verdict(u64, Verdict),
     /// The pod went, and not by us: complete text.
     Gone(u64, String),
-    /// The pod was removed; or why not.
-    Removed(u64, Option<String>),
+    /// The pod was removed.
+    Removed(u64),
     /// Something for the operator alone.
     Note(String),
     /// Time has passed.
@@ -117,10 +117,10 @@ pub enum Action {
     KeepSubscribed(Box<event::Subscribed>),
     /// Keep the tasks of a new launch; before everything else.
     KeepTasks(u64, Vec<TaskInfo>),
-    /// Make the pod of a launch.
+    /// Make the pod of a launch; of one that an earlier process of this executor made already, only tell what its tasks are.
     Start(u64),
-    /// Go on with the pod of a launch that an earlier process of this executor began.
-    Resume(u64),
+    /// Go on with a pod that was up; one that is there no more was removed.
+    Watch(u64),
     /// Stop making the pod; `NotStarted` follows.
     Cancel(u64),
     /// As `Cancel`, without patience.
@@ -264,7 +264,8 @@ impl Machine {
             let killed = launch.tasks.iter().any(|task| task.kill.is_some());
             let action = match launch.phase {
                 Phase::Starting if killed => Action::Cancel(launch.number),
-                Phase::Starting | Phase::Up => Action::Resume(launch.number),
+                Phase::Starting => Action::Start(launch.number),
+                Phase::Up => Action::Watch(launch.number),
                 Phase::Removing => Action::Remove(launch.number),
                 Phase::Removed => continue,
             };
@@ -369,7 +370,7 @@ impl Machine {
                 }
             }
             Input::Gone(number, why) => self.gone(now, number, None, &why),
-            Input::Removed(number, failure) => self.removed(number, failure),
+            Input::Removed(number) => self.removed(number),
             Input::Note(text) => self.log(text),
             Input::Tick => {}
         }

@@ -241,7 +241,7 @@ fn line(action: &Action) -> String {
         Action::KeepSubscribed(_) => "keep subscribed".into(),
         Action::KeepTasks(number, tasks) => format!("keep {number}: {} tasks", tasks.len()),
         Action::Start(number) => format!("start {number}"),
-        Action::Resume(number) => format!("resume {number}"),
+        Action::Watch(number) => format!("watch {number}"),
         Action::Cancel(number) => format!("cancel {number}"),
         Action::Abort(number) => format!("abort {number}"),
         Action::Stop {
@@ -304,7 +304,7 @@ fn a_task_from_start_to_end() {
         assert_eq!(status.timestamp, Some(1_700_001_000.0));
     }
     assert!(life.acknowledge().is_empty());
-    assert_eq!(life.input(Input::Removed(1, None)), ["exit 0"]);
+    assert_eq!(life.input(Input::Removed(1)), ["exit 0"]);
 }
 
 #[test]
@@ -503,7 +503,7 @@ fn repetitions_do_nothing() {
     life.launch(&["u"]);
     life.up(1);
     life.service(1, "t", ended(0, Cause::Exited));
-    life.input(Input::Removed(1, None));
+    life.input(Input::Removed(1));
     assert_eq!(life.acknowledge(), ["forget 1"]);
     assert_eq!(life.launch(&["t"]), [text]);
     let uuid = vec![1; 16];
@@ -547,7 +547,7 @@ fn what_is_not_acknowledged_is_in_the_next_subscribe() {
     let launches = life.machine.launches.clone();
     let mut next = Life::of(launches);
     let lines: Vec<_> = next.machine.take_actions().iter().map(line).collect();
-    assert_eq!(lines, ["remove 1", "resume 2"]);
+    assert_eq!(lines, ["remove 1", "watch 2"]);
     assert_eq!(next.machine.unacknowledged(), life.machine.unacknowledged());
 }
 
@@ -613,7 +613,7 @@ fn another_task_is_waited_for() {
         life.launch(&[id]);
         life.up(number);
         life.service(number, id, ended(0, Cause::Exited));
-        life.input(Input::Removed(number, None));
+        life.input(Input::Removed(number));
         assert!(
             life.acknowledge()
                 .iter()
@@ -633,7 +633,7 @@ fn another_task_is_waited_for() {
     life.launch(&["a"]);
     life.up(1);
     life.service(1, "a", ended(0, Cause::Exited));
-    life.input(Input::Removed(1, None));
+    life.input(Input::Removed(1));
     life.acknowledge();
     assert_eq!(life.machine.next_tick(), None);
     life.input(Input::Lost);
@@ -662,7 +662,7 @@ fn an_agent_that_only_takes() {
             "remove 1"
         ]
     );
-    life.input(Input::Removed(1, None));
+    life.input(Input::Removed(1));
     let uuid = |status: &TaskStatus| status.uuid.clone().unwrap();
     let sent: Vec<_> = life.sent.iter().map(uuid).collect();
     assert!(life.input(Input::Taken(sent[0].clone())).is_empty());
@@ -690,7 +690,7 @@ fn an_executor_that_cannot_go_on() {
     last.input(Input::Started(1));
     last.service(1, "a", ended(143, Cause::Stopped));
     last.input(Input::NotStarted(2, NotStarted::default()));
-    last.input(Input::Removed(1, None));
+    last.input(Input::Removed(1));
     assert_eq!(
         last.subscribe(&[]),
         [
@@ -723,7 +723,7 @@ fn nobody_listens_any_more() {
         life.service(1, "a", ended(143, Cause::Stopped)),
         ["remove 1"]
     );
-    assert_eq!(life.input(Input::Removed(1, None)), ["exit 1"]);
+    assert_eq!(life.input(Input::Removed(1)), ["exit 1"]);
 }
 
 #[test]
@@ -732,7 +732,7 @@ fn the_last_words_are_waited_for() {
     life.launch(&["a"]);
     life.up(1);
     life.service(1, "a", ended(0, Cause::Exited));
-    assert!(life.input(Input::Removed(1, None)).is_empty());
+    assert!(life.input(Input::Removed(1)).is_empty());
     assert_eq!(life.machine.next_tick(), Some(1060 * SECOND));
     assert!(life.after(59 * SECOND).is_empty());
     assert_eq!(
@@ -742,6 +742,26 @@ fn the_last_words_are_waited_for() {
             "exit 0"
         ]
     );
+}
+
+/// The agent may be away for as long as its recovery timeout says: the time begins when it is back.
+#[test]
+fn the_last_words_are_kept_for_an_agent_that_is_away() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["a"]);
+    life.up(1);
+    life.input(Input::Lost);
+    life.service(1, "a", ended(3, Cause::Exited));
+    assert!(life.input(Input::Removed(1)).is_empty());
+    assert_eq!(life.machine.next_tick(), None);
+    assert!(life.after(600 * SECOND).is_empty());
+    assert_eq!(life.machine.unacknowledged().1.len(), 2);
+    assert_eq!(life.subscribe(&[]), ["keep subscribed"]);
+    assert_eq!(life.machine.next_tick(), Some(life.now + 60 * SECOND));
+    // a successor that has not reached the agent yet waits as well
+    let mut next = Life::of(life.machine.launches.clone());
+    assert!(next.input(Input::Tick).is_empty());
+    assert!(next.after(600 * SECOND).is_empty());
 }
 
 #[test]
@@ -828,6 +848,29 @@ fn a_check_is_in_every_status() {
         .map(|told| told.command.as_ref().unwrap().exit_code)
         .collect();
     assert_eq!(codes, [None, None, Some(0), Some(7), None]);
+}
+
+/// What had not come up is made, and what had is not made again.
+#[test]
+fn a_successor_goes_on() {
+    let mut life = Life::subscribed(&[]);
+    for (number, id) in [(1, "starting"), (2, "up"), (3, "killed"), (4, "over")] {
+        life.launch(&[id]);
+        if number % 2 == 0 {
+            life.up(number);
+        }
+    }
+    life.kill("killed", None);
+    life.service(4, "over", ended(0, Cause::Exited));
+    let mut next = Life::of(life.machine.launches.clone());
+    let lines: Vec<_> = next.machine.take_actions().iter().map(line).collect();
+    assert_eq!(lines, ["start 1", "watch 2", "cancel 3", "remove 4"]);
+    next.subscribe(&[]);
+    next.input(Input::Started(2));
+    assert_eq!(
+        next.input(Input::Gone(2, "pod x was removed".into())),
+        ["up TASK_FAILED: pod x was removed", "remove 2"]
+    );
 }
 
 #[test]

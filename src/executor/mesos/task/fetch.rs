@@ -15,7 +15,8 @@ use std::path::{Component, Path, PathBuf};
 use super::source::{ARCHIVES, unpacked};
 use super::volumes::below;
 use super::{Invalid, Surroundings, folder, labels};
-use crate::executor::mesos::proto::{TaskInfo, command_info};
+use crate::executor::mesos::proto::task_status::Reason;
+use crate::executor::mesos::proto::{TaskInfo, TaskState, command_info};
 use crate::image::{self, Owner, PullOptions};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
@@ -74,7 +75,7 @@ pub fn spec(tasks: &[TaskInfo], group: bool, around: &Surroundings) -> Result<Fe
             let item = item(task, uri, &sandbox).map_err(|why| {
                 Invalid::of(
                     task,
-                    format_args!("command.uris[{index}]: {}: {why}", uri.value),
+                    format_args!("command.uris[{index}]: {}: {why}", shown(&uri.value)),
                 )
             })?;
             items.push(item);
@@ -101,6 +102,14 @@ pub fn spec(tasks: &[TaskInfo], group: bool, around: &Surroundings) -> Result<Fe
         }
     }
     Ok(FetchSpec { items })
+}
+
+/// As the task names it, without what may be a secret: messages are for everybody.
+fn shown(value: &str) -> String {
+    match value.starts_with('/') || value.starts_with("file://") {
+        true => value.to_owned(),
+        false => image::shown(value),
+    }
 }
 
 fn item(task: &TaskInfo, uri: &command_info::Uri, sandbox: &Path) -> Result<Item, String> {
@@ -143,7 +152,7 @@ fn item(task: &TaskInfo, uri: &command_info::Uri, sandbox: &Path) -> Result<Item
     };
     Ok(Item {
         task: task.task_id.value.clone(),
-        what: format!("command.uris: {value}"),
+        what: format!("command.uris: {}", shown(value)),
         from,
         sandbox: sandbox.to_owned(),
         to: Some(to),
@@ -156,9 +165,14 @@ fn item(task: &TaskInfo, uri: &command_info::Uri, sandbox: &Path) -> Result<Item
 ///
 /// # Errors
 /// With task and address of the first that could not be had; what was fetched by then stays.
-pub fn run(spec: &FetchSpec, options: &PullOptions) -> Result<(), String> {
+pub fn run(spec: &FetchSpec, options: &PullOptions) -> Result<(), Invalid> {
     for item in &spec.items {
-        fetch(item, options).map_err(|why| format!("task {}: {}: {why}", item.task, item.what))?;
+        fetch(item, options).map_err(|why| Invalid {
+            task: item.task.clone(),
+            reason: Some(Reason::ContainerLaunchFailed),
+            state: TaskState::Failed,
+            message: format!("task {}: {}: {why}", item.task, item.what),
+        })?;
     }
     Ok(())
 }
@@ -451,7 +465,7 @@ mod tests {
         let uri = json!([{"value": dir.path().join("f"), "output_file": "d/f"}]);
         let task = task(json!({"command": {"value": "x", "uris": uri}}));
         let spec = spec(&[task], false, &around(&sandbox)).unwrap();
-        let error = run(&spec, &PullOptions::default()).unwrap_err();
+        let error = run(&spec, &PullOptions::default()).unwrap_err().message;
         assert!(error.contains("make folder d"), "{error}");
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
     }
@@ -459,12 +473,37 @@ mod tests {
     #[test]
     fn what_is_not_there() {
         let dir = tempfile::tempdir().unwrap();
-        let task = task(json!({"command": {"value": "x", "uris": [{"value": "/nowhere/f"}]}}));
-        let spec = spec(&[task], false, &around(dir.path())).unwrap();
-        let error = run(&spec, &PullOptions::default()).unwrap_err();
+        // a port that nobody listens on
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap();
+        drop(listener);
+        for (uri, expected) in [
+            (
+                "/nowhere/f".to_owned(),
+                "/nowhere/f: read /nowhere/f: No such file".to_owned(),
+            ),
+            (
+                format!("http://me:pass@{host}/f?signature=c0ffee"),
+                format!("http://{host}/f: http://{host}/f: "),
+            ),
+        ] {
+            let task = task(json!({"command": {"value": "x", "uris": [{"value": uri}]}}));
+            let spec = spec(&[task], false, &around(dir.path())).unwrap();
+            let error = run(&spec, &PullOptions::default()).unwrap_err();
+            let expected = format!("task t: command.uris: {expected}");
+            assert!(error.message.starts_with(&expected), "{error}");
+            for secret in ["pass", "c0ffee"] {
+                assert!(!error.message.contains(secret), "{error}");
+            }
+            assert_eq!(
+                (error.task.as_str(), error.state, error.reason),
+                ("t", TaskState::Failed, Some(Reason::ContainerLaunchFailed))
+            );
+        }
+        let wrong = spec_of(json!({"value": "ftp://me:pass@h/x?y"})).unwrap_err();
         assert!(
-            error.starts_with("task t: command.uris: /nowhere/f: read /nowhere/f: No such file"),
-            "{error}"
+            wrong.starts_with("task t: command.uris[0]: ftp://h/x: ftp is not supported"),
+            "{wrong}"
         );
     }
 }
