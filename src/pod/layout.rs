@@ -8,6 +8,7 @@
 //!                             held by the one process that is at it (see [`super::lock`])
 //!   control.sock
 //!   removing                  there once `down` began to take it apart; holds why it could not be finished
+//!   renewing                  beside it: `up` makes the pod again, so its volumes without a name stay
 //!   orphan                      there since somebody saw that the pod's owner has ended
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
@@ -28,8 +29,9 @@
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
 //! <state>/cni/                  attachments that `sampan cni` made, as in network/
 //! <root>/pods/NAME/.pod         link to <state>/pods/NAME: whose data these are
+//! <root>/pods/NAME/.owned       there where the pod has an owner: its name does not come again
 //! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stdout.OFFSET.log … stderr.log stderr.idx …
-//! <root>/volumes/NAME/          named volumes: _data, volume.json
+//! <root>/volumes/NAME/          named volumes: _data, volume.json; while one is filled .copy_data, then .ready_data
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -78,6 +80,8 @@ impl Folders {
 
 /// Link in a pod's data to its folder.
 pub const OF: &str = ".pod";
+/// In a pod's data, where the pod has an owner.
+pub const OWNED: &str = ".owned";
 
 /// The folders of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +116,11 @@ impl PodDir {
     /// `removing`: part of the pod is gone, the rest is to follow. Text: what stood in the way at the last attempt.
     pub fn removing(&self) -> PathBuf {
         self.dir.join("removing")
+    }
+
+    /// `renewing`: it is removed to be made again, with the volumes without a name that it has.
+    pub fn renewing(&self) -> PathBuf {
+        self.dir.join("renewing")
     }
 
     /// Lock of the process that goes on with a removal which could not be finished.

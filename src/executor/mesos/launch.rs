@@ -153,6 +153,7 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         pull: None,
         pull_options: options,
         force_recreate: false,
+        renew_volumes: false,
         wait: false,
         // a kill must find services that run, and give them their grace
         detach: true,
