@@ -196,8 +196,8 @@ impl Conf {
         })
     }
 
-    /// Who calls: `args.sampan.runtime`, so that several runtimes can share a network's folder. Those that don't say
-    /// count as one.
+    /// Who calls: `args.sampan.runtime`, so that several runtimes can share a network and its folders: with the name of one,
+    /// GC removes what is of containers whose ids begin with it and `-`. Those that don't say count as one.
     pub fn runtime(&self) -> Result<&str> {
         let name = self.value.pointer("/args/sampan/runtime");
         let name = name.and_then(Value::as_str).unwrap_or_default();

@@ -312,11 +312,12 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
 }
 
 fn gc(conf: &Conf, invocation: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     let lock = HostLock::take()?;
     let stale = |alias: &str| {
         let name = alias.rsplit(' ').next()?;
-        let ours = tag::is_stale(&conf.name, &valid, alias) && alias.split(' ').count() == 4;
+        let ours =
+            tag::is_stale(&conf.name, runtime, &valid, alias) && alias.split(' ').count() == 4;
         (ours && valid_ifname(name)).then(|| name.to_owned())
     };
     let restored = restore(&mut Links::open()?, stale);

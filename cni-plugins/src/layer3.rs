@@ -14,7 +14,7 @@ use crate::link::{AddressFlags, Link, Links};
 use crate::netns::Netns;
 use crate::result::{AddResult, Dns, Interface, IpConfig, Route, sandbox};
 use crate::skel::Invocation;
-use crate::sysctl;
+use crate::{sysctl, veth};
 
 /// RT_SCOPE_LINK of rtnetlink(7).
 pub const SCOPE_LINK: u8 = 253;
@@ -42,6 +42,8 @@ pub struct SetUp {
     /// An address makes its subnet reachable over the interface, and the routes are added. Otherwise routes are the
     /// caller's.
     pub prefix_routes: bool,
+    /// The addresses are the whole of it: without one of IPv6 there is no IPv6, and no neighbour says where routes lead.
+    pub addresses_alone: bool,
 }
 
 impl Layer3 {
@@ -178,8 +180,13 @@ impl Layer3 {
         }
         sysctl::set_if_present(&["ipv4", "conf", ifname, "arp_notify"], "1")?;
         sysctl::set_if_present(&["ipv6", "conf", ifname, "ndisc_notify"], "1")?;
+        if how.addresses_alone {
+            veth::ignore_routers(ifname)?;
+        }
         if self.has_family(false) {
             sysctl::set(&["ipv6", "conf", ifname, "disable_ipv6"], "0")?;
+        } else if how.addresses_alone {
+            veth::without_ipv6(ifname)?;
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 //! *Invariants*: a visit ends where it began, whatever the closure returned. Callers have one thread: only the calling
 //! thread moves.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -19,6 +19,8 @@ use crate::skel::Invocation;
 /// magic(7), not in libc for every target.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 const OWN: &str = "/proc/thread-self/ns/net";
+/// Locks of namespaces: `<device>-<inode>.lock`, there while they are held.
+const LOCKS: &str = "/run/cni/sampan";
 
 /// An open network namespace.
 #[derive(Debug)]
@@ -119,23 +121,74 @@ fn is_nsfs(kind: FsType) -> bool {
     kind.0 as u64 == NSFS_MAGIC
 }
 
-/// Held while shared objects of the host's namespace (bridge, nftables tables) are looked at and changed.
+/// Held while shared objects of a namespace (bridge, nftables tables, routing tables) are looked at and changed.
 #[derive(Debug)]
-pub struct HostLock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+pub struct HostLock {
+    path: PathBuf,
+    #[expect(dead_code, reason = "held, never read")]
+    file: Flock<File>,
+}
 
 impl HostLock {
-    /// Waits for the lock. It is an flock(2) on the namespace itself: exactly as wide as what it protects, and nothing
-    /// is left on disk.
+    /// Waits for the lock of the calling thread's namespace. It is a file of root's, named after the namespace: the
+    /// namespace itself can be opened, and locked for ever, by everybody who is in it.
     pub fn take() -> Result<Self> {
-        let mut file = open_own()?;
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
-                Ok(lock) => return Ok(Self(lock)),
-                Err((back, nix::errno::Errno::EINTR)) => file = back,
-                Err((_, cause)) => {
-                    return Err(CniError::operation(format!("cannot lock {OWN}"), cause));
+        let namespace = open_own()?
+            .metadata()
+            .map_err(|cause| CniError::io("stat", Path::new(OWN), &cause))?;
+        let path = Path::new(LOCKS).join(format!("{}-{}.lock", namespace.dev(), namespace.ino()));
+        lock(path).map_err(|(path, cause)| CniError::io("lock", &path, &cause))
+    }
+}
+
+fn lock(path: PathBuf) -> std::result::Result<HostLock, (PathBuf, io::Error)> {
+    loop {
+        let attempt = || -> io::Result<Option<Flock<File>>> {
+            let mut file = open_private(&path)?;
+            let file = loop {
+                match Flock::lock(file, FlockArg::LockExclusive) {
+                    Ok(held) => break held,
+                    Err((back, nix::errno::Errno::EINTR)) => file = back,
+                    Err((_, cause)) => return Err(cause.into()),
                 }
-            }
+            };
+            // who had it before has removed it: the next ones wait for another file
+            let is_there = match fs::metadata(&path) {
+                Ok(there) => there.ino() == file.metadata()?.ino(),
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => false,
+                Err(cause) => return Err(cause),
+            };
+            Ok(is_there.then_some(file))
+        };
+        match attempt() {
+            Ok(Some(file)) => return Ok(HostLock { path, file }),
+            Ok(None) => {}
+            Err(cause) => return Err((path, cause)),
         }
+    }
+}
+
+fn open_private(path: &Path) -> io::Result<File> {
+    let folder = Path::new(LOCKS);
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
+        _ => {}
+    }
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+impl Drop for HostLock {
+    fn drop(&mut self) {
+        // the lock goes after its name; a file that stays is the next one's
+        let _ = fs::remove_file(&self.path);
     }
 }

@@ -119,6 +119,7 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
             derive_mac: mac.is_none(),
             detect_duplicates: false,
             prefix_routes: false,
+            addresses_alone: true,
         };
         layer3.set_up(&netns, &mut pod, &invocation.ifname, &how)?;
         let link = pod.require(&invocation.ifname)?;
@@ -148,6 +149,8 @@ fn set_up_host(host: &mut Links, end: &Link, layer3: &Layer3) -> Result<()> {
     sysctl::set_if_present(&["ipv6", "conf", &end.name, "accept_dad"], "0")?;
     if layer3.has_family(false) {
         sysctl::set(&["ipv6", "conf", &end.name, "disable_ipv6"], "0")?;
+    } else {
+        veth::without_ipv6(&end.name)?;
     }
     host.up(end)?;
     for gateway in &layer3.gateways {
@@ -236,9 +239,11 @@ fn check_host(tag: &str, result: &AddResult, nets: &[IpNet]) -> Result<()> {
 
 fn gc(conf: &Conf, invocation: &Invocation) -> Result<()> {
     let ptp: PtpConf = conf.parse()?;
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     all([
-        delete(&ptp, |text| tag::is_stale(&conf.name, &valid, text)),
+        delete(&ptp, |text| {
+            tag::is_stale(&conf.name, runtime, &valid, text)
+        }),
         ipam::call(conf, invocation),
     ])
 }

@@ -254,6 +254,8 @@ fn finish(sides: &mut Sides<'_>, layer3: Layer3) -> Result<AddResult> {
         derive_mac: sides.derive_mac,
         detect_duplicates: false,
         prefix_routes: true,
+        // it is in somebody else's network, whose routers are its own
+        addresses_alone: false,
     };
     layer3.set_up(sides.netns, &mut sides.pod, sides.ifname, &set_up)?;
     let link = sides.pod.require(sides.ifname)?;

@@ -50,6 +50,17 @@ pub fn exists(parts: &[&str]) -> bool {
     path(parts).exists()
 }
 
+/// What there is in the folder `net/<parts…>`.
+pub fn names(parts: &[&str]) -> Result<Vec<String>> {
+    let path = path(parts);
+    let read = || -> io::Result<Vec<String>> {
+        fs::read_dir(&path)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    };
+    read().map_err(|cause| CniError::io("read", &path, &cause))
+}
+
 /// Whether `net/<parts…>` exists and isn't 0.
 pub fn is_on(parts: &[&str]) -> bool {
     fs::read_to_string(path(parts)).is_ok_and(|value| value.trim() != "0")

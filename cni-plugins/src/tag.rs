@@ -49,10 +49,20 @@ pub fn is_of(tag: &str, text: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
-/// Whether `text` is the tag of an attachment of `network` that isn't valid any more.
-pub fn is_stale(network: &str, valid: &[ValidAttachment], text: &str) -> bool {
+/// Whether a container is of the runtime that calls (`Conf::runtime`), whose ids begin with its name. One that has no name
+/// knows all containers of the network.
+pub fn is_of_runtime(runtime: &str, container_id: &str) -> bool {
+    runtime.is_empty()
+        || container_id
+            .strip_prefix(runtime)
+            .is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// Whether `text` is the tag of an attachment of `network` that isn't valid any more, by the one who can know.
+pub fn is_stale(network: &str, runtime: &str, valid: &[ValidAttachment], text: &str) -> bool {
     parse(text).is_some_and(|found| {
         found.network == network
+            && is_of_runtime(runtime, found.container_id)
             && !valid.iter().any(|known| {
                 known.container_id == found.container_id && known.ifname == found.ifname
             })
@@ -81,5 +91,26 @@ mod tests {
             assert_eq!(parse(other), None, "{other:?}");
         }
         assert_eq!(tag("n", &"c".repeat(200), "eth0").unwrap_err().code, 7);
+    }
+    #[test]
+    fn whose_attachments_are_stale() {
+        let valid = [ValidAttachment {
+            container_id: "sampan-1-a".into(),
+            ifname: "eth0".into(),
+        }];
+        for (runtime, text, expected) in [
+            ("", "net c1 eth0", true),
+            ("", "net sampan-1-a eth0", false),
+            ("", "other c1 eth0", false),
+            ("sampan-1", "net sampan-1-a eth0", false),
+            ("sampan-1", "net sampan-1-a eth1", true),
+            ("sampan-1", "net sampan-1-b eth0 tcp 80", true),
+            ("sampan-1", "net sampan-12-b eth0", false),
+            ("sampan-1", "net sampan-1 eth0", false),
+            ("sampan-1", "net c1 eth0", false),
+        ] {
+            let found = is_stale("net", runtime, &valid, text);
+            assert_eq!(found, expected, "{runtime:?} {text:?}");
+        }
     }
 }

@@ -55,9 +55,16 @@ pub fn create(host: &mut Links, netns: BorrowedFd<'_>, ends: &Ends<'_>) -> Resul
     ))
 }
 
-/// An interface of the host that leads to containers takes no addresses and routes from them.
+/// An interface between host and containers takes no addresses and routes from whoever is there.
 pub fn ignore_routers(name: &str) -> Result<()> {
-    sysctl::set_if_present(&["ipv6", "conf", name, "accept_ra"], "0")
+    sysctl::set_if_present(&["ipv6", "conf", name, "accept_ra"], "0")?;
+    sysctl::set_if_present(&["ipv6", "conf", name, "accept_redirects"], "0")
+}
+
+/// Nor does it speak IPv6 unless it was given an address: by its link-local one it would reach what no rule for the IPv4
+/// addresses knows of.
+pub fn without_ipv6(name: &str) -> Result<()> {
+    sysctl::set_if_present(&["ipv6", "conf", name, "disable_ipv6"], "1")
 }
 
 fn random_name() -> String {

@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::{
     Call, Host, REFERENCE, addresses, ask, host_json, ip, ip_json, remove_pod, rules, run, serve,
@@ -1232,4 +1233,178 @@ fn duplicates_are_detected_where_asked() {
     assert_eq!(ip_json(&other, &["link"]).as_array().unwrap().len(), 1);
     Call::new("a", &pod).ok("bridge", "DEL", &first);
     assert_eq!(host.snapshot()["addresses"], before["addresses"]);
+}
+
+/// Whoever is in a namespace can open and lock it: nothing of ours may wait for that.
+#[test]
+fn a_user_cannot_hold_the_lock() {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let before = host.snapshot();
+    let mut user = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh"])
+        .args([
+            "-c",
+            "exec 9</proc/self/ns/net && flock 9 && echo held && exec cat",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(user.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "held\n");
+    let config = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0", "removeBridge": true, "isGateway": true,
+        "ipam": {"type": "host-local", "dataDir": host.leases(), "ranges": [[{"subnet": "10.9.0.0/24"}]]}
+    });
+    let call = Call::new("a", &a);
+    call.ok("bridge", "ADD", &config);
+    call.ok("bridge", "DEL", &config);
+    assert_eq!(host.snapshot(), before);
+    user.kill().unwrap();
+    user.wait().unwrap();
+
+    let folder = Path::new("/run/cni/sampan");
+    let found = std::fs::metadata(folder).unwrap();
+    assert_eq!(
+        (found.permissions().mode() & 0o777, found.uid()),
+        (0o700, 0)
+    );
+    // nothing is left of a lock that isn't held
+    let own = std::fs::metadata("/proc/thread-self/ns/net").unwrap();
+    let lock = folder.join(format!("{}-{}.lock", own.dev(), own.ino()));
+    assert!(!lock.exists());
+
+    // it is the one that is waited for
+    let held = nix::fcntl::Flock::lock(
+        std::fs::File::create(&lock).unwrap(),
+        nix::fcntl::FlockArg::LockExclusive,
+    )
+    .unwrap_or_else(|(_, cause)| panic!("{cause}"));
+    let waits = call.spawn("bridge", "ADD", &config);
+    let blocked = format!("-> FLOCK  ADVISORY  WRITE {} ", waits.id());
+    while !std::fs::read_to_string("/proc/locks")
+        .unwrap()
+        .contains(&blocked)
+    {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(host.snapshot(), before);
+    drop(held);
+    assert!(waits.wait_with_output().unwrap().status.success());
+    call.ok("bridge", "DEL", &config);
+    assert_eq!(host.snapshot(), before);
+}
+
+/// A network of IPv4 has no way around it: no rule for its addresses would see link-local ones of IPv6.
+#[test]
+fn without_an_ipv6_address_there_is_no_ipv6() {
+    for plugin in ["bridge", "ptp"] {
+        let mut host = Host::new();
+        let (a, b) = (host.pod("a"), host.pod("b"));
+        let before = host.snapshot();
+        let both = config(&host, json!({"type": plugin}));
+        let mut plain = both.clone();
+        plain["ipam"]["ranges"] = json!([[{"subnet": "10.9.0.0/24"}]]);
+        let setting = |name: &str| format!("cat /proc/sys/net/ipv6/conf/{name}");
+        let get = |pod: &Path, name: &str| {
+            let netns = format!("--net={}", pod.display());
+            run("nsenter", &[&netns, "sh", "-c", &setting(name)])
+        };
+        let result = Call::new("a", &a).ok(plugin, "ADD", &plain);
+        let end = result["interfaces"][0]["name"].as_str().unwrap();
+        assert_eq!(run("ip", &["-6", "addr", "show", "dev", end]), "");
+        assert_eq!(ip(&a, &["-6", "addr", "show", "dev", "eth0"]), "");
+        // one who may change the container's settings speaks to nobody
+        let netns = format!("--net={}", a.display());
+        let on = "echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+        run("nsenter", &[&netns, "sh", "-c", on]);
+        assert_eq!(get(&a, "eth0/accept_ra"), "0\n");
+        assert_eq!(get(&a, "eth0/accept_redirects"), "0\n");
+        let _open = std::net::TcpListener::bind("[::]:77").unwrap();
+        let link = &ip_json(&a, &["link", "show", "eth0"])[0];
+        let number = link["ifindex"].as_u64().unwrap();
+        let mac = host_json(&["link", "show", end])[0]["address"].clone();
+        let mac: Vec<u8> = mac
+            .as_str()
+            .unwrap()
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect();
+        let [m0, m1, m2, m3, m4, m5] = mac[..] else {
+            panic!("{mac:?}")
+        };
+        let local = format!(
+            "[fe80::{:02x}{m1:02x}:{m2:02x}ff:fe{m3:02x}:{m4:02x}{m5:02x}%{number}]:77",
+            m0 ^ 2
+        );
+        assert_eq!(common::inside(&a, || ask(&local)), "error: TimedOut");
+
+        // a later one has IPv6, and it works
+        Call::new("b", &b).ok(plugin, "ADD", &both);
+        assert_eq!(get(&b, "eth0/disable_ipv6"), "0\n");
+        assert_eq!(get(&b, "eth0/accept_ra"), "0\n");
+        assert_eq!(get(&b, "eth0/accept_redirects"), "0\n");
+        let reached = common::inside(&b, || std::net::TcpStream::connect("[fd09::1]:77").is_ok());
+        assert!(reached, "{plugin}");
+        Call::new("a", &a).ok(plugin, "DEL", &plain);
+        Call::new("b", &b).ok(plugin, "DEL", &both);
+        assert_eq!(host.snapshot(), before);
+    }
+}
+
+/// `<bridge>.<vlan>` is the gateway's interface; a name that is none for the kernel is nobody's.
+#[test]
+fn a_vlan_on_a_bridge_with_a_long_name() {
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let before = host.snapshot();
+    let gateway = config(&host, json!({"bridge": "averylongname", "vlan": 100}));
+    let call = Call::new("a", &a);
+    assert_eq!(
+        call.err("bridge", "ADD", &gateway)["msg"],
+        "the host's interface in VLAN 100 would be averylongname.100, longer than 15 bytes: the bridge needs a shorter name"
+    );
+    assert_eq!(host.snapshot(), before);
+    call.ok("bridge", "DEL", &gateway);
+}
+
+/// GC by a runtime that says who it is removes nothing of others, whose attachments it can't know.
+#[test]
+fn gc_of_one_runtime() {
+    let mut host = Host::new();
+    let before = host.snapshot();
+    let config = config(&host, json!({"ipam": {}, "isDefaultGateway": false}));
+    let ids = ["sampan-1-a", "sampan-1-b", "sampan-2-a"];
+    for id in ids {
+        let pod = host.pod(id);
+        Call::new(id, &pod).ok("bridge", "ADD", &config);
+    }
+    let ports = || {
+        let links = host_json(&["link", "show", "type", "veth"]);
+        let alias = |link: &Value| link["ifalias"].as_str().unwrap().to_owned();
+        let mut found: Vec<String> = links.as_array().unwrap().iter().map(alias).collect();
+        found.sort();
+        found
+    };
+    let gc = |runtime: &str, valid: Value| {
+        let mut gc = config.clone();
+        gc["args"] = json!({"sampan": {"runtime": runtime}});
+        gc["cni.dev/valid-attachments"] = valid;
+        Call::new("", Path::new("")).ok("bridge", "GC", &gc);
+    };
+    gc(
+        "sampan-1",
+        json!([{"containerID": "sampan-1-a", "ifname": "eth0"}]),
+    );
+    assert_eq!(ports(), ["net sampan-1-a eth0", "net sampan-2-a eth0"]);
+    gc("sampan-1", json!([]));
+    assert_eq!(ports(), ["net sampan-2-a eth0"]);
+    gc("sampan-2", json!([]));
+    assert_eq!(host.snapshot(), before);
 }

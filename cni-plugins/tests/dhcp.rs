@@ -361,6 +361,39 @@ fn without_an_answer() {
     );
 }
 
+/// A server that wants to be asked all the time isn't.
+#[test]
+fn times_that_make_no_sense() {
+    let mut host = Host::new();
+    let pod = host.pod("pod");
+    wire(&pod, "srv0");
+    let mut server = Server::start(
+        host.temp.path(),
+        "srv0",
+        "option lease 3600\noption 0x3a 00000000\noption 0x3b 00000000",
+    );
+    let config = config(&host, json!({"timeout": 3}));
+    let call = Call::new("c1", &pod);
+    call.ok("dhcp", "ADD", &config);
+    let times = lease(&host, "c1").unwrap()["times"].clone();
+    let after = |key: &str| times[key].as_u64().unwrap() - times["asked"].as_u64().unwrap();
+    assert_eq!(
+        (after("renew"), after("rebind"), after("end")),
+        (1_800_000, 3_150_000, 3_600_000)
+    );
+    call.ok("dhcp", "DEL", &config);
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+    fs::remove_file(&server.leases).unwrap();
+    let _server = Server::start(host.temp.path(), "srv0", "option lease 3");
+    let error = call.err("dhcp", "ADD", &config);
+    assert_eq!(
+        error["details"],
+        "the DHCP server's offer can't be used: its lease is too short to be renewed"
+    );
+    assert_eq!(lease(&host, "c1"), None);
+}
+
 /// The interface is there, and up, when the address is asked for and when it is given back.
 #[test]
 fn under_the_plugins_of_interfaces() {

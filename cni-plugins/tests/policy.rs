@@ -594,3 +594,25 @@ fn routed_pods() {
     assert!(!rules().contains("sampan_policy"));
     assert_eq!(inside(&b, || ask("10.9.0.2:80")), "10.9.0.3");
 }
+
+/// Who may say where packets go is a matter of the rules; neighbours and groups are not.
+#[test]
+fn of_icmpv6_only_what_cannot_be_done_without() {
+    let lab = Lab::new(json!([]));
+    let text = rules();
+    let mut kinds: Vec<&str> = text
+        .lines()
+        .filter_map(|line| Some(&line[line.find("icmpv6 type")?..]))
+        .collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(
+        kinds,
+        [
+            "icmpv6 type 130-133 accept",
+            "icmpv6 type 135-136 accept",
+            "icmpv6 type 143-143 accept"
+        ]
+    );
+    drop(lab);
+}

@@ -138,35 +138,84 @@ fn connections(mut host: Host) {
     assert_eq!(host.snapshot(), before);
 }
 
+const MARTIANS: [&str; 4] = ["chain", "inet", "sampan_loopback", "martians"];
+
+fn localnet(interface: &str) -> String {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/route_localnet");
+    std::fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+/// A container that sends packets to 127.0.0.8 to the host.
+fn attacker(host: &mut Host, config: &Value) -> std::path::PathBuf {
+    let pod = host.pod("b");
+    Call::new("b", &pod).ok("bridge", "ADD", config);
+    ip(&pod, &["route", "add", "127.0.0.8/32", "via", "10.9.0.1"]);
+    ip(&pod, &["addr", "del", "127.0.0.1/8", "dev", "lo"]);
+    let netns = format!("--net={}", pod.display());
+    let open = "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet";
+    run("nsenter", &[&netns, "sh", "-c", open]);
+    pod
+}
+
 /// route_localnet would let a neighbour speak to services that listen on the host's loopback only (CVE-2020-8558).
 #[test]
 fn loopback_stays_closed_to_neighbours() {
     let mut host = Host::new();
-    let (a, b) = (host.pod("a"), host.pod("b"));
-    let previous = Call::new("a", &a).ok("bridge", "ADD", &bridge(&host));
-    Call::new("b", &b).ok("bridge", "ADD", &bridge(&host));
+    let a = host.pod("a");
+    let call = Call::new("a", &a);
+    let previous = call.ok("bridge", "ADD", &bridge(&host));
+    let config = bridge(&host);
+    let b = attacker(&mut host, &config);
+    let before = rules();
     let ports = json!([{"hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.1"}]);
-    Call::new("a", &a).ok("portmap", "ADD", &portmap(&previous, ports));
+    let config = portmap(&previous, ports);
+    call.ok("portmap", "ADD", &config);
     let secret = std::net::TcpListener::bind("127.0.0.8:99").unwrap();
-    ip(&b, &["route", "add", "127.0.0.8/32", "via", "10.9.0.1"]);
-    ip(&b, &["addr", "del", "127.0.0.1/8", "dev", "lo"]);
-    run(
-        "nsenter",
-        &[
-            &format!("--net={}", b.display()),
-            "sh",
-            "-c",
-            "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet",
-        ],
-    );
+    assert_eq!(localnet("br0"), "1");
     assert_eq!(inside(&b, || ask("127.0.0.8:99")), "error: TimedOut");
     // the attack is real: without our rule it gets through
+    run("nft", &[&["flush"], &MARTIANS[..]].concat());
+    assert!(inside(&b, || std::net::TcpStream::connect("127.0.0.8:99").is_ok()));
+    assert_eq!(
+        call.err("portmap", "CHECK", &config)["msg"],
+        "br0 has route_localnet and the nftables chain inet sampan_loopback martians has no rule"
+    );
+    call.ok("portmap", "ADD", &config);
+    call.ok("portmap", "CHECK", &config);
+    // and after the last port: the setting is what it was, or the guard stays
+    call.ok("portmap", "DEL", &config);
+    assert_eq!(inside(&b, || ask("127.0.0.8:99")), "error: TimedOut");
+    drop(secret);
+    assert!(!rules().contains("sampan_portmap"));
+    // the flushed chain could not say any more whose setting it was
+    assert_eq!(localnet("br0"), "1");
+    assert!(rules().contains("sampan_loopback"));
+    std::fs::write("/proc/sys/net/ipv4/conf/br0/route_localnet", "0").unwrap();
+    call.ok("portmap", "ADD", &config);
+    call.ok("portmap", "DEL", &config);
+    assert_eq!(localnet("br0"), "0");
+    assert_eq!(rules(), before);
+}
+
+/// The guard comes before what it guards: an ADD that ends in between leaves nothing open.
+#[test]
+fn loopback_stays_closed_when_add_fails() {
+    let mut host = Host::new();
+    let a = host.pod("a");
+    let call = Call::new("a", &a);
+    let previous = call.ok("bridge", "ADD", &bridge(&host));
+    // the chain is there with another hook: the mappings are refused
+    run("nft", &["add", "table", "inet", "sampan_portmap"]);
+    let chain = "{ type filter hook input priority 0; }";
     run(
         "nft",
-        &["flush", "chain", "inet", "sampan_portmap", "martians"],
+        &["add", "chain", "inet", "sampan_portmap", "output", chain],
     );
-    assert!(inside(&b, || std::net::TcpStream::connect("127.0.0.8:99").is_ok()));
-    drop(secret);
+    let before = rules();
+    let config = portmap(&previous, json!([{"hostPort": 80, "containerPort": 80}]));
+    call.err("portmap", "ADD", &config);
+    assert_eq!(localnet("br0"), "0");
+    assert_eq!(rules(), before);
 }
 
 #[test]
@@ -200,12 +249,10 @@ fn rules_as_nft_prints_them() {
          \t\tip saddr 10.9.0.0/24 ip daddr 10.9.0.2 ct status 0x20 masquerade comment \"net a eth0\"\n\
          \t\tip saddr 127.0.0.0/8 ip daddr 10.9.0.2 ct status 0x20 masquerade comment \"net a eth0\"\n\
          \t\tip6 saddr fd09::/64 ip6 daddr fd09::2 ct status 0x20 masquerade comment \"net a eth0\"\n\
-         \t}}\n\n\
-         \tchain martians {{\n{}\t\tmeta iiftype != 772 ip daddr 127.0.0.0/8 drop\n\t}}\n}}\n",
+         \t}}\n}}\n",
         hook("nat", "prerouting", -100),
         hook("nat", "output", -100),
         hook("nat", "postrouting", 100),
-        hook("filter", "prerouting", -300),
     );
     assert_eq!(once, expected);
     // again is the same

@@ -28,6 +28,11 @@ pub fn complete(
         let mut socket = Socket::open().map_err(Error::io("open a route socket"))?;
         let links = socket.links().map_err(Error::io("list interfaces"))?;
         let index = links.iter().find(|(_, name)| name == ifname);
+        if link_local.iter().any(IpAddr::is_ipv6) {
+            // it is turned off where the network has no IPv6
+            let path = sysctl("net.ipv6.conf.IFNAME.disable_ipv6", ifname);
+            std::fs::write(&path, "0").map_err(Error::io(doing("write", &path)))?;
+        }
         for ip in link_local {
             let what = format!("add address {ip} to {ifname}");
             let index = index.ok_or(io::Error::from(io::ErrorKind::NotFound));

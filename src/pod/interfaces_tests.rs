@@ -117,7 +117,7 @@ fn default_routes_are_said_with_the_reason() {
         default_reason: String::new(),
         names: vec![],
         publishes: true,
-        ports: vec![],
+        ports: Some(vec![]),
         cache: String::new(),
     };
     let of: [&[Offer]; 3] = [

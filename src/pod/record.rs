@@ -354,8 +354,8 @@ pub struct Interface {
     pub names: Vec<String>,
     /// A plugin of the network publishes ports.
     pub publishes: bool,
-    /// Ports that are published on it.
-    pub ports: Vec<PortMapping>,
+    /// Ports that are published on it; `None` while that is being changed, and after a change that failed.
+    pub ports: Option<Vec<PortMapping>>,
     /// Its file below `network/`.
     pub cache: String,
 }

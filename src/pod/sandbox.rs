@@ -2,8 +2,8 @@
 //! here is global.
 //!
 //! *Invariants:* what is wanted is on disk before it is done (`pod.json`, `ports.json`, `changes.json`), what is done is
-//! in `sandbox.json` only when it is complete; [`change`] brings the one into line with the other, wherever an earlier
-//! one was killed.
+//! in `sandbox.json` only when it is complete, and what is being changed is unknown there; [`change`] brings the
+//! one into line with the other, wherever an earlier one was killed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -264,7 +264,7 @@ fn add(
         default_reason: String::new(),
         names: interfaces::pod_names(&pod.project, network),
         publishes: attachment.network.declares("portMappings"),
-        ports: attachment.ports,
+        ports: Some(attachment.ports),
         cache,
     };
     Ok((interface, attached))
@@ -373,15 +373,25 @@ fn publish(
     let of = |interface: &Interface| published.get(&interface.name).cloned().unwrap_or_default();
     // first what goes: a port is on one interface at a time
     for going in [true, false] {
-        for interface in &mut sandbox.interfaces {
+        for index in 0..sandbox.interfaces.len() {
+            let Some(interface) = sandbox.interfaces.get_mut(index) else {
+                continue;
+            };
             let mut ports = of(interface);
             if going {
-                ports.retain(|port| interface.ports.contains(port));
+                let there = interface.ports.as_deref().unwrap_or_default();
+                ports.retain(|port| there.contains(port));
             }
-            if interface.ports != ports {
-                let cache = dir.network().join(&interface.cache);
-                network::republish(&pod.cni, &dir.netns(), &ports, &cache)?;
-                interface.ports = ports;
+            if interface.ports.as_ref() == Some(&ports) {
+                continue;
+            }
+            interface.ports = None;
+            let cache = dir.network().join(&interface.cache);
+            // whoever comes after a kill or a failure must not take the ports before for published
+            record::put(&dir.sandbox(), sandbox)?;
+            network::republish(&pod.cni, &dir.netns(), &ports, &cache)?;
+            if let Some(interface) = sandbox.interfaces.get_mut(index) {
+                interface.ports = Some(ports);
             }
         }
     }

@@ -273,3 +273,49 @@ fn a_killed_supervisor_finishes_the_change() {
     assert!(left.is_empty(), "{left:?}");
     assert!(!host.pod().exists());
 }
+
+/// A change that breaks, and whose undoing breaks too, is not taken for what was there before: the ports come back.
+#[test]
+fn ports_come_back_after_a_change_that_broke() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new();
+    external(&host, "shaky", "10.94.4.0/24");
+    // the reference plugin, which fails as often as there are lines in a file
+    let failures = host.path().join("failures");
+    let folder = host.path().join("cni-path");
+    std::fs::create_dir_all(&folder).unwrap();
+    let script = format!(
+        "#!/bin/sh\n\
+         if [ \"$CNI_COMMAND\" = ADD ] && [ -s {0} ]; then\n\
+         sed -i 1d {0}\n\
+         echo '{{\"cniVersion\": \"1.0.0\", \"code\": 100, \"msg\": \"broken\"}}'\n\
+         exit 1\n\
+         fi\n\
+         exec /usr/lib/cni/portmap\n",
+        failures.display()
+    );
+    let plugin = folder.join("portmap");
+    std::fs::write(&plugin, script).unwrap();
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
+    host.compose(&format!(
+        "services:
+  web:
+{}    ports: ['18105:80']
+    networks: [shaky]
+networks:
+  shaky: {{external: true, name: shaky}}
+",
+        server("web")
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    assert_eq!(page("127.0.0.1", 18105), "web");
+    // the new port's, and the one that puts the old one back
+    std::fs::write(&failures, "1\n2\n").unwrap();
+    let said = host.sampan(&["network", "publish", &host.name, "18106:80"]);
+    assert!(said.fails(1).contains("broken"), "{said:#?}");
+    assert_eq!(std::fs::read(&failures).unwrap(), b"");
+    assert_eq!(page("127.0.0.1", 18105), "web");
+    unreachable("127.0.0.1", 18106);
+    host.sampan(&["down", "-v"]).ok();
+    unreachable("127.0.0.1", 18105);
+}

@@ -195,14 +195,14 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     let _lock = HostLock::take()?;
     let mut host = Links::open()?;
     let stale = |link: &Link| {
         // without an alias: its ADD was killed before it had one
         let unfinished = link.alias.is_empty() && is_ours(&link.name);
         link.kind == Kind::Ifb.name()
-            && (unfinished || tag::is_stale(&conf.name, &valid, &link.alias))
+            && (unfinished || tag::is_stale(&conf.name, runtime, &valid, &link.alias))
     };
     let gone: Vec<Link> = host.all()?.into_iter().filter(stale).collect();
     all(gone.iter().map(|link| host.delete(link)))

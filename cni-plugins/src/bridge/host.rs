@@ -6,6 +6,7 @@
 use std::os::fd::AsFd;
 
 use crate::bridge::conf::{BridgeConf, Existing, compare};
+use crate::conf::valid_ifname;
 use crate::error::{CniError, Result, all, with_undo};
 use crate::layer3::Layer3;
 use crate::link::{AddressFlags, Kind, Link, Links, NewLink};
@@ -66,6 +67,8 @@ fn create_bridge(host: &mut Links, network: &str, conf: &BridgeConf) -> Result<L
         // setting it makes it the bridge's own; otherwise it changes with the ports
         host.set_mac(&bridge, &bridge.mac)?;
         veth::ignore_routers(name)?;
+        // until it is the gateway of an IPv6 address
+        veth::without_ipv6(name)?;
         sysctl::set_if_present(&["ipv6", "conf", name, "accept_dad"], "0")
     };
     match set_up() {
@@ -126,10 +129,9 @@ pub fn gateway_link(
     conf: &BridgeConf,
     bridge: &Link,
 ) -> Result<Link> {
-    let Some(vlan) = conf.vlan else {
+    let Some(name) = wanted_gateway_name(conf)? else {
         return Ok(bridge.clone());
     };
-    let name = gateway_name(&conf.bridge, vlan);
     if let Some(link) = host.by_name(&name)? {
         return Ok(link);
     }
@@ -146,6 +148,7 @@ pub fn gateway_link(
     let mut set_up = || {
         let link = host.require(&name)?;
         veth::ignore_routers(&name)?;
+        veth::without_ipv6(&name)?;
         sysctl::set_if_present(&["ipv6", "conf", &name, "accept_dad"], "0")?;
         host.attach(&port, bridge)?;
         let plain = BridgeConf {
@@ -160,8 +163,23 @@ pub fn gateway_link(
     set_up().map_err(|error| with_undo(error, host.delete(&port)))
 }
 
-fn gateway_name(bridge: &str, vlan: u16) -> String {
-    format!("{bridge}.{vlan}")
+/// The interface in the VLAN that a gateway needs.
+pub fn wanted_gateway_name(conf: &BridgeConf) -> Result<Option<String>> {
+    let Some(vlan) = conf.vlan else {
+        return Ok(None);
+    };
+    let name = gateway_name(&conf.bridge, vlan).ok_or_else(|| {
+        CniError::config(format!(
+            "the host's interface in VLAN {vlan} would be {}.{vlan}, longer than 15 bytes: the bridge needs a shorter name",
+            conf.bridge
+        ))
+    })?;
+    Ok(Some(name))
+}
+
+/// `None`: no interface can have that name, so there is none.
+fn gateway_name(bridge: &str, vlan: u16) -> Option<String> {
+    Some(format!("{bridge}.{vlan}")).filter(|name| valid_ifname(name))
 }
 
 /// The gateways' addresses, and forwarding.
@@ -241,7 +259,7 @@ pub fn remove_bridge(
     }
     let names = [
         conf.tunnel.as_ref().map(Tunnel::name),
-        conf.vlan.map(|vlan| gateway_name(&conf.bridge, vlan)),
+        conf.vlan.and_then(|vlan| gateway_name(&conf.bridge, vlan)),
     ];
     for name in names.into_iter().flatten() {
         let link = host.by_name(&name)?;
@@ -264,6 +282,7 @@ fn is_shared(host: &mut Links, network: &str, conf: &BridgeConf, port: &Link) ->
     };
     // the number may be that of an interface in another namespace: the name and the mark decide
     Ok(host.by_index(peer)?.is_some_and(|link| {
-        link.name == gateway_name(&conf.bridge, vlan) && mark::is_ours(&link, network)
+        gateway_name(&conf.bridge, vlan).is_some_and(|name| name == link.name)
+            && mark::is_ours(&link, network)
     }))
 }

@@ -25,7 +25,9 @@ use crate::{ipam, masquerade, veth};
 pub use conf::BridgeConf;
 use conf::plan;
 pub use host::forward;
-use host::{ensure_bridge, gateway_link, new_port, remove_bridge, set_gateways};
+use host::{
+    ensure_bridge, gateway_link, new_port, remove_bridge, set_gateways, wanted_gateway_name,
+};
 
 /// The commands.
 pub const PLUGIN: Plugin = Plugin {
@@ -49,6 +51,9 @@ struct Attachment<'a> {
 
 /// ADD.
 pub fn add(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<Value> {
+    if bridge.is_gateway {
+        wanted_gateway_name(bridge)?;
+    }
     let netns = Netns::open(invocation.required_netns()?)?;
     let mut attachment = Attachment {
         network: &conf.name,
@@ -115,6 +120,7 @@ impl Attachment<'_> {
             derive_mac: conf.mac.is_none(),
             detect_duplicates: conf.detect_duplicates,
             prefix_routes: true,
+            addresses_alone: true,
         };
         layer3.prepare(self.netns, &mut self.pod, self.ifname, &set_up)?;
         let container = self.pod.require(self.ifname)?;
@@ -294,10 +300,10 @@ fn check_host(conf: &Conf, bridge_conf: &BridgeConf, result: &AddResult) -> Resu
 
 /// GC.
 pub fn gc(conf: &Conf, bridge: &BridgeConf, invocation: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     all([
         delete(conf, bridge, true, |text| {
-            tag::is_stale(&conf.name, &valid, text)
+            tag::is_stale(&conf.name, runtime, &valid, text)
         }),
         ipam::call(conf, invocation),
     ])

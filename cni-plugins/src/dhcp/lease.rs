@@ -24,6 +24,10 @@ use crate::result::{AddResult, Dns, IpConfig, Route};
 
 /// For servers that don't say.
 const DEFAULT_LEASE: u32 = 3600;
+/// A server is not asked again sooner than after so many seconds, whatever it says.
+const MIN_RENEWAL: u32 = 2;
+/// Shorter leases, in seconds, are refused: the usual time of renewal is half of it.
+const MIN_LEASE: u32 = 2 * MIN_RENEWAL;
 /// Longer files are no leases.
 const MAX_FILE: u64 = 64 << 10;
 /// The smallest MTU that a host has to take (RFC 791), in bytes.
@@ -60,8 +64,16 @@ impl Times {
     pub fn new(asked: u64, lease: u32, renew: Option<u32>, rebind: Option<u32>) -> Self {
         let millis = |seconds: u32| u64::from(seconds) * 1000;
         let end = millis(lease);
-        let rebind = rebind.map_or(end / 8 * 7, millis).min(end);
-        let renew = renew.map_or(end / 2, millis).min(rebind);
+        let (renew, rebind) = (
+            renew.map_or(end / 2, millis),
+            rebind.map_or(end / 8 * 7, millis),
+        );
+        let sensible = millis(MIN_RENEWAL) <= renew && renew < rebind && rebind < end;
+        let (renew, rebind) = if sensible {
+            (renew, rebind)
+        } else {
+            (end / 2, end / 8 * 7)
+        };
         Self {
             asked,
             renew: asked + renew,
@@ -143,14 +155,26 @@ pub fn acceptable(answer: &Answer) -> std::result::Result<(Ipv4Net, Ipv4Addr), &
         return Err("its address is none for a host");
     }
     let address = Ipv4Net::new(ip, prefix).map_err(|_| "it has no subnet mask")?;
+    if !is_long_enough(answer) {
+        return Err("its lease is too short to be renewed");
+    }
     Ok((address, server))
+}
+
+fn seconds(answer: &Answer) -> u32 {
+    answer.seconds(option::LEASE_TIME).unwrap_or(DEFAULT_LEASE)
+}
+
+/// Whether there is time to renew what an answer gives.
+pub fn is_long_enough(answer: &Answer) -> bool {
+    seconds(answer) >= MIN_LEASE
 }
 
 /// The times of an answer to a question of `asked`.
 pub fn times(answer: &Answer, asked: u64) -> Times {
     Times::new(
         asked,
-        answer.seconds(option::LEASE_TIME).unwrap_or(DEFAULT_LEASE),
+        seconds(answer),
         answer.seconds(option::RENEWAL_TIME),
         answer.seconds(option::REBINDING_TIME),
     )
@@ -283,11 +307,24 @@ mod tests {
         for (now, tried, expected) in cases {
             assert_eq!(hour.due(now, tried), expected, "{now} {tried:?}");
         }
-        let strange = Times::new(0, 10, Some(100), Some(90));
-        assert_eq!(
-            (strange.renew, strange.rebind, strange.end),
-            (10_000, 10_000, 10_000)
-        );
+        let times = |lease, renew, rebind| {
+            let times = Times::new(0, lease, renew, rebind);
+            (times.renew, times.rebind, times.end)
+        };
+        assert_eq!(times(10, Some(2), Some(9)), (2_000, 9_000, 10_000));
+        // T1 < T2 < lease, and not at once; anything else is as if it were not said
+        for (renew, rebind) in [
+            (Some(100), Some(90)),
+            (Some(0), Some(0)),
+            (Some(1), Some(9)),
+            (Some(9), Some(9)),
+            (Some(5), Some(10)),
+            (Some(9), None),
+            (None, Some(5)),
+        ] {
+            let found = times(10, renew, rebind);
+            assert_eq!(found, (5_000, 8_750, 10_000), "{renew:?} {rebind:?}");
+        }
         let endless = Times::new(5, u32::MAX, None, None);
         assert!(matches!(endless.due(6, None), Due::Wait(_)));
     }

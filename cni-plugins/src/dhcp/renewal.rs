@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::lease::{Due, Lease, times};
+use super::lease::{Due, Lease, is_long_enough, times};
 use super::message::{Kind, option};
 use super::process::{NAME, Process, START, STAY, command};
 use super::{boottime, netns_of, now};
@@ -19,6 +19,8 @@ use crate::netns::Netns;
 
 /// How long an answer is waited for.
 const WAIT: Duration = Duration::from_secs(3);
+/// Passes after an answer, however late that came.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often file and namespace are looked at, in milliseconds.
 const LOOK: u64 = 30_000;
 /// ADD writes the file right after it started this process.
@@ -99,6 +101,8 @@ fn stay(path: &Path) -> std::result::Result<(), String> {
             Verdict::Kept(kept) => {
                 tried = None;
                 kept.write(path).map_err(|error| error.to_string())?;
+                drop(netns);
+                std::thread::sleep(PAUSE);
             }
             Verdict::Lost(why) => {
                 return lose(lease, &netns, why, path).map_err(|error| error.to_string());
@@ -142,6 +146,8 @@ fn ask(lease: &Lease, netns: &Netns, stage: Due) -> Verdict {
             let why = heard.answer.text(option::MESSAGE).unwrap_or_default();
             Verdict::Lost(format!("the server refuses to renew it: {why}"))
         }
+        // as good as no answer: who took it would ask without end
+        Some(heard) if !is_long_enough(&heard.answer) => Verdict::Unknown,
         Some(heard) => {
             let mut kept = lease.clone();
             kept.times = times(&heard.answer, boottime(heard.asked));

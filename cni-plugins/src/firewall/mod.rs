@@ -209,11 +209,11 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     let firewall = FirewallConf::new(conf)?;
     let _lock = HostLock::take()?;
     remove(&mut Nft::open()?, &firewall, |comment| {
-        !tag::is_stale(&conf.name, &valid, comment)
+        !tag::is_stale(&conf.name, runtime, &valid, comment)
     })
 }
 

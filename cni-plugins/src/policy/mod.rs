@@ -27,6 +27,7 @@ use crate::nft::{Batch, Chain, Expr, FORWARD, Family, Nft, RELATED, Rule, Table}
 use crate::result::AddResult;
 use crate::skel::{Invocation, Plugin};
 use crate::sysctl;
+use crate::tag;
 use conf::{Action, Pod, PolicyConf, folder_of};
 use rules::{Bridging, contents, table};
 use store::{Store, file_name};
@@ -312,12 +313,12 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
     let store = Store(folder_of(conf));
     let _lock = HostLock::take()?;
     let mut done = Vec::new();
     for known in store.attachments()? {
-        if !valid.contains(&known) {
+        if !valid.contains(&known) && tag::is_of_runtime(runtime, &known.container_id) {
             done.push(store.remove(&file_name(&known.container_id, &known.ifname)));
         }
     }

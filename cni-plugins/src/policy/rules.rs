@@ -103,7 +103,8 @@ fn name(stem: &str, v4: bool) -> String {
     format!("{stem}_{}", if v4 { 4 } else { 6 })
 }
 
-/// Answers, and what IPv6 can't do without: neighbours (RFC 4861) and who listens to which group (RFC 2710, 3810).
+/// What IPv6 can't do without: neighbours, a question for routers (RFC 4861) and who listens to which group (RFC 2710, 3810). A
+/// router's advertisement or redirect is judged: it says where others' packets go.
 fn always() -> Vec<Vec<Expr>> {
     let icmpv6 = |from, to| {
         vec![
@@ -112,7 +113,7 @@ fn always() -> Vec<Vec<Expr>> {
             Expr::Accept,
         ]
     };
-    vec![icmpv6(130, 137), icmpv6(143, 143)]
+    vec![icmpv6(130, 133), icmpv6(135, 136), icmpv6(143, 143)]
 }
 
 impl Content {

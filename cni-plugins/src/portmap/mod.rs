@@ -5,11 +5,15 @@
 //! hostports            one rule for each mapping and family: dnat to the container
 //! masquerade           replies that would miss the host's address translation: from the container's own subnet
 //!                      (hairpin, a neighbour) and from the host's loopback; others keep their source address
-//! martians             nobody outside may speak to 127.0.0.0/8: route_localnet opens it (CVE-2020-8558)
+//!
+//! martians             in a table of its own: nobody outside may speak to 127.0.0.0/8, which route_localnet opens
+//!                      (CVE-2020-8558)
 //! ```
 //!
 //! *Invariants*: a rule's comment begins with the attachment's tag, one in `hostports` goes on with what it maps, so
-//! conflicts and CHECK need no file. The table exists as long as it has a mapping. Changes happen under the host lock.
+//! conflicts and CHECK need no file. The table exists as long as it has a mapping. The guard of the loopback is there before
+//! any interface has route_localnet and goes after the last one has lost it; its rules' comments are the interfaces that got
+//! it from us. Changes happen under the host lock.
 
 mod conf;
 
@@ -22,7 +26,7 @@ use serde_json::Value;
 use crate::conf::Conf;
 use crate::conntrack::{self, Target};
 use crate::error::{CniError, PORT_TAKEN, Result, all, with_undo};
-use crate::link::Links;
+use crate::link::{Link, Links};
 use crate::netns::HostLock;
 use crate::nft::{
     Batch, Chain, Expr, Family, FoundRule, MAX_COMMENT, Nft, OUTPUT, POSTROUTING, PREROUTING, Rule,
@@ -55,8 +59,15 @@ const TABLE: Table = Table {
         Chain::base("prerouting", "nat", PREROUTING, DNAT_PRIORITY),
         Chain::base("output", "nat", OUTPUT, DNAT_PRIORITY),
         Chain::base(MASQUERADE, "nat", POSTROUTING, 100),
-        Chain::base("martians", "filter", PREROUTING, -300),
     ],
+};
+
+const MARTIANS: &str = "martians";
+
+const GUARD: Table = Table {
+    family: Family::Inet,
+    name: Cow::Borrowed("sampan_loopback"),
+    chains: &[Chain::base(MARTIANS, "filter", PREROUTING, -300)],
 };
 
 /// The first address of each family of the container.
@@ -93,14 +104,6 @@ fn base_rules() -> Vec<Rule> {
         rule(
             "output",
             vec![Expr::LocalDestination, Expr::Jump(HOST_PORTS.into())],
-        ),
-        rule(
-            "martians",
-            vec![
-                Expr::NotFromLoopback,
-                Expr::Destination(true, loopback(true)),
-                Expr::Drop,
-            ],
         ),
     ]
 }
@@ -225,10 +228,6 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
     if let Some(error) = conflict(&invocation.container_id, &mappings, &found) {
         return Err(error);
     }
-    if portmap.snat {
-        open_loopback(&container)?;
-        open_hairpin(&result)?;
-    }
     let mut batch = Batch::default();
     batch.table(&TABLE);
     if !found.iter().any(|rule| rule.chain == "prerouting") {
@@ -241,25 +240,85 @@ fn add(conf: &Conf, invocation: &Invocation) -> Result<Value> {
         .filter(|rule| is_of(&tag, &rule.comment))
         .for_each(|rule| batch.delete(&TABLE, rule));
     wanted.iter().for_each(|rule| batch.rule(&TABLE, rule));
-    nft.apply(batch)?;
-    match forget_udp(mappings.iter().map(|mapping| mapping.host)) {
+    let publish = || {
+        if portmap.snat {
+            open_loopback(&mut nft, &container)?;
+            open_hairpin(&result)?;
+        }
+        nft.apply(batch)?;
+        forget_udp(mappings.iter().map(|mapping| mapping.host))
+    };
+    match publish() {
         Ok(()) => conf.passed_on(),
         Err(error) => Err(with_undo(
             error,
-            nft.retain(&TABLE, |comment| !is_of(&tag, comment)),
+            remove(&mut nft, |comment| !is_of(&tag, comment)),
         )),
     }
 }
 
-/// Lets connections to 127.0.0.1 be sent on to the container. IPv6 has no such switch.
-fn open_loopback(container: &[IpNet]) -> Result<()> {
-    let Some(address) = container.iter().map(IpNet::addr).find(IpAddr::is_ipv4) else {
+fn route_localnet(interface: &str) -> [&str; 4] {
+    ["ipv4", "conf", interface, "route_localnet"]
+}
+
+/// The interface by which the container is reached over IPv4. IPv6 has no route_localnet.
+fn way_to(container: &[IpNet]) -> Result<Option<Link>> {
+    match container.iter().map(IpNet::addr).find(IpAddr::is_ipv4) {
+        Some(address) => Links::open()?.link_to(address),
+        None => Ok(None),
+    }
+}
+
+/// Lets connections to 127.0.0.1 be sent on to the container, behind the guard.
+fn open_loopback(nft: &mut Nft, container: &[IpNet]) -> Result<()> {
+    let Some(link) = way_to(container)? else {
         return Ok(());
     };
-    match Links::open()?.link_to(address)? {
-        Some(link) => sysctl::set(&["ipv4", "conf", &link.name, "route_localnet"], "1"),
-        None => Ok(()),
+    let setting = route_localnet(&link.name);
+    let others = sysctl::is_on(&setting);
+    let found = nft.rules(&GUARD)?;
+    if !found.iter().any(|rule| others || rule.comment == link.name) {
+        let mut batch = Batch::default();
+        batch.table(&GUARD);
+        batch.rule(
+            &GUARD,
+            &Rule {
+                chain: MARTIANS.into(),
+                exprs: vec![
+                    Expr::NotFromLoopback,
+                    Expr::Destination(true, loopback(true)),
+                    Expr::Drop,
+                ],
+                comment: if others {
+                    String::new()
+                } else {
+                    link.name.clone()
+                },
+            },
+        );
+        nft.apply(batch)?;
     }
+    sysctl::set(&setting, "1")
+}
+
+/// Takes the setting back where it is ours. An interface that has it for another reason, or under another name by now, keeps
+/// the guard.
+fn close_loopback(nft: &mut Nft) -> Result<()> {
+    let found = nft.rules(&GUARD)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    for rule in found.iter().filter(|rule| !rule.comment.is_empty()) {
+        sysctl::set_if_present(&route_localnet(&rule.comment), "0")?;
+    }
+    let mut batch = Batch::default();
+    if !sysctl::names(&["ipv4", "conf"])?
+        .iter()
+        .any(|interface| sysctl::is_on(&route_localnet(interface)))
+    {
+        batch.delete_table(&GUARD);
+    }
+    nft.apply(batch)
 }
 
 /// Where bridged packets go through the hooks of IP (br_netfilter), a container that asks for its own host port has its
@@ -314,8 +373,16 @@ fn retain(wanted: impl Fn(&str) -> bool) -> Result<()> {
         .iter()
         .filter(|rule| !rule.comment.is_empty() && !wanted(&rule.comment));
     let ports = gone.filter_map(|rule| HostPort::of_comment(&rule.comment));
-    let removed = nft.retain(&TABLE, &wanted);
+    let removed = remove(&mut nft, &wanted);
     all([removed, forget_udp(ports)])
+}
+
+fn remove(nft: &mut Nft, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    nft.retain(&TABLE, wanted)?;
+    if nft.rules(&TABLE)?.is_empty() {
+        close_loopback(nft)?;
+    }
+    Ok(())
 }
 
 fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
@@ -328,12 +395,23 @@ fn check(conf: &Conf, invocation: &Invocation) -> Result<()> {
     let container = container_addresses(&result, &invocation.ifname);
     let mut wanted = base_rules();
     wanted.extend(rules(&tag, &portmap, &container)?);
-    Nft::open()?.check(&TABLE, &wanted)
+    let mut nft = Nft::open()?;
+    nft.check(&TABLE, &wanted)?;
+    if let Some(link) = way_to(&container)?
+        && sysctl::is_on(&route_localnet(&link.name))
+        && nft.rules(&GUARD)?.is_empty()
+    {
+        let name = &link.name;
+        return Err(CniError::check(format!(
+            "{name} has route_localnet and the nftables chain {GUARD} {MARTIANS} has no rule"
+        )));
+    }
+    Ok(())
 }
 
 fn gc(conf: &Conf, _: &Invocation) -> Result<()> {
-    let valid = conf.valid_attachments()?;
-    retain(|comment| !tag::is_stale(&conf.name, &valid, comment))
+    let (valid, runtime) = (conf.valid_attachments()?, conf.runtime()?);
+    retain(|comment| !tag::is_stale(&conf.name, runtime, &valid, comment))
 }
 
 fn status(conf: &Conf, _: &Invocation) -> Result<()> {

@@ -289,7 +289,7 @@ fn gc(conf: &Conf, invocation: &Invocation) -> Result<()> {
         }
         steps.push(recall(&path).and_then(|before| {
             let stale = before.and_then(|before| before.mark).is_some_and(|mark| {
-                mark.runtime == runtime && is_stale(&conf.name, &valid, &mark.attachment)
+                mark.runtime == runtime && is_stale(&conf.name, runtime, &valid, &mark.attachment)
             });
             if stale { forget(&path) } else { Ok(()) }
         }));

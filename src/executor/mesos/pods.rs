@@ -107,7 +107,7 @@ pub fn networks(dir: &PodDir) -> Result<Vec<NetworkInfo>> {
     let networks = sandbox.interfaces.iter().map(|interface| NetworkInfo {
         name: Some(interface.network.clone()),
         ip_addresses: interface.addresses.iter().map(address).collect(),
-        port_mappings: interface.ports.iter().map(mapping).collect(),
+        port_mappings: interface.ports.iter().flatten().map(mapping).collect(),
         ..NetworkInfo::default()
     });
     Ok(networks.collect())
