@@ -194,6 +194,7 @@ services:
         pull: None,
         pull_options: Default::default(),
         force_recreate: false,
+        renew_volumes: false,
         wait: false,
         detach: false,
         hooks_dir: None,

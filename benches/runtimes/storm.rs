@@ -112,10 +112,12 @@ pub fn run(place: &Place, runtime: &Runtime) -> Result<String> {
         let command = runtime.command(place, Step::Run, "plain", &id);
         times.push(measure::time(command, place)?.wall);
     }
-    let crowd = crowd(place, runtime)?;
+    let crowd = crowd(place, runtime);
     let after = (Traces::now(place, runtime), open_files());
-    // what it left is told below, and nobody else's any more
-    sweep(place, runtime, &others)?;
+    // what it left is told below, and nobody else's any more: that of a crowd that failed, too
+    let swept = sweep(place, runtime, &others);
+    let crowd = crowd?;
+    swept?;
     let zombies = measure::zombies();
     let mean = |times: &[Duration]| {
         times.iter().sum::<Duration>().as_secs_f64() * 1e3 / times.len().max(1) as f64
@@ -156,13 +158,14 @@ fn crowd(place: &Place, runtime: &Runtime) -> Result<Duration> {
             .map_err(|error| format!("{command:?}: {error}"))?;
         all.push((command, child));
     }
+    let mut failed = None;
     for (command, mut child) in all {
         let status = child
             .wait()
             .map_err(|error| format!("wait for {command:?}: {error}"))?;
         if !status.success() {
-            return Err(format!("{command:?}: {status}: {}", place.said()));
+            failed = Some(format!("{command:?}: {status}: {}", place.said()));
         }
     }
-    Ok(began.elapsed())
+    failed.map_or(Ok(began.elapsed()), Err)
 }

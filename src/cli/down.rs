@@ -4,7 +4,7 @@ use anyhow::bail;
 
 use super::{Global, Outcome, context, output};
 use crate::pod::layout::PodDir;
-use crate::pod::teardown::{abandon_networks, remove};
+use crate::pod::teardown::{Purpose, abandon_networks, remove};
 use crate::pod::up::{stop, stop_and_remove};
 use crate::pod::{adopt, volumes};
 
@@ -40,13 +40,19 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
     if args.force {
         stop(&dir, args.timeout, &mut output::progress)?;
-        if let Err(error) = remove(&folders, &dir, &mut output::progress) {
+        if let Err(error) = remove(&folders, &dir, Purpose::End, &mut output::progress) {
             output::warning(&format!("given up: {error}"));
             abandon_networks(&dir)?;
-            remove(&folders, &dir, &mut output::progress)?;
+            remove(&folders, &dir, Purpose::End, &mut output::progress)?;
         }
     } else {
-        stop_and_remove(&folders, &dir, args.timeout, &mut output::progress)?;
+        stop_and_remove(
+            &folders,
+            &dir,
+            args.timeout,
+            Purpose::End,
+            &mut output::progress,
+        )?;
     }
     if args.volumes {
         let project = match pod {

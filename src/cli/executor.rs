@@ -9,6 +9,8 @@ use super::{Global, Outcome, context, output};
 use crate::cgroup::Cgroup;
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::run::Options;
+use crate::executor::mesos::task::labels::log_size;
+use crate::executor::mesos::task::output::Bound;
 use crate::executor::mesos::{run, shim};
 use crate::executor::remote::Listen;
 
@@ -57,6 +59,12 @@ pub struct Mesos {
     /// Folder of the seccomp profiles that tasks may name
     #[arg(long, value_name = "DIR")]
     seccomp_profiles: Option<PathBuf>,
+    /// Largest file of a task's output in its sandbox; a full one is renamed to stdout.1
+    #[arg(long, value_name = "SIZE", default_value = "10MB", value_parser = log_size)]
+    log_size: u64,
+    /// How many such files there are of each stream
+    #[arg(long, value_name = "COUNT", default_value_t = Bound::default().max_file, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    log_files: u32,
     /// How long to wait for another task once all are over and reported; forever: until the agent shuts the executor down
     #[arg(long, value_name = "SECONDS|forever", default_value = "1", value_parser = linger)]
     linger: Duration,
@@ -134,6 +142,10 @@ pub fn run_real(
         listen: args.listen(),
         variables: args.env.into_iter().collect(),
         seccomp_profiles: args.seccomp_profiles,
+        output: Bound {
+            max_size: args.log_size,
+            max_file: args.log_files,
+        },
         linger: args.linger,
         last,
         terminated,

@@ -14,6 +14,7 @@ use super::notify::{Manager, Message};
 use super::remote::{self, Remote};
 use super::terminal::plain;
 use super::{Global, Outcome};
+use crate::compose::project::Logging;
 use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
 use crate::pod::logs::{Line, Reader};
@@ -107,6 +108,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         .map(moment)
         .transpose()?
         .unwrap_or(i64::MIN);
+    let services = kept(&pod, services);
     let mut reader = reader(&dir, &services);
     let mut printer = Printer::new(style, &services);
     let mut lines = reader.read(!args.follow)?;
@@ -119,6 +121,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         for line in reader.read(false)? {
             printer.print(&line)?;
         }
+        tell_lost(&mut reader);
     }
     Ok(0)
 }
@@ -143,6 +146,27 @@ fn reader(dir: &PodDir, services: &[String]) -> Reader {
         .map(|name| (name.clone(), dir.service(name)))
         .collect();
     Reader::new(&list)
+}
+
+/// Those of which something is kept; the others are told.
+fn kept(pod: &Pod, mut services: Vec<String>) -> Vec<String> {
+    services.retain(|name| {
+        let service = pod.project.services.get(name);
+        let none = service.is_some_and(|s| s.logging == Some(Logging::None));
+        if none {
+            super::output::warning(&format!(
+                "service {name} keeps no logs: its file says logging: {{driver: none}}"
+            ));
+        }
+        !none
+    });
+    services
+}
+
+fn tell_lost(reader: &mut Reader) {
+    for lost in reader.lost() {
+        super::output::error(&lost.to_string());
+    }
 }
 
 /// The last `count` lines of each service, in their order.
@@ -301,6 +325,7 @@ impl<'a> Follower<'a> {
             for line in lines {
                 self.printer.print(&line)?;
             }
+            tell_lost(&mut self.reader);
             if let Some(code) = ended {
                 return Ok(Followed::Ended(code));
             }

@@ -12,7 +12,7 @@ use crate::compose::project::CheckKind;
 use crate::pod::adopt;
 use crate::pod::layout::PodDir;
 use crate::pod::record::{
-    self, Cause, CheckResult, Health, Phase, Pod, PublishedPort, Sandbox, Status,
+    self, Cause, CheckResult, Health, Phase, Pod, PublishedPort, Sandbox, SinkState, Status,
 };
 
 /// Options of `ps`.
@@ -58,6 +58,8 @@ struct Row {
     finished: String,
     error: Option<String>,
     removing: Option<String>,
+    /// Files for its output that cannot be written, and why.
+    unwritten: Vec<String>,
     ports: Vec<PublishedPort>,
     addresses: Vec<ipnet::IpNet>,
 }
@@ -119,6 +121,7 @@ fn rows(dir: &PodDir, pod: &Pod, all: bool, wanted: &[String]) -> anyhow::Result
     let ports: Vec<PublishedPort> = record::read(&dir.ports())?.unwrap_or_default();
     let sandbox: Sandbox = record::read(&dir.sandbox())?.unwrap_or_default();
     let removing = adopt::removing(dir)?;
+    let sinks = sinks(dir)?;
     let mut rows = Vec::new();
     for (name, service) in &pod.project.services {
         if !wanted.is_empty() && !wanted.contains(name) {
@@ -159,6 +162,13 @@ fn rows(dir: &PodDir, pod: &Pod, all: bool, wanted: &[String]) -> anyhow::Result
             finished: status.finished,
             error: status.error,
             removing: removing.clone(),
+            unwritten: sinks
+                .iter()
+                .filter(|sink| sink.services.contains(name))
+                .filter_map(|sink| {
+                    Some(format!("{}: {}", sink.path.display(), sink.error.as_ref()?))
+                })
+                .collect(),
             ports: ports
                 .iter()
                 .filter(|p| p.service == *name)
@@ -172,6 +182,15 @@ fn rows(dir: &PodDir, pod: &Pod, all: bool, wanted: &[String]) -> anyhow::Result
         });
     }
     Ok(rows)
+}
+
+/// Files for output.
+fn sinks(dir: &PodDir) -> anyhow::Result<Vec<SinkState>> {
+    let mut all = Vec::new();
+    while let Some(sink) = record::read(&dir.sink(all.len()))? {
+        all.push(sink);
+    }
+    Ok(all)
 }
 
 /// The task that a service is of.
@@ -245,6 +264,9 @@ fn state(row: &Row) -> String {
     }
     if row.snoozed.is_some() {
         text.push_str(" (not checked)");
+    }
+    for file in &row.unwritten {
+        text.push_str(&format!(" (not written: {file})"));
     }
     text
 }

@@ -14,6 +14,7 @@ use crate::image::PullOptions;
 use crate::pod::follow::{self, From};
 use crate::pod::layout::PodDir;
 use crate::pod::record::Policy;
+use crate::pod::teardown::Purpose;
 use crate::pod::up::{UpSpec, stop_and_remove, up};
 use crate::pod::{self, adopt};
 
@@ -147,6 +148,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
             ..PullOptions::default()
         },
         force_recreate: false,
+        renew_volumes: false,
         wait: false,
         detach: false,
         owner: None,
@@ -183,7 +185,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     // it was left alone, and goes on
     if args.rm && follow::run(&dir, SERVICE)?.is_none() {
         let _lock = adopt::lock(&folders, &name)?;
-        stop_and_remove(&folders, &dir, None, &mut |_, _| {})?;
+        stop_and_remove(&folders, &dir, None, Purpose::End, &mut |_, _| {})?;
     }
     Ok(code)
 }

@@ -16,12 +16,15 @@ use crate::image::PullOptions;
 use crate::pod::control::Request;
 use crate::pod::layout::PodDir;
 use crate::pod::record::{self, Owner, Policy, ProcessId, Verdict};
+use crate::pod::teardown::Purpose;
 use crate::pod::up::{UpSpec, stop_and_remove, up};
 use crate::pod::{self, adopt};
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
 #[command(
+    // `-V` is compose's
+    disable_version_flag = true,
     after_help = "Examples:\n  sampan up -d\n  sampan up -d --wait          until health checks pass\n  sampan up --rm --abort-on-container-failure    as a job, which leaves nothing\n  sampan -f a.yaml -f b.yaml up web"
 )]
 pub struct Args {
@@ -37,6 +40,9 @@ pub struct Args {
     /// Make containers again although nothing changed
     #[arg(long)]
     force_recreate: bool,
+    /// Where containers are made again, make their volumes without a name anew too
+    #[arg(short = 'V', long)]
+    renew_anon_volumes: bool,
     /// Stop all services when one ends; its exit code is the command's
     #[arg(long, conflicts_with = "detach")]
     abort_on_container_exit: bool,
@@ -124,7 +130,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     if args.rm {
         let folders = global.folders()?;
         let _lock = adopt::lock(&folders, &dir.name)?;
-        stop_and_remove(&folders, &dir, None, &mut output::progress)?;
+        stop_and_remove(&folders, &dir, None, Purpose::End, &mut output::progress)?;
         Cgroup::own()?.step_back()?;
     }
     Ok(code)
@@ -243,6 +249,7 @@ fn bring_up(global: &Global, args: &Args) -> anyhow::Result<PodDir> {
             ..PullOptions::default()
         },
         force_recreate: args.force_recreate,
+        renew_volumes: args.renew_anon_volumes,
         wait: args.wait,
         detach: false,
         owner,

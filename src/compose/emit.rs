@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 mod extras;
 
-use extras::{check, hook, lifecycle_hook};
+use extras::{check, hook, lifecycle_hook, log_sink, logging};
 
 use super::network::ENDPOINT_SYSCTLS;
 use super::project::{
@@ -55,6 +55,10 @@ pub fn to_yaml(project: &Project) -> String {
     pod.dict("limits", pod_limits(&project.pod.limits).0.into_iter());
     let hooks = project.pod.hooks.iter();
     pod.list("hooks", hooks.map(|h| Out::Dict(hook(h))));
+    pod.list(
+        "logs",
+        project.pod.logs.iter().map(|s| Out::Dict(log_sink(s))),
+    );
     top.dict("x-sampan", pod.0.into_iter());
     let mut text = String::new();
     write_dict(&top, 0, &mut text);
@@ -211,6 +215,9 @@ fn service(s: &Service) -> Dict {
     out.bare("shm_size", s.shm_size);
     out.bare("oom_score_adj", s.oom_score_adj);
     limits(&s.limits, &mut out);
+    if let Some(kept) = s.logging {
+        out.put("logging", Out::Dict(logging(kept)));
+    }
     out.texts("profiles", &s.profiles);
     for (key, hooks) in [("post_start", &s.post_start), ("pre_stop", &s.pre_stop)] {
         out.list(key, hooks.iter().map(|h| Out::Dict(lifecycle_hook(h))));
@@ -226,6 +233,7 @@ fn service(s: &Service) -> Dict {
     }
     extra.maybe_text("default_working_dir", s.default_working_dir.as_deref());
     extra.list("checks", s.checks.iter().map(|c| Out::Dict(check(c))));
+    extra.list("logs", s.logs.iter().map(|s| Out::Dict(log_sink(s))));
     out.dict("x-sampan", extra.0.into_iter());
     out
 }

@@ -20,6 +20,8 @@ enum Rule {
     Unique(&'static [&'static str]),
     /// A mapping whose later value counts even when it is empty.
     Keyed,
+    /// A mapping that is replaced where both name a driver, and not the same.
+    Driver,
 }
 
 /// Paths (`*` is any key) and their rules.
@@ -28,6 +30,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.entrypoint", Rule::Replace),
     ("services.*.healthcheck.test", Rule::Replace),
     ("services.*.environment", Rule::Keyed),
+    ("services.*.logging", Rule::Driver),
     (
         "services.*.ports",
         Rule::Unique(&["host_ip", "published", "target", "protocol", "x-sampan"]),
@@ -131,7 +134,7 @@ fn merge_at(base: Node, over: Node, path: &str, shown: &str) -> Result<Node> {
     if over.is_null() {
         return Ok(base);
     }
-    if base.is_null() {
+    if base.is_null() || rule == Some(Rule::Driver) && other_driver(&base, &over) {
         return Ok(settle(over));
     }
     match (base.value, over.value) {
@@ -157,6 +160,18 @@ fn merge_at(base: Node, over: Node, path: &str, shown: &str) -> Result<Node> {
                 ),
             ))
         }
+    }
+}
+
+/// Options of one driver mean nothing to another (compose-spec 13-merge.md, "logging").
+fn other_driver(base: &Node, over: &Node) -> bool {
+    let driver = |node: &Node| match node.get("driver").map(|node| &node.value) {
+        Some(Value::Scalar { text, .. }) => Some(text.clone()),
+        _ => None,
+    };
+    match (driver(base), driver(over)) {
+        (Some(before), Some(after)) => before != after,
+        _ => false,
     }
 }
 

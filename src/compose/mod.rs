@@ -10,7 +10,7 @@
 //! | 3 validate | `schema` | known keys and shapes; what is not supported is refused |
 //! | 4 canonical | `canonical` | short forms → long forms |
 //! | 5 merge | `extends`, `merge` | a service over the one it extends, several files → one tree |
-//! | 6 resolve | `resolve`, `service`, `check`, `mount`, `contents`, `port`, `limits`, `network`, `hooks`, `order` | defaults, references, types |
+//! | 6 resolve | `resolve`, `service`, `check`, `mount`, `contents`, `port`, `limits`, `logging`, `network`, `hooks`, `order` | defaults, references, types |
 //!
 //! Phases 1 to 4 run per document, so that every finding has the place in the file it comes from. `emit` goes the other
 //! way: a project → a compose file that loads to the same project; `patch` merges a file over a project that is loaded already.
@@ -29,6 +29,7 @@ mod files;
 mod hooks;
 mod interpolate;
 mod limits;
+mod logging;
 mod merge;
 mod mount;
 mod network;
@@ -56,6 +57,11 @@ use std::path::{Path, PathBuf};
 
 use files::{Found, Read};
 use node::{At, Node, Result, Value};
+
+/// Bytes that a text such as `64m` or `10MB` means, with units of 1024.
+pub fn size(text: &str) -> Option<u64> {
+    units::bytes(text)
+}
 
 /// What to load and with which surroundings.
 #[derive(Debug, Clone)]

@@ -57,6 +57,57 @@ pub struct PodOptions {
     /// `hooks:` — programs of the host that take part in the pod's life, in order; those of a folder of hooks first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
+    /// `logs:` — files for the output of all services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<LogSink>,
+}
+
+/// An entry of `x-sampan.logs`: files that get output line by line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSink {
+    /// Where it is written.
+    pub origin: Origin,
+    /// File for standard output.
+    pub stdout: Option<LogFile>,
+    /// File for standard error; it may be the same.
+    pub stderr: Option<LogFile>,
+    /// What a line looks like.
+    pub format: LogFormat,
+    /// Labels of the service that [`LogFormat::Json`] gives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Bytes of one file; `None`: without bound.
+    pub max_size: Option<u64>,
+    /// Files, the one that is written included.
+    pub max_file: u32,
+}
+
+/// A file that gets output.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LogFile {
+    /// An absolute path that is trusted.
+    pub folder: PathBuf,
+    /// What is below, where no link is followed.
+    pub name: PathBuf,
+}
+
+impl LogFile {
+    /// The whole path.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+}
+
+/// What a line of a [`LogSink`] looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// As it was printed.
+    Raw,
+    /// With the service in front where several share the file.
+    Text,
+    /// An object.
+    Json,
 }
 
 /// A hook of a pod: a program of the host at one point of the pod's life.
@@ -301,6 +352,12 @@ pub struct Service {
     pub oom_score_adj: Option<i32>,
     /// Limits of the service's own cgroup.
     pub limits: Limits,
+    /// `logging`; `None`: as who starts the pod has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logging: Option<Logging>,
+    /// `x-sampan.logs`: files for its output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<LogSink>,
     /// `profiles`.
     pub profiles: Vec<String>,
     /// `post_start`, in order.
@@ -309,6 +366,21 @@ pub struct Service {
     /// `pre_stop`, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pre_stop: Vec<LifecycleHook>,
+}
+
+/// `logging`: what is kept of a service's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logging {
+    /// Driver `none`: nothing.
+    None,
+    /// Drivers `json-file` and `local`.
+    Kept {
+        /// Bytes of one file of one stream; `None`: without bound, in one file.
+        max_size: Option<u64>,
+        /// Files of one stream, the one that is written included.
+        max_file: u32,
+    },
 }
 
 /// `pull_policy`.

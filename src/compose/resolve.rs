@@ -13,7 +13,7 @@ use super::project::{
     HOST_NETWORK, MountSource, NO_NETWORK, Network, PodOptions, Project, Service, Volume,
 };
 use super::service::{Context, service};
-use super::{Error, hooks, limits, network, order, schema};
+use super::{Error, hooks, limits, logging, network, order, schema};
 
 /// What the caller decides.
 pub(super) struct Request<'a> {
@@ -55,6 +55,8 @@ pub(super) fn project(
     unique_names(&services, &enabled)?;
     let networks = network::networks(root, request.name, uses)?;
     ports_reach(&networks, &services)?;
+    let pod = pod(root, context)?;
+    logging::own_files(&pod, &services)?;
     Ok(Project {
         name: request.name.to_owned(),
         working_dir: context.working_dir.to_owned(),
@@ -62,7 +64,7 @@ pub(super) fn project(
         networks,
         volumes: volumes(root, request.name, &enabled, &services)?,
         services,
-        pod: pod(root, context)?,
+        pod,
     })
 }
 
@@ -110,6 +112,7 @@ fn pod(root: &At<'_>, context: &mut Context<'_>) -> Result<PodOptions> {
             .transpose()?
             .unwrap_or_default(),
         hooks: hooks::of_pod(root, context)?,
+        logs: logging::sinks(root, context)?,
     })
 }
 

@@ -65,6 +65,18 @@ const TOP: &[(&str, Rule)] = &[
 const POD: &[(&str, Rule)] = &[
     ("limits", Is(Map(POD_LIMITS))),
     ("hooks", Is(List(&Map(HOOK)))),
+    ("logs", Is(List(&Map(LOG_SINK)))),
+];
+
+const LOG_SINK: &[(&str, Rule)] = &[
+    ("beneath", Is(Scalar)),
+    ("file", Is(Scalar)),
+    ("stdout", Is(Scalar)),
+    ("stderr", Is(Scalar)),
+    ("format", Is(Scalar)),
+    ("labels", Is(LIST)),
+    ("max_size", Is(Scalar)),
+    ("max_file", Is(Scalar)),
 ];
 
 const HOOK: &[(&str, Rule)] = &[
@@ -157,7 +169,7 @@ const SERVICE: &[(&str, Rule)] = &[
     ("label_file", Refused("use labels")),
     ("labels", Is(LIST_OR_DICT)),
     ("links", Is(LIST)),
-    ("logging", Refused(LATER)),
+    ("logging", Is(Map(LOGGING))),
     (
         "mac_address",
         Refused("write it below a network of the service"),
@@ -216,6 +228,7 @@ const SERVICE_EXTRA: &[(&str, Rule)] = &[
         Is(Either(&[List(&Map(CHECK)), Named(&Map(CHECK), true)])),
     ),
     ("default_working_dir", Is(Scalar)),
+    ("logs", Is(List(&Map(LOG_SINK)))),
     ("rootfs", Is(Scalar)),
 ];
 
@@ -286,6 +299,8 @@ const CONTENT: &[(&str, Rule)] = &[
     ),
     ("template_driver", Refused("write the content out")),
 ];
+
+const LOGGING: &[(&str, Rule)] = &[("driver", Is(Scalar)), ("options", Is(Dict(&Scalar)))];
 
 const LIFECYCLE_HOOK: &[(&str, Rule)] = &[
     ("command", Is(ONE_OR_LIST)),

@@ -12,7 +12,7 @@ use super::node::{At, Result};
 use super::project::{
     Condition, Dependency, HealthTest, Healthcheck, PullPolicy, Restart, Service,
 };
-use super::{check, contents, dotenv, files, hooks, limits, mount, network, port, schema};
+use super::{check, contents, dotenv, files, hooks, limits, logging, mount, network, port, schema};
 
 /// Most ports of a project, ranges expanded.
 const MAX_PORTS: usize = 65_536;
@@ -169,6 +169,8 @@ pub(super) fn service(name: &str, at: &At<'_>, context: &mut Context<'_>) -> Res
             .transpose()?
             .map(|v| v as i32),
         limits: limits::of_service(at)?,
+        logging: logging::of_service(at)?,
+        logs: logging::sinks(at, context)?,
         profiles: at.strings_of("profiles")?,
         post_start: hooks::of_service(at, "post_start", context)?,
         pre_stop: hooks::of_service(at, "pre_stop", context)?,

@@ -83,27 +83,37 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 /// A size as Docker writes it: units are powers of 1024 whether they say `k`, `kb` or `kib`
 /// (compose-spec 11-extension.md, "Specifying byte values").
 pub(super) fn bytes(text: &str) -> Option<u64> {
+    size(text, 1024)
+}
+
+/// As [`bytes`], where Docker takes the same units for powers of 1000.
+pub(super) fn decimal_bytes(text: &str) -> Option<u64> {
+    size(text, 1000)
+}
+
+fn size(text: &str, thousand: u64) -> Option<u64> {
     let text = text.trim();
     let split = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+    let power = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "p" | "pb" | "pib" => 50,
+        "k" | "kb" | "kib" => 1,
+        "m" | "mb" | "mib" => 2,
+        "g" | "gb" | "gib" => 3,
+        "t" | "tb" | "tib" => 4,
+        "p" | "pb" | "pib" => 5,
         _ => return None,
     };
+    let factor = thousand.pow(power);
     if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(1 << shift);
+        return whole.checked_mul(factor);
     }
     if !is_float(number) {
         return None;
     }
-    let value = number.parse::<f64>().ok()? * (1u64 << shift) as f64;
+    let value = number.parse::<f64>().ok()? * factor as f64;
     (value < u64::MAX as f64).then_some(value as u64)
 }
 

@@ -113,14 +113,15 @@ fn wanted(entry: &Entry) -> Result<Vec<Attribute<'_>>, Failure> {
                 shown(name)
             )));
         }
-        if is_wanted(name) {
+        if is_image_attribute(name) {
             wanted.push((name.as_slice(), value.as_slice()));
         }
     }
     Ok(wanted)
 }
 
-fn is_wanted(name: &[u8]) -> bool {
+/// The extended attribute is part of an image; others steer overlayfs, or are labels of the builder's host.
+pub(crate) fn is_image_attribute(name: &[u8]) -> bool {
     if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
         return false;
     }
@@ -143,7 +144,7 @@ fn tolerate(name: &[u8], result: rustix::io::Result<()>) -> Result<(), Failure> 
 
 #[cfg(test)]
 mod tests {
-    use super::is_wanted;
+    use super::is_image_attribute;
 
     #[test]
     fn attributes() {
@@ -162,7 +163,7 @@ mod tests {
             ("capability", false),
             ("", false),
         ] {
-            assert_eq!(is_wanted(name.as_bytes()), expected, "{name}");
+            assert_eq!(is_image_attribute(name.as_bytes()), expected, "{name}");
         }
     }
 }

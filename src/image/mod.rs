@@ -47,6 +47,7 @@ pub use error::Error;
 pub use extract::{Owner, extract, is_archive};
 pub use import::import;
 pub use manifest::{Descriptor, Platform};
+pub(crate) use metadata::is_image_attribute;
 pub use registry::{PullOptions, pull};
 pub use store::Store;
 

@@ -163,6 +163,15 @@ impl Store {
     /// Keeps images (by id) from `rm` and `prune` as long as `owner` (a pod) holds them; replaces
     /// what the owner held. An id that is not in the store is an error.
     pub fn hold(&self, owner: &str, images: &[String]) -> Result<(), Error> {
+        self.set_hold(owner, images, false)
+    }
+
+    /// As [`Store::hold`], beside what the owner holds.
+    pub fn hold_too(&self, owner: &str, images: &[String]) -> Result<(), Error> {
+        self.set_hold(owner, images, true)
+    }
+
+    fn set_hold(&self, owner: &str, images: &[String], add: bool) -> Result<(), Error> {
         let path = self.hold_path(owner)?;
         let _lock = self.lock(Lock::Exclusive)?;
         let index = self.index()?;
@@ -171,11 +180,23 @@ impl Store {
                 return Err(Error::Unknown(id.clone()));
             }
         }
+        let mut images = images.to_vec();
+        if add && path.try_exists().at("look for", &path)? {
+            let held: Hold = read_json(&path)?;
+            check_version(held.version, &path)?;
+            images.extend(held.images);
+        }
         let hold = Hold {
             version: VERSION,
-            images: images.to_vec(),
+            images,
         };
         write_json(&path, &hold)
+    }
+
+    /// The owner holds something.
+    pub fn is_holder(&self, owner: &str) -> Result<bool, Error> {
+        let path = self.hold_path(owner)?;
+        path.try_exists().at("look for", &path)
     }
 
     /// Ends a hold; missing is success.

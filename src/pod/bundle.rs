@@ -26,6 +26,9 @@ pub fn container_id(pod: &str, service: &str) -> String {
     format!("{pod}-{service}")
 }
 
+/// Folder of volumes without a name in a service's data.
+pub const VOLUMES: &str = "volumes";
+
 /// Path in the container, host folder.
 type ImageVolume = (String, String);
 
@@ -278,7 +281,7 @@ pub fn image_volumes(service: &Service, image: &ImageFacts) -> Vec<String> {
 /// Folder of a volume without a name: one for each place it is mounted at. The place is a single name, which no other place has and
 /// which leads nowhere else.
 pub fn anonymous_volume(dir: &ServiceDir, target: &str) -> PathBuf {
-    dir.data.join("volumes").join(single_name(target))
+    dir.data.join(VOLUMES).join(single_name(target))
 }
 
 /// A path as the name of a file, a different one for each.

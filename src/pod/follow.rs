@@ -7,12 +7,12 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::inotify;
 
 use super::layout::{PodDir, ServiceDir};
+use super::logs::parts;
 use super::record::{self, Ended, Phase, ProcessId, Status};
 use super::{Error, Result};
 use crate::sys::pidfd;
@@ -45,8 +45,10 @@ pub struct Follower {
 #[derive(Debug)]
 struct Stream {
     source: Source,
-    path: PathBuf,
-    file: Option<File>,
+    dir: ServiceDir,
+    name: &'static str,
+    /// The part that is read, and where it begins.
+    part: Option<(u64, File)>,
     offset: u64,
 }
 
@@ -57,22 +59,19 @@ impl Follower {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         let changes = inotify::init(flags).map_err(|errno| failed()(errno.into()))?;
         // the index is written after each piece, so the folder tells of every change of a log
-        let events = inotify::WatchFlags::MODIFY
-            | inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::MOVED_TO;
+        let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
         inotify::add_watch(&changes, &service.data, events)
             .map_err(|errno| failed()(errno.into()))?;
         let stream = |source, name| -> Result<Stream> {
             let mut stream = Stream {
                 source,
-                path: service.log(name),
-                file: None,
+                dir: service.clone(),
+                name,
+                part: None,
                 offset: 0,
             };
-            if from == From::Now && stream.open()? {
-                let length = stream.file.as_ref().map(File::metadata).transpose();
-                let length = length.map_err(Error::io("look at", &stream.path))?;
-                stream.offset = length.map_or(0, |meta| meta.len());
+            if from == From::Now {
+                stream.go_to_end()?;
             }
             Ok(stream)
         };
@@ -107,52 +106,79 @@ impl AsFd for Follower {
 }
 
 impl Stream {
+    fn go_to_end(&mut self) -> Result<()> {
+        // the last part is the one that begins at the highest offset
+        self.offset = u64::MAX;
+        self.offset = match self.open()? {
+            true => match &self.part {
+                Some((base, file)) => base + file.metadata().map_err(self.failed("look at"))?.len(),
+                None => 0,
+            },
+            false => 0,
+        };
+        Ok(())
+    }
+
+    fn failed(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        let base = self.part.as_ref().map_or(0, |(base, _)| *base);
+        let path = self.dir.log_at(self.name, base);
+        move |error| Error::io(what, &path)(error)
+    }
+
+    /// Opens the part that has the next byte, or the first behind it where that one is gone.
     fn open(&mut self) -> Result<bool> {
-        match File::open(&self.path) {
-            Ok(file) => self.file = Some(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(Error::io("open", &self.path)(error)),
+        loop {
+            self.part = None;
+            let bases = parts::list(&self.dir, self.name).map_err(self.failed("look for"))?;
+            let at = bases.iter().rev().find(|base| **base <= self.offset);
+            let Some(&base) = at.or(bases.first()) else {
+                return Ok(false);
+            };
+            match File::open(self.dir.log_at(self.name, base)) {
+                Ok(file) => self.part = Some((base, file)),
+                // it went meanwhile
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(self.failed("open")(error)),
+            }
+            self.offset = self.offset.max(base);
+            return Ok(true);
         }
-        Ok(true)
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        if self.file.is_none() && !self.open()? {
+        if self.part.is_none() && !self.open()? {
             return Ok(0);
         }
         let count = self.read_here(buffer)?;
-        if count > 0 || !self.was_replaced()? {
+        if count > 0 || !self.is_over() {
             return Ok(count);
         }
-        // written to between our read and the change of names
+        // written to between our read and the next part
         let count = self.read_here(buffer)?;
         if count > 0 {
             return Ok(count);
         }
-        self.offset = 0;
         self.open()?;
         self.read_here(buffer)
     }
 
     fn read_here(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let Some(file) = &self.file else { return Ok(0) };
+        let Some((base, file)) = &self.part else {
+            return Ok(0);
+        };
         let count = file
-            .read_at(buffer, self.offset)
-            .map_err(Error::io("read", &self.path))?;
+            .read_at(buffer, self.offset - base)
+            .map_err(self.failed("read"))?;
         self.offset += count as u64;
         Ok(count)
     }
 
-    /// The log's name is another file's by now.
-    fn was_replaced(&self) -> Result<bool> {
-        let there = match std::fs::metadata(&self.path) {
-            Ok(there) => there,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(Error::io("look at", &self.path)(error)),
-        };
-        let own = self.file.as_ref().map(File::metadata).transpose();
-        let own = own.map_err(Error::io("look at", &self.path))?;
-        Ok(own.is_some_and(|own| (own.dev(), own.ino()) != (there.dev(), there.ino())))
+    /// Nothing is written to the part any more: another follows, or it is gone itself.
+    fn is_over(&self) -> bool {
+        let there = |base| self.dir.log_at(self.name, base).exists();
+        self.part
+            .as_ref()
+            .is_some_and(|(base, _)| self.offset > *base && there(self.offset) || !there(*base))
     }
 }
 
@@ -261,14 +287,22 @@ mod tests {
         assert_eq!(all(&mut start), [out("onet"), out("wo"), bad]);
         assert_eq!(all(&mut now), []);
         write("stdout.log", "3");
-        fs::rename(
-            folder.path().join("stdout.log"),
-            folder.path().join("stdout.log.1"),
-        )
-        .unwrap();
-        write("stdout.log", "4");
+        write("stdout.7.log", "4");
         for follower in [&mut early, &mut start, &mut now] {
             assert_eq!(all(follower), [out("3"), out("4")]);
         }
+        // gone while it was read, and the next one before it was
+        write("stdout.7.log", "5");
+        write("stdout.9.log", "6");
+        write("stdout.10.log", "7");
+        for gone in ["stdout.log", "stdout.7.log", "stdout.9.log"] {
+            fs::remove_file(folder.path().join(gone)).unwrap();
+        }
+        for follower in [&mut early, &mut start, &mut now] {
+            assert_eq!(all(follower), [out("5"), out("7")]);
+        }
+        let mut late = Follower::new(&service, From::Now).unwrap();
+        write("stdout.10.log", "8");
+        assert_eq!(all(&mut late), [out("8")]);
     }
 }

@@ -124,7 +124,7 @@ pub fn collect(folders: &Folders, dry: bool) -> Result<Vec<Found>> {
     for name in forgotten(folders)? {
         let dir = folders.pod(&name);
         let found = one(folders, &dir, dry, |dir| {
-            let gone = !dir.dir.exists() && is_ours(&dir.data, &dir.dir);
+            let gone = is_forgotten(folders, dir)?;
             Ok(gone.then_some((Why::Forgotten, Outcome::Removed)))
         });
         all.extend(found);
@@ -242,13 +242,18 @@ fn forgotten(folders: &Folders) -> Result<Vec<String>> {
     for entry in entries {
         let name = entry.map_err(Error::io("read", &dir))?.file_name();
         let name = name.to_string_lossy().into_owned();
-        let pod = folders.pod(&name);
-        if !pod.dir.exists() && is_ours(&pod.data, &pod.dir) {
+        if is_forgotten(folders, &folders.pod(&name))? {
             names.push(name);
         }
     }
     names.sort();
     Ok(names)
+}
+
+/// There is no such pod, but data of it; volumes without a name are left to the next one, or to `down`.
+fn is_forgotten(folders: &Folders, dir: &PodDir) -> Result<bool> {
+    let gone = !dir.dir.exists() && is_ours(&dir.data, &dir.dir);
+    Ok(gone && !teardown::is_stripped(folders, dir)?)
 }
 
 /// The data are of a pod of this state folder: others may share the root.

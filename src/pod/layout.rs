@@ -8,6 +8,7 @@
 //!                             held by the one process that is at it (see [`super::lock`])
 //!   control.sock
 //!   removing                  there once `down` began to take it apart; holds why it could not be finished
+//!   renewing                  beside it: `up` makes the pod again, so its volumes without a name stay
 //!   orphan                      there since somebody saw that the pod's owner has ended
 //!   ports.json                  published ports, host side chosen
 //!   netns                       the pinned network namespace
@@ -16,6 +17,7 @@
 //!   sandbox.json                what set-up found out: addresses, default route
 //!   verdict.json                how the pod ended, while it is at rest
 //!   hooks.json hooks.lock       which hooks ran and which are owed; held by the process that runs one
+//!   sinks/NUMBER.json           how far a file of x-sampan.logs is, written by the supervisor alone
 //!   exits/PID-STARTTIME.json    exit records, written by the keeper alone
 //!   events.log                  what the supervisor did and why, one line each
 //!   services/SERVICE/
@@ -27,8 +29,9 @@
 //!     hosts resolv.conf hostname rootfs/ stdout stderr (named pipes)
 //! <state>/cni/                  attachments that `sampan cni` made, as in network/
 //! <root>/pods/NAME/.pod         link to <state>/pods/NAME: whose data these are
-//! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stderr.log stderr.idx
-//! <root>/volumes/NAME/          named volumes: _data, volume.json
+//! <root>/pods/NAME/.owned       there where the pod has an owner: its name does not come again
+//! <root>/pods/NAME/SERVICE/     upper work volumes/ stdout.log stdout.idx stdout.OFFSET.log … stderr.log stderr.idx …
+//! <root>/volumes/NAME/          named volumes: _data, volume.json; while one is filled .copy_data, then .ready_data
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -77,6 +80,8 @@ impl Folders {
 
 /// Link in a pod's data to its folder.
 pub const OF: &str = ".pod";
+/// In a pod's data, where the pod has an owner.
+pub const OWNED: &str = ".owned";
 
 /// The folders of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +116,11 @@ impl PodDir {
     /// `removing`: part of the pod is gone, the rest is to follow. Text: what stood in the way at the last attempt.
     pub fn removing(&self) -> PathBuf {
         self.dir.join("removing")
+    }
+
+    /// `renewing`: it is removed to be made again, with the volumes without a name that it has.
+    pub fn renewing(&self) -> PathBuf {
+        self.dir.join("renewing")
     }
 
     /// Lock of the process that goes on with a removal which could not be finished.
@@ -188,6 +198,16 @@ impl PodDir {
         self.dir.join("hooks.lock")
     }
 
+    /// `sinks/`.
+    pub fn sinks(&self) -> PathBuf {
+        self.dir.join("sinks")
+    }
+
+    /// `sinks/NUMBER.json`.
+    pub fn sink(&self, number: usize) -> PathBuf {
+        self.sinks().join(format!("{number}.json"))
+    }
+
     /// `changes.json`.
     pub fn changes(&self) -> PathBuf {
         self.dir.join("changes.json")
@@ -262,13 +282,16 @@ impl ServiceDir {
         self.dir.join(stream)
     }
 
-    /// Log of `stdout` or `stderr`.
-    pub fn log(&self, stream: &str) -> PathBuf {
-        self.data.join(format!("{stream}.log"))
+    /// Log of `stdout` or `stderr`, the part that begins at an offset (see [`super::logs::parts`]).
+    pub fn log_at(&self, stream: &str, base: u64) -> PathBuf {
+        self.data.join(match base {
+            0 => format!("{stream}.log"),
+            base => format!("{stream}.{base}.log"),
+        })
     }
 
-    /// Index of [`ServiceDir::log`].
-    pub fn index(&self, stream: &str) -> PathBuf {
-        self.data.join(format!("{stream}.idx"))
+    /// Index of [`ServiceDir::log_at`].
+    pub fn index_at(&self, stream: &str, base: u64) -> PathBuf {
+        self.log_at(stream, base).with_extension("idx")
     }
 }

@@ -15,6 +15,7 @@ mod borrowed;
 pub mod bundle;
 pub mod checks;
 pub mod control;
+mod copy;
 pub mod follow;
 pub mod gc;
 pub mod hooks;
@@ -87,6 +88,16 @@ pub enum Error {
         "somebody else has the standard input of service {0}; wait until they leave, or look on with --no-stdin"
     )]
     Busy(String),
+    /// A named volume of another pod, too.
+    #[error(
+        "volume {volume} is in use by pod {pod}; remove that one first (`sampan -p {pod} down`)"
+    )]
+    VolumeInUse {
+        /// Its name.
+        volume: String,
+        /// One of those that name it.
+        pod: String,
+    },
     /// The user asked to stop by a signal.
     #[error("interrupted by signal {signal}")]
     Interrupted {

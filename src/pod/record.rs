@@ -12,12 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Result};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
-use crate::compose::project::{CheckKind, CheckTest, Network};
+use crate::compose::project::{CheckKind, CheckTest, Logging, Network};
 use crate::network::{Attached, Cni, Offer, PortMapping};
 use crate::sys::file::{replace, write_atomic};
 
 /// Version of every record's form.
 pub const VERSION: u32 = 1;
+
+/// What is kept of the output of a framework's tasks.
+const FRAMEWORK_LOGGING: Logging = Logging::Kept {
+    max_size: Some(10 << 20),
+    max_file: 3,
+};
 
 /// Writes a record of what outlives the machine's end, durably.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
@@ -89,6 +95,20 @@ pub struct Pod {
     /// Whose it is: it goes with its owner. `None`: the machine's, until `down`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+}
+
+impl Pod {
+    /// What is kept of the output of a service that does not say: all of it; of a framework's, which nobody looks after, the end.
+    pub fn logging(&self) -> Logging {
+        let bounded = self.owner.as_ref().is_some_and(|o| !o.tasks.is_empty());
+        match bounded {
+            true => FRAMEWORK_LOGGING,
+            false => Logging::Kept {
+                max_size: None,
+                max_file: 1,
+            },
+        }
+    }
 }
 
 /// The process that a pod belongs to, and what it is called there.
@@ -370,6 +390,38 @@ pub struct PublishedPort {
     /// Key of the network that publishes it; `None`: the best one that can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+}
+
+/// `sinks/NUMBER.json`: how far a file of `x-sampan.logs` is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkState {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The file.
+    pub path: PathBuf,
+    /// Whose output it gets.
+    pub services: BTreeSet<String>,
+    /// `SERVICE/STREAM`: up to where it has everything.
+    pub offsets: BTreeMap<String, u64>,
+    /// What was about to be appended then, and the offsets behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<(Intent, BTreeMap<String, u64>)>,
+    /// Why it cannot be written at present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What is about to be appended to a file, so that a successor can tell whether it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The file.
+    pub inode: u64,
+    /// Its length before.
+    pub start: u64,
+    /// How much.
+    pub length: u64,
+    /// Of the bytes.
+    pub hash: u64,
 }
 
 /// `status.json` of a service.

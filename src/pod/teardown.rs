@@ -4,21 +4,35 @@
 //! networks can't be given back yet, because a plugin's DEL fails, stays with the reason in its mark `removing`, and
 //! somebody tries again: [`remove_patiently`] for some seconds, then a process of its own, and every command.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::control::{self, QUIT, Request};
-use super::layout::{Folders, PodDir};
+use super::layout::{self, Folders, PodDir};
 use super::lock::{self, Held};
 use super::record::{self, Pod, ProcessId};
-use super::{Error, Result, adopt, hooks, sandbox, volumes};
+use super::{Error, Result, adopt, bundle, hooks, sandbox, volumes};
 use crate::container::{self, CreateRequest};
 use crate::image::Store;
 use crate::network::recorded;
 use crate::sys::file::write_atomic;
 use crate::sys::pidfd;
+
+/// What a removal is for: what becomes of volumes without a name. Of named ones see [`volumes::remove`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Nothing of them stays, whatever was begun before.
+    End,
+    /// They stay for the next pod of this name.
+    Keep,
+    /// As [`Purpose::Keep`]; that pod is made at once by the caller, who holds images for it.
+    Renew,
+    /// As the removal was begun that somebody did not finish, or of which nothing but data is left.
+    Finish,
+}
 
 /// Pauses of [`remove_patiently`], in seconds.
 const PAUSES: [u64; 4] = [1, 2, 4, 8];
@@ -30,15 +44,16 @@ const LATER: (Duration, Duration) = (Duration::from_secs(15), Duration::from_sec
 pub fn remove_patiently(
     folders: &Folders,
     dir: &PodDir,
+    purpose: Purpose,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
     if !dir.dir.exists() {
-        return remove(folders, dir, progress);
+        return remove(folders, dir, purpose, progress);
     }
     // this one tells the user, that one nobody
     let only = lock::evict(&dir.remover_lock())?;
     for pause in PAUSES {
-        match remove(folders, dir, progress) {
+        match remove(folders, dir, purpose, progress) {
             Err(error) if is_held_up(dir) => {
                 progress("", &format!("{error}; trying again in {pause} s"));
                 std::thread::sleep(Duration::from_secs(pause));
@@ -46,7 +61,7 @@ pub fn remove_patiently(
             done => return done,
         }
     }
-    let Err(error) = remove(folders, dir, progress) else {
+    let Err(error) = remove(folders, dir, purpose, progress) else {
         return Ok(());
     };
     if !is_held_up(dir) {
@@ -63,10 +78,10 @@ pub fn remove_patiently(
 /// Goes on with a removal that was not finished, once. The caller holds the pod's lock.
 pub fn finish(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &str)) -> Result<()> {
     if !dir.dir.exists() {
-        return remove(folders, dir, progress);
+        return remove(folders, dir, Purpose::Finish, progress);
     }
     let only = lock::evict(&dir.remover_lock())?;
-    let done = remove(folders, dir, progress);
+    let done = remove(folders, dir, Purpose::Finish, progress);
     if done.is_err() && is_held_up(dir) {
         drop(only);
         adopt::spawn(dir, "remover")?;
@@ -106,7 +121,8 @@ pub fn keep_trying(dir: &Path) -> Result<()> {
         pause = (pause * 2).clamp(LATER.0, most);
         let _lock = adopt::lock(&folders, &dir.name)?;
         // why not is in the mark
-        if !dir.removing().exists() || remove(&folders, &dir, &mut |_, _| {}).is_ok() {
+        let done = || remove(&folders, &dir, Purpose::Finish, &mut |_, _| {}).is_ok();
+        if !dir.removing().exists() || done() {
             break;
         }
     }
@@ -120,9 +136,15 @@ fn is_held_up(dir: &PodDir) -> bool {
 
 /// Removes a pod whose services have been stopped, or are to be killed. Hooks that it still owes run; `progress` is told how they
 /// went. The caller holds its lock.
-pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &str)) -> Result<()> {
+pub fn remove(
+    folders: &Folders,
+    dir: &PodDir,
+    purpose: Purpose,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<()> {
     // first: without it nothing could be removed, and its keeper is the last one that knows the pod
     let pod = adopt::load(dir)?;
+    let keep = keeps_volumes(dir, pod.is_some(), purpose)?;
     let mut failed = Vec::new();
     if let Err(error) = end_processes(dir) {
         failed.push(error);
@@ -159,6 +181,7 @@ pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &s
         }
     }
     if failed.is_empty()
+        && !matches!(purpose, Purpose::Keep | Purpose::Renew)
         && let Some(pod) = pod.as_ref().filter(|pod| pod.owner.is_some())
     {
         // the pod's name does not come again, so nobody would find them; those with a name of their own stay
@@ -166,16 +189,26 @@ pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &s
         let all = pod.project.volumes.iter();
         let own = all.filter(|(key, volume)| volume.name == named(key));
         let own: Vec<_> = own.map(|(_, volume)| volume).collect();
-        failed.extend(volumes::remove(folders, &dir.name, &own));
+        for error in volumes::remove(folders, &dir.name, &own) {
+            match error {
+                // no reason to keep the pod: from now on it is that other pod's
+                Error::VolumeInUse { .. } => progress("", &error.to_string()),
+                _ => failed.push(error),
+            }
+        }
     }
-    if failed.is_empty() {
+    if failed.is_empty() && purpose != Purpose::Renew {
         // taken before there is a record; what is left may still run from its image
         let released = Store::open(&folders.root).and_then(|store| store.release(&dir.name));
         failed.extend(released.err().map(Error::from));
     }
     // the record stays as long as anything does that needs it
     if failed.is_empty() {
-        let removed = remove_tree(&dir.data)
+        let data = match keep {
+            true => strip(&dir.data, purpose == Purpose::Renew),
+            false => remove_tree(&dir.data),
+        };
+        let removed = data
             .and_then(|()| remove_file(&dir.record()))
             .and_then(|()| remove_tree(&dir.dir));
         failed.extend(removed.err());
@@ -190,6 +223,75 @@ pub fn remove(folders: &Folders, dir: &PodDir, progress: &mut dyn FnMut(&str, &s
         let _ = write_atomic(&dir.removing(), error.to_string().as_bytes(), 0o600);
     }
     Err(error)
+}
+
+/// Whether volumes without a name stay; whoever goes on with the removal decides the same.
+fn keeps_volumes(dir: &PodDir, made: bool, purpose: Purpose) -> Result<bool> {
+    match purpose {
+        Purpose::End => {
+            remove_file(&dir.renewing())?;
+            Ok(false)
+        }
+        Purpose::Keep | Purpose::Renew if !made => Ok(true),
+        Purpose::Keep | Purpose::Renew if !dir.removing().exists() => {
+            write_atomic(&dir.renewing(), b"", 0o600)
+                .map_err(Error::io("write", &dir.renewing()))?;
+            Ok(true)
+        }
+        // without a record: what the machine's end left, or an `up` that was killed
+        Purpose::Finish if !made => Ok(!dir.data.join(layout::OWNED).exists()),
+        _ => Ok(dir.renewing().exists()),
+    }
+}
+
+/// Removes what the services of a pod wrote, but for volumes without a name. Without any the folder goes, unless it
+/// `stays`: it tells `gc` that there was a pod.
+fn strip(data: &Path, stays: bool) -> Result<()> {
+    let mut kept = false;
+    for service in services_in(data)? {
+        for path in entries(&service)? {
+            if path.file_name() != Some(OsStr::new(bundle::VOLUMES)) {
+                match path.is_dir() && !path.is_symlink() {
+                    true => remove_tree(&path)?,
+                    false => remove_file(&path)?,
+                }
+            } else if entries(&path)?.is_empty() {
+                remove_tree(&path)?;
+            } else {
+                kept = true;
+            }
+        }
+        if entries(&service)?.is_empty() {
+            remove_tree(&service)?;
+        }
+    }
+    match kept || stays {
+        true => Ok(()),
+        false => remove_tree(data),
+    }
+}
+
+/// Nothing is left of a pod but what the next one of its name finds: volumes without a name.
+pub fn is_stripped(folders: &Folders, dir: &PodDir) -> Result<bool> {
+    if dir.data.join(layout::OWNED).exists() || Store::open(&folders.root)?.is_holder(&dir.name)? {
+        return Ok(false);
+    }
+    let services = services_in(&dir.data)?;
+    for service in &services {
+        let only = |path: &PathBuf| path.file_name() == Some(OsStr::new(bundle::VOLUMES));
+        if !entries(service)?.iter().all(only) {
+            return Ok(false);
+        }
+    }
+    Ok(!services.is_empty())
+}
+
+/// Folders of services in a pod's data.
+pub fn services_in(data: &Path) -> Result<Vec<PathBuf>> {
+    let own = [layout::OF, layout::OWNED].map(OsStr::new);
+    let mut found = entries(data)?;
+    found.retain(|path| path.is_dir() && !path.file_name().is_some_and(|n| own.contains(&n)));
+    Ok(found)
 }
 
 fn remove_file(path: &Path) -> Result<()> {
@@ -208,13 +310,17 @@ fn remove_tree(path: &Path) -> Result<()> {
 
 /// Folders of the services that there are.
 fn services(dir: &PodDir) -> Result<Vec<PathBuf>> {
-    let path = dir.dir.join("services");
-    let entries = match fs::read_dir(&path) {
+    entries(&dir.dir.join("services"))
+}
+
+/// What is in a folder; missing is empty.
+pub fn entries(path: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(Error::io("read", &path))?,
+        other => other.map_err(Error::io("read", path))?,
     };
     entries
-        .map(|entry| Ok(entry.map_err(Error::io("read", &path))?.path()))
+        .map(|entry| Ok(entry.map_err(Error::io("read", path))?.path()))
         .collect()
 }
 

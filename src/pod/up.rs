@@ -16,6 +16,7 @@ use super::adopt::network_caches;
 use super::control::{self, Request};
 use super::layout::{self, Folders, PodDir};
 use super::record::{self, ImageConfig, ImageFacts, Owner, Pod, Policy};
+use super::teardown::Purpose;
 use super::{Error, Result, adopt, hooks, teardown, volumes};
 use crate::cgroup::Cgroup;
 use crate::compose::Project;
@@ -50,6 +51,9 @@ pub struct UpSpec {
     /// Make the containers again although nothing changed.
     #[serde(default)]
     pub force_recreate: bool,
+    /// Make volumes without a name anew where containers are made again.
+    #[serde(default)]
+    pub renew_volumes: bool,
     /// Wait for health checks too.
     #[serde(default)]
     pub wait: bool,
@@ -64,7 +68,8 @@ pub struct UpSpec {
     pub hooks_dir: Option<PathBuf>,
 }
 
-/// Brings a pod up. On failure, or when SIGINT or SIGTERM comes, a pod that was made by this call is removed again, without a trace.
+/// Brings a pod up. On failure, or when SIGINT or SIGTERM comes, a pod that was made by this call is removed again, without a trace
+/// but for the volumes without a name that it was given by one before it.
 /// From the moment that something is made these signals stay blocked: the caller waits for them by descriptor.
 pub fn up(
     mut request: UpSpec,
@@ -77,14 +82,9 @@ pub fn up(
     let pod = plan(&request, images)?;
     let lock = adopt::lock(folders, &dir.name)?;
     let signals = interrupts()?;
-    let ask = match adopt::load(&dir)? {
+    match adopt::load(&dir)? {
         // what a killed `down` left
-        Some(_) if dir.removing().exists() => {
-            teardown::finish(folders, &dir, progress)?;
-            Request::Up {
-                healthy: request.wait,
-            }
-        }
+        Some(_) if dir.removing().exists() => teardown::finish(folders, &dir, progress)?,
         // not ours to stop: a job that is started while the last one still runs, say
         Some(running) if belongs_to_another(&running, &pod) => {
             let owner = running.owner.as_ref();
@@ -107,36 +107,37 @@ pub fn up(
             return match adopt::ask_unless(&dir, &start, Some(&signals), progress) {
                 Err(error) if dir.record().exists() && !dir.sandbox().exists() => {
                     let _lock = adopt::lock(folders, &dir.name)?;
-                    Err(undo(folders, &dir, error, progress))
+                    let left = of_before(&dir)?;
+                    Err(undo(folders, &dir, left, error, progress))
                 }
                 answer => answer.map(|_| ()),
             };
         }
         Some(_) => {
+            secure(folders, &dir, &pod, images)?;
             progress("", "changed: containers are made again");
-            stop_and_remove(folders, &dir, None, progress)?;
-            Request::Up {
-                healthy: request.wait,
-            }
+            stop_and_remove(folders, &dir, None, Purpose::Renew, progress)?;
         }
-        None => {
-            // what a killed `up` left
-            teardown::remove(folders, &dir, progress)?;
-            Request::Up {
-                healthy: request.wait,
-            }
-        }
+        // what a killed `up` left
+        None => teardown::remove(folders, &dir, Purpose::Finish, progress)?,
+    }
+    if request.renew_volumes {
+        volumes::sweep(&dir, None)?;
+    }
+    let left = of_before(&dir)?;
+    let ask = Request::Up {
+        healthy: request.wait,
     };
     collect_garbage(&request, progress);
     // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
-    let made = make(folders, &dir, &pod)
+    let made = make(folders, &dir, &pod, images)
         .and_then(|()| {
             let mut told = told.iter();
             told.try_for_each(|text| record::event(&dir.events(), "", text))
         })
         .and_then(|()| Ok(pod.cgroup.create()?));
     if let Err(error) = made {
-        return Err(undo(folders, &dir, error, progress));
+        return Err(undo(folders, &dir, left, error, progress));
     }
     drop(lock);
     let brought = match request.detach {
@@ -161,7 +162,40 @@ pub fn up(
         // what does not stop is killed by the removal
         let _ = control::ask(&dir.socket(), &stop, &mut *progress);
     }
-    Err(undo(folders, &dir, error, progress))
+    Err(undo(folders, &dir, left, error, progress))
+}
+
+/// Before an old pod is touched: what the new one needs is there and stays. What is held beside the old one's images when this
+/// fails is so until the pod is made again or removed.
+fn secure(folders: &Folders, dir: &PodDir, pod: &Pod, progress: &dyn Progress) -> Result<()> {
+    volumes::check_external(folders, pod.project.volumes.values())?;
+    let store = Store::open(&folders.root)?;
+    store.hold_too(&dir.name, &image_ids(pod))?;
+    unpack(&store, pod, progress)
+}
+
+/// Before they were held, a collection could take layers away that were there already.
+fn unpack(store: &Store, pod: &Pod, progress: &dyn Progress) -> Result<()> {
+    for id in image_ids(pod) {
+        let image = store.resolve(&id)?;
+        let image = image.ok_or(image::Error::Unknown(id))?;
+        store.layers(&image, progress)?;
+    }
+    Ok(())
+}
+
+fn image_ids(pod: &Pod) -> Vec<String> {
+    let ids = pod.images.values().map(|image| image.id.clone());
+    // a folder of the host is no image
+    ids.filter(|id| !id.is_empty()).collect()
+}
+
+/// What becomes of volumes without a name when the pod that is to be made has to be removed again.
+fn of_before(dir: &PodDir) -> Result<Purpose> {
+    Ok(match volumes::nameless(dir)?.is_empty() {
+        true => Purpose::Finish,
+        false => Purpose::Keep,
+    })
 }
 
 /// What attachments left that are gone, on the networks that this pod is going to be on, where nobody looked for a minute. A failure
@@ -247,10 +281,11 @@ pub fn stop_and_remove(
     folders: &Folders,
     dir: &PodDir,
     timeout: Option<u64>,
+    purpose: Purpose,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
     stop(dir, timeout, progress)?;
-    teardown::remove_patiently(folders, dir, progress)
+    teardown::remove_patiently(folders, dir, purpose, progress)
 }
 
 /// Stops a pod's services in order, as [`stop_and_remove`] does first.
@@ -287,10 +322,11 @@ fn was_started(dir: &PodDir, pod: &Pod) -> bool {
 fn undo(
     folders: &Folders,
     dir: &PodDir,
+    purpose: Purpose,
     error: Error,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Error {
-    match teardown::remove(folders, dir, progress) {
+    match teardown::remove(folders, dir, purpose, progress) {
         Ok(()) => error,
         Err(left) => Error::Several(vec![error, left]),
     }
@@ -431,7 +467,7 @@ fn same(running: &Pod, wanted: &Pod) -> bool {
 }
 
 /// The pod's folder; its record last, for a pod exists when its record does. Volumes after that: whoever removes the pod has to know of them.
-fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
+fn make(folders: &Folders, dir: &PodDir, pod: &Pod, progress: &dyn Progress) -> Result<()> {
     volumes::check_external(folders, pod.project.volumes.values())?;
     for path in [&folders.state, &folders.root] {
         private_dir(path, 0o711)?;
@@ -454,6 +490,17 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
         }
         _ => {}
     }
+    let owned = dir.data.join(layout::OWNED);
+    let marked = match pod.owner {
+        Some(_) => fs::write(&owned, ""),
+        None => fs::remove_file(&owned),
+    };
+    match marked {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io("write", &owned)(error));
+        }
+        _ => {}
+    }
     for name in pod.project.services.keys() {
         let service = dir.service(name);
         private_dir(&service.dir, 0o700)?;
@@ -464,12 +511,12 @@ fn make(folders: &Folders, dir: &PodDir, pod: &Pod) -> Result<()> {
                 .map_err(|errno| Error::io("make", &pipe)(errno.into()))?;
         }
     }
-    // a folder of the host is no image
-    let ids = pod.images.values().map(|image| image.id.clone());
-    let ids: Vec<String> = ids.filter(|id| !id.is_empty()).collect();
-    Store::open(&folders.root)?.hold(&dir.name, &ids)?;
+    let store = Store::open(&folders.root)?;
+    store.hold(&dir.name, &image_ids(pod))?;
+    unpack(&store, pod, progress)?;
     record::put(&dir.record(), pod)?;
-    volumes::create(folders, &dir.name, pod.project.volumes.values())
+    volumes::create(folders, &dir.name, pod.project.volumes.values())?;
+    volumes::sweep(dir, Some(pod))
 }
 
 fn private_dir(path: &Path, mode: u32) -> Result<()> {

@@ -1,25 +1,39 @@
 //! Volumes: named ones below `<root>/volumes`, nameless ones in the pod's data. A new, empty one is filled with what the
 //! image has at its place, as in Docker.
+//!
+//! *Invariants:* whoever makes, fills or removes a volume has the folder that it is in locked (flock(2)): pods share named
+//! ones. A volume's folder is never replaced, for a container may have it mounted, and nothing that is in it is removed. A
+//! copy is on the disk as a whole before any of it is moved into the volume ([`READY`]), so whoever is killed in between,
+//! the machine included, is followed by one who goes on.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, lchown};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::borrowed::with_borrowed;
 use super::bundle;
 use super::layout::{Folders, PodDir, ServiceDir};
 use super::record::{self, ImageFacts, Pod};
-use super::{Error, Result, lock};
+use super::{Error, Result, adopt, copy, lock, teardown};
 use crate::compose::project::{MountSource, Volume};
 use crate::rootfs::overlay::Layers;
 use crate::rootfs::resolve::{self, Kind};
+
+/// Beside a volume: a copy that is being made. No nameless volume is called so: its name begins with `%2F`.
+const COPY: &str = ".copy";
+/// Beside a volume: what is still to be moved into it ([`CONTENT`]), and its own attributes ([`ITSELF`]).
+const READY: &str = ".ready";
+const CONTENT: &str = "content";
+const ITSELF: &str = "itself";
 
 /// `volume.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,19 +68,25 @@ pub fn check_external<'a>(
     Ok(())
 }
 
-/// Makes the named volumes of a project that are not there yet.
+/// Makes the named volumes of a project that are not there yet. The pod that names them has its record, so nobody removes
+/// them any more; an external one may have been removed just before.
 pub fn create<'a>(
     folders: &Folders,
     project: &str,
     volumes: impl Iterator<Item = &'a Volume>,
 ) -> Result<()> {
-    for volume in volumes.filter(|volume| !volume.external) {
+    for volume in volumes {
         let dir = folders.volume(&volume.name);
         let data = dir.join("_data");
+        if volume.external {
+            let _lock = lock_at(&dir)?;
+            check_external(folders, std::iter::once(volume))?;
+            continue;
+        }
+        let _lock = hold(&dir)?;
         if data.is_dir() {
             continue;
         }
-        make(&dir, 0o711)?;
         let record = VolumeRecord {
             version: record::VERSION,
             name: volume.name.clone(),
@@ -80,6 +100,29 @@ pub fn create<'a>(
     Ok(())
 }
 
+/// Makes and locks a folder that has volumes in it.
+fn hold(dir: &Path) -> Result<File> {
+    loop {
+        make(dir, 0o711)?;
+        if let Some(lock) = lock_at(dir)? {
+            return Ok(lock);
+        }
+    }
+}
+
+/// `None`: there is no such folder, or it was removed while we waited.
+fn lock_at(dir: &Path) -> Result<Option<File>> {
+    let folder = match File::open(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(Error::io("open", dir))?,
+    };
+    folder.lock().map_err(Error::io("lock", dir))?;
+    let id = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    let locked = folder.metadata().map_err(Error::io("read", dir))?;
+    let there = fs::metadata(dir).is_ok_and(|there| id(there) == id(locked));
+    Ok(there.then_some(folder))
+}
+
 fn make(dir: &Path, mode: u32) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -88,27 +131,83 @@ fn make(dir: &Path, mode: u32) -> Result<()> {
         .map_err(Error::io("make", dir))
 }
 
-/// Removes the named volumes that the project made; missing is success, and one that another project made stays.
+/// Removes the named volumes that the project made; missing is success, what another project or a person made stays. One
+/// that another pod names is refused ([`Error::VolumeInUse`]).
 pub fn remove(folders: &Folders, project: &str, volumes: &[&Volume]) -> Vec<Error> {
-    let mut failed = Vec::new();
-    for volume in volumes.iter().filter(|v| !v.external) {
-        let dir = folders.volume(&volume.name);
-        match record::read::<VolumeRecord>(&dir.join("volume.json")) {
-            Ok(Some(record)) if record.project != project => continue,
-            Ok(_) => {}
-            Err(error) => {
-                failed.push(error);
-                continue;
-            }
-        }
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                failed.push(Error::io("remove", &dir)(error));
-            }
-            _ => {}
+    let own = volumes.iter().filter(|v| !v.external);
+    own.filter_map(|volume| remove_one(folders, project, &volume.name).err())
+        .collect()
+}
+
+fn remove_one(folders: &Folders, project: &str, name: &str) -> Result<()> {
+    let dir = folders.volume(name);
+    // a pod that comes has its record before it asks for the volume
+    let Some(_lock) = lock_at(&dir)? else {
+        return Ok(());
+    };
+    let path = dir.join("volume.json");
+    match record::read::<VolumeRecord>(&path)? {
+        Some(record) if record.project == project => {}
+        None if !dir.join("_data").exists() => {}
+        _ => return Ok(()),
+    }
+    if let Some(pod) = user(folders, project, name)? {
+        return Err(Error::VolumeInUse {
+            volume: name.to_string(),
+            pod,
+        });
+    }
+    // the record last but one: without it nobody would know whose the rest is
+    for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+        let entry = entry.map_err(Error::io("read", &dir))?.path();
+        match entry.is_dir() {
+            true => remove_tree(&entry)?,
+            false if entry == path => {}
+            false => fs::remove_file(&entry).map_err(Error::io("remove", &entry))?,
         }
     }
-    failed
+    remove_tree(&dir)
+}
+
+/// Another pod that names the volume.
+fn user(folders: &Folders, project: &str, name: &str) -> Result<Option<String>> {
+    for other in adopt::names(folders)?.into_iter().filter(|p| p != project) {
+        if let Some(pod) = adopt::load(&folders.pod(&other))?
+            && pod.project.volumes.values().any(|v| v.name == name)
+        {
+            return Ok(Some(other));
+        }
+    }
+    Ok(None)
+}
+
+/// Folders of volumes without a name that a pod, or one before it, has.
+pub fn nameless(dir: &PodDir) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for service in teardown::services_in(&dir.data)? {
+        found.extend(teardown::entries(&service.join(bundle::VOLUMES))?);
+    }
+    Ok(found)
+}
+
+/// Removes the volumes without a name that no service of the pod has any more; all of them, where there is no pod.
+pub fn sweep(dir: &PodDir, pod: Option<&Pod>) -> Result<()> {
+    let mut wanted = BTreeSet::new();
+    for (name, service) in pod.iter().flat_map(|pod| &pod.project.services) {
+        let of_image = pod.and_then(|pod| pod.images.get(name));
+        let of_image = of_image.map(|image| bundle::image_volumes(service, image));
+        let own = service.volumes.iter();
+        let own = own.filter(|mount| matches!(mount.source, MountSource::Anonymous));
+        let targets = own.map(|mount| mount.target.clone());
+        for target in targets.chain(of_image.unwrap_or_default()) {
+            let data = bundle::anonymous_volume(&dir.service(name), &target);
+            let (_, names) = beside(&data)?;
+            wanted.extend([data, names.copy, names.ready]);
+        }
+    }
+    let found = nameless(dir)?;
+    let mut gone = found.iter().filter(|path| !wanted.contains(*path));
+    gone.try_for_each(|path| remove_tree(path))
 }
 
 /// A service has a volume that [`populate`] has to look after.
@@ -135,6 +234,7 @@ pub fn populate(dir: &Path) -> Result<()> {
     let pod_dir = PodDir::open(dir, &pod.root);
     let _only = lock::acquire(&pod_dir.sandbox_lock())?;
     let mut private = false;
+    let mut budget = copy::Budget::default();
     for (name, service) in &pod.project.services {
         let service_dir = pod_dir.service(name);
         let Some(image) = pod.images.get(name) else {
@@ -170,28 +270,73 @@ pub fn populate(dir: &Path) -> Result<()> {
                 })?;
             }
         }
-        wanted.retain(|(data, _)| is_new(data));
-        if wanted.is_empty() {
-            continue;
-        }
-        if !private {
-            leave_mount_namespace()?;
-            private = true;
-        }
         let root = service_dir.dir.join("rootfs");
-        mount_image(image, &service_dir, &root)?;
+        let mut mounted = false;
         for (data, target) in wanted {
-            fill(&root, &target, &data)?;
+            let (dir, names) = beside(&data)?;
+            let _lock = hold(dir)?;
+            make(&data, 0o755)?;
+            if !names.ready.exists() {
+                remove_tree(&names.copy)?;
+                if !is_empty(&data)? {
+                    continue;
+                }
+                if !private {
+                    leave_mount_namespace()?;
+                    private = true;
+                }
+                if !mounted {
+                    mount_image(image, &service_dir, &root)?;
+                    mounted = true;
+                }
+                if !prepare(&root, &target, &names, &mut budget)? {
+                    continue;
+                }
+            }
+            finish(&names, &data)?;
         }
-        nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH)
-            .map_err(|error| Error::Other(format!("umount2({}): {error}", root.display())))?;
+        if mounted {
+            nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH)
+                .map_err(|error| Error::Other(format!("umount2({}): {error}", root.display())))?;
+        }
     }
     Ok(())
 }
 
-/// Not there yet, or empty.
-fn is_new(data: &Path) -> bool {
-    fs::read_dir(data).map_or(true, |mut entries| entries.next().is_none())
+/// What there is beside a volume while it is filled.
+struct Beside {
+    copy: PathBuf,
+    ready: PathBuf,
+}
+
+/// Also the folder that all of it is in.
+fn beside(data: &Path) -> Result<(&Path, Beside)> {
+    let (Some(dir), Some(name)) = (data.parent(), data.file_name()) else {
+        return Err(Error::Other(format!("{} is no volume", data.display())));
+    };
+    let called = |prefix: &str| dir.join(format!("{prefix}{}", name.to_string_lossy()));
+    let names = Beside {
+        copy: called(COPY),
+        ready: called(READY),
+    };
+    Ok((dir, names))
+}
+
+fn is_empty(dir: &Path) -> Result<bool> {
+    let mut entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    Ok(entries.next().is_none())
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync(path: &Path) -> Result<()> {
+    let folder = File::open(path).map_err(Error::io("open", path))?;
+    rustix::fs::syncfs(&folder).map_err(|errno| Error::io("sync", path)(errno.into()))
 }
 
 fn leave_mount_namespace() -> Result<()> {
@@ -233,66 +378,56 @@ fn open_folder(path: &Path) -> Result<OwnedFd> {
     .map_err(|error| Error::io("open", path)(error.into()))
 }
 
-/// Whole or not at all: a copy that was cut short would never be taken for a new volume again.
-fn fill(root: &Path, target: &str, data: &Path) -> Result<()> {
-    make(data, 0o755)?;
+/// Copies what the image has at `target`; false: it has no folder there, and the volume stays empty.
+fn prepare(root: &Path, target: &str, names: &Beside, budget: &mut copy::Budget) -> Result<bool> {
     let open_root = open_folder(root)?;
     // a link in the image must not lead out of it
     let place = rustix::fs::openat2(
         &open_root,
         target,
-        OFlags::PATH | OFlags::CLOEXEC,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
     );
     let Ok(place) = place else {
-        // the image has nothing there: an empty volume
-        return Ok(());
+        return Ok(false);
     };
-    use std::os::fd::AsRawFd;
-    let source = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
-    let meta = fs::metadata(&source).map_err(Error::io("read", &source))?;
-    if !meta.is_dir() {
-        return Ok(());
+    // with a dot, or it is the link of procfs that is looked at
+    let source = PathBuf::from(format!("/proc/self/fd/{}/.", place.as_raw_fd()));
+    // nobody else gets to what is in it
+    make(&names.copy, 0o700)?;
+    let (content, itself) = (names.copy.join(CONTENT), names.copy.join(ITSELF));
+    let copied = make(&content, 0o700)
+        .and_then(|()| make(&itself, 0o700))
+        .and_then(|()| copy::content(&source, &content, budget))
+        .and_then(|()| copy::attributes(&source, &itself));
+    if let Err(error) = copied {
+        // it may be what fills the disk; the error is the answer
+        let _ = remove_tree(&names.copy);
+        return Err(error);
     }
-    let mut name = data.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
-    let copy = data.with_file_name(name);
-    match fs::remove_dir_all(&copy) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(Error::io("remove", &copy)(error));
-        }
-        _ => make(&copy, 0o700)?,
-    }
-    copy_tree(&source, &copy, &meta)?;
-    // rename(2) takes the place of an empty folder
-    fs::rename(&copy, data).map_err(Error::io("rename", &copy))
+    sync(&names.copy)?;
+    fs::rename(&names.copy, &names.ready).map_err(Error::io("rename", &names.copy))?;
+    Ok(true)
 }
 
-fn copy_tree(source: &Path, target: &Path, meta: &fs::Metadata) -> Result<()> {
-    let entries = fs::read_dir(source).map_err(Error::io("read", source))?;
-    for entry in entries {
-        let entry = entry.map_err(Error::io("read", source))?;
-        let (from, to) = (entry.path(), target.join(entry.file_name()));
-        let meta = fs::symlink_metadata(&from).map_err(Error::io("read", &from))?;
-        if meta.is_dir() {
-            make(&to, 0o700)?;
-            copy_tree(&from, &to, &meta)?;
-        } else if meta.is_symlink() {
-            let link = fs::read_link(&from).map_err(Error::io("read", &from))?;
-            std::os::unix::fs::symlink(link, &to).map_err(Error::io("make", &to))?;
-            lchown(&to, Some(meta.uid()), Some(meta.gid())).map_err(Error::io("chown", &to))?;
-        } else if meta.is_file() {
-            fs::copy(&from, &to).map_err(Error::io("copy", &from))?;
-            own(&to, &meta)?;
+/// Moves a copy into its volume. What is there already was written by a container, and stays.
+fn finish(names: &Beside, data: &Path) -> Result<()> {
+    let (content, itself) = (names.ready.join(CONTENT), names.ready.join(ITSELF));
+    // not there: only the removal below is left to do
+    if itself.exists() {
+        for entry in fs::read_dir(&content).map_err(Error::io("read", &content))? {
+            let entry = entry.map_err(Error::io("read", &content))?;
+            let (from, to) = (entry.path(), data.join(entry.file_name()));
+            match rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::NOREPLACE) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::io("move", &from)(errno.into())),
+            }
         }
+        copy::attributes(&itself, data)?;
+        sync(data)?;
+        fs::remove_dir(&itself).map_err(Error::io("remove", &itself))?;
     }
-    own(target, meta)
-}
-
-/// Owner first: chown(2) clears the setuid bit.
-fn own(path: &Path, meta: &fs::Metadata) -> Result<()> {
-    chown(path, Some(meta.uid()), Some(meta.gid())).map_err(Error::io("chown", path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o7777))
-        .map_err(Error::io("chmod", path))
+    remove_tree(&names.ready)?;
+    sync(data)
 }

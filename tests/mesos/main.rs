@@ -16,6 +16,7 @@ mod hooks;
 mod kill;
 mod launch;
 mod network;
+mod output;
 mod recovery;
 mod support;
 mod transport;

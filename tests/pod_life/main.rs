@@ -14,5 +14,6 @@ mod order;
 mod output;
 mod owned;
 mod programs;
+mod volumes;
 mod volumes_from;
 mod wrong;

@@ -46,6 +46,7 @@ fn spec(host: &Host, text: &str) -> UpSpec {
         pull: None,
         pull_options: Default::default(),
         force_recreate: false,
+        renew_volumes: false,
         wait: false,
         detach: false,
         owner: None,

@@ -1,7 +1,10 @@
 //! What compose has no word for, and hooks: as entries of the file.
 
 use super::{Dict, Out, units};
-use crate::compose::project::{Check, CheckTest, HealthTest, Hook, LifecycleHook, OnFailure};
+use crate::compose::project::{
+    Check, CheckTest, HealthTest, Hook, LifecycleHook, LogFile, LogFormat, LogSink, Logging,
+    OnFailure,
+};
 
 pub(super) fn hook(h: &Hook) -> Dict {
     let mut out = Dict::default();
@@ -24,6 +27,61 @@ pub(super) fn lifecycle_hook(h: &LifecycleHook) -> Dict {
     out.flag("privileged", h.privileged);
     out.maybe_text("working_dir", h.working_dir.as_deref());
     out.texts_by_key("environment", &h.environment);
+    out
+}
+
+pub(super) fn logging(logging: Logging) -> Dict {
+    let mut out = Dict::default();
+    match logging {
+        Logging::None => out.text("driver", "none"),
+        Logging::Kept { max_size, max_file } => {
+            let mut options = Dict::default();
+            options.maybe_text("max-size", max_size.map(|size| size.to_string()).as_deref());
+            if max_size.is_some() {
+                options.text("max-file", &max_file.to_string());
+            }
+            out.text("driver", "json-file");
+            out.dict("options", options.0.into_iter());
+        }
+    }
+    out
+}
+
+pub(super) fn log_sink(sink: &LogSink) -> Dict {
+    let mut out = Dict::default();
+    let mut all = sink.stdout.iter().chain(&sink.stderr);
+    let beneath = all.find(|file| file.name.components().count() > 1);
+    if let Some(file) = beneath {
+        out.text("beneath", &file.folder.to_string_lossy());
+    }
+    let path = |file: &Option<LogFile>| {
+        let file = file.as_ref()?;
+        let path = match beneath {
+            Some(_) => file.name.clone(),
+            None => file.path(),
+        };
+        Some(path.to_string_lossy().into_owned())
+    };
+    match (path(&sink.stdout), path(&sink.stderr)) {
+        (Some(both), Some(other)) if both == other => out.text("file", &both),
+        (stdout, stderr) => {
+            out.maybe_text("stdout", stdout.as_deref());
+            out.maybe_text("stderr", stderr.as_deref());
+        }
+    }
+    out.text(
+        "format",
+        match sink.format {
+            LogFormat::Raw => "raw",
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        },
+    );
+    out.texts("labels", &sink.labels);
+    if let Some(size) = sink.max_size {
+        out.bare("max_size", Some(size));
+        out.bare("max_file", Some(sink.max_file));
+    }
     out
 }
 

@@ -145,6 +145,23 @@ fn attributes() {
             json!({"limits": {"cpus": 0.5, "cpu_shares": null, "cpuset": null, "memory": null, "memory_reservation": null, "memory_swap": null, "pids": null, "blkio": null}}),
         ),
         (
+            "logging: {}",
+            json!({"logging": {"kept": {"max_size": null, "max_file": 1}}}),
+        ),
+        (
+            "logging: {driver: json-file, options: {max-size: 10m, max-file: '3', compress: 'false'}}",
+            json!({"logging": {"kept": {"max_size": 10_000_000, "max_file": 3}}}),
+        ),
+        (
+            "logging: {driver: local, options: {max-size: 1.5k}}",
+            json!({"logging": {"kept": {"max_size": 1500, "max_file": 5}}}),
+        ),
+        (
+            "logging: {options: {max-size: -1}}",
+            json!({"logging": {"kept": {"max_size": null, "max_file": 1}}}),
+        ),
+        ("logging: {driver: none}", json!({"logging": "none"})),
+        (
             "user: 1000\ngroup_add: [5, video]\nworking_dir: /a/./b//\nstop_signal: SIGINT\nstop_grace_period: 1m\npull_policy: if_not_present",
             json!({"user": "1000", "group_add": ["5", "video"], "working_dir": "/a/b", "stop_signal": "SIGINT", "stop_grace_period": second(60), "pull_policy": "missing"}),
         ),
@@ -179,6 +196,16 @@ fn merging() {
             "environment: [A=1, B=2]",
             "environment: {B: 3, C: 4, A: }",
             json!({"environment": {"B": "3", "C": "4"}}),
+        ),
+        (
+            "logging: {driver: json-file, options: {max-size: 5, max-file: 2}}",
+            "logging: {options: {max-size: 6}}",
+            json!({"logging": {"kept": {"max_size": 6, "max_file": 2}}}),
+        ),
+        (
+            "logging: {driver: json-file, options: {max-size: 5}}",
+            "logging: {driver: none}",
+            json!({"logging": "none"}),
         ),
         (
             "labels: {a: b}",

@@ -12,6 +12,50 @@ fn errors() {
         ),
         ("", "compose.yaml:1:1: the file is empty"),
         (
+            "x-sampan: {logs: [{format: raw}]}\nservices: {web: {image: i}}",
+            "compose.yaml:1:19: x-sampan.logs[0]: needs file, or else stdout, stderr or both",
+        ),
+        (
+            "x-sampan: {logs: [{file: a/}]}\nservices: {web: {image: i}}",
+            "compose.yaml:1:26: x-sampan.logs[0].file: \"a/\" is not the name of a file",
+        ),
+        (
+            "x-sampan: {logs: [{file: a/../b, beneath: /c}]}\nservices: {web: {image: i}}",
+            "compose.yaml:1:26: x-sampan.logs[0].file: \"a/../b\" is not a file below /c",
+        ),
+        (
+            "x-sampan: {logs: [{file: a, labels: [b]}]}\nservices: {web: {image: i}}",
+            "compose.yaml:1:37: x-sampan.logs[0].labels: only format: json has a place for them",
+        ),
+        (
+            "x-sampan: {logs: [{file: a, max_size: 1k}]}\nservices: {web: {image: i}}",
+            "compose.yaml:1:39: x-sampan.logs[0].max_size: must be at least 65536 bytes",
+        ),
+        (
+            "x-sampan: {logs: [{file: a}]}\nservices:\n  web: {image: i, x-sampan: {logs: [{stderr: a}]}}",
+            "compose.yaml:3: x-sampan.logs: /srv/shop/a is written by another entry already; name another file, or write the entry at the top for all services",
+        ),
+        (
+            "services: {web: {image: i, logging: {driver: fluentd}}}",
+            "compose.yaml:1:46: services.web.logging.driver: \"fluentd\" is not supported; json-file, local and none are supported",
+        ),
+        (
+            "services: {web: {image: i, logging: {options: {tag: x}}}}",
+            "compose.yaml:1:53: services.web.logging.options.tag: not an option that is supported; max-size, max-file and compress: false are",
+        ),
+        (
+            "services: {web: {image: i, logging: {options: {max-size: 0}}}}",
+            "compose.yaml:1:58: services.web.logging.options.max-size: \"0\" is not a size above 0; write something like 10m",
+        ),
+        (
+            "services: {web: {image: i, logging: {options: {max-file: 2}}}}",
+            "compose.yaml:1:37: services.web.logging: max-file has a meaning only together with max-size; add that",
+        ),
+        (
+            "services: {web: {image: i, logging: {driver: none, options: {max-file: 2}}}}",
+            "compose.yaml:1:72: services.web.logging.options.max-file: driver none has no options",
+        ),
+        (
             "[]",
             "compose.yaml:1:1: a compose file must be a mapping, not a list",
         ),

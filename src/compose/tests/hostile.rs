@@ -7,7 +7,7 @@ use super::*;
 
 const EVERYTHING: &str = r#"
 name: all
-x-sampan: {limits: {cpus: 2, memory: 1g, pids: 500, memory_swap: -1, cpuset: "0"}}
+x-sampan: {limits: {cpus: 2, memory: 1g, pids: 500, memory_swap: -1, cpuset: "0"}, logs: [{file: ./all.log, max_size: 1m}, {stderr: /e, format: raw}, {beneath: box, stdout: a/b/o, stderr: e}]}
 services:
   db: {image: "db:1", volumes: ["data:/var/lib/db:nocopy", "ext:/e"], networks: [back, default]}
   side: {image: i, network_mode: "service:db"}
@@ -41,6 +41,7 @@ services:
     restart: on-failure:5
     stop_signal: SIGQUIT
     stop_grace_period: 90s
+    logging: {driver: local, options: {max-file: 2}}
     cap_add: [NET_ADMIN]
     cap_drop: [ALL]
     privileged: true
@@ -62,6 +63,7 @@ services:
     memswap_limit: 6m
     pids_limit: -1
     x-sampan:
+      logs: [{stdout: a/o, stderr: a/e, format: json, labels: ["a b"], max_size: 64k, max_file: 9}]
       checks:
         web: {http: {port: 80, path: "/a?b=$$c", scheme: https, protocol: IPv6, statuses: [204, 500], headers: {Host: a.example, X-Y: "1"}}, kind: readiness, delay: 0s, snooze: 1m}
         tcp: {tcp: {port: 5, host: 10.9.0.9}, grace_period: 5s, success_threshold: 2}

@@ -153,6 +153,7 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         pull: None,
         pull_options: options,
         force_recreate: false,
+        renew_volumes: false,
         wait: false,
         // a kill must find services that run, and give them their grace
         detach: true,
@@ -222,6 +223,7 @@ fn surroundings(ledger: &Ledger, executor: &Executor) -> Result<Surroundings> {
         variables: executor.variables.clone(),
         address: executor.address,
         seccomp_profiles: executor.seccomp_profiles.clone(),
+        output: executor.output,
     })
 }
 

@@ -26,6 +26,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::proto::{NetworkInfo, TaskGroupInfo, TaskInfo, TaskStatus, event};
+use super::task::output::Bound;
 use crate::pod::layout::Folders;
 use crate::pod::record::{self, ProcessId};
 use crate::pod::{Error, Result, lock};
@@ -217,6 +218,9 @@ pub struct Executor {
     pub seccomp_profiles: Option<PathBuf>,
     /// The machine's address.
     pub address: Option<IpAddr>,
+    /// How much of a task's output the sandbox holds.
+    #[serde(default)]
+    pub output: Bound,
 }
 
 impl Executor {
@@ -438,6 +442,7 @@ mod tests {
             variables: BTreeMap::new(),
             seccomp_profiles: None,
             address: None,
+            output: Bound::default(),
         };
         ledger.begin(&executor).unwrap();
         assert_eq!(ledger.executor().unwrap(), executor);

@@ -5,7 +5,6 @@
 //!
 //! Leaves to others: what is done when ([`super::machine`]).
 
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,12 +15,10 @@ use super::ledger::Executor;
 use super::proto::NetworkInfo;
 use crate::network::PortMapping;
 use crate::pod::control::Request;
-use crate::pod::layout::PodDir;
+use crate::pod::layout::{PodDir, ServiceDir};
 use crate::pod::record::{self, Sandbox};
-use crate::pod::{Error, Result, watch};
+use crate::pod::{Error, Result, logs, watch};
 
-/// The part of a log in which its last line is looked for (bytes).
-const TAIL: u64 = 4096;
 /// Longest line that is kept (characters).
 const LINE: usize = 256;
 
@@ -78,16 +75,11 @@ pub fn last_line(dir: &PodDir, service: &str) -> Option<String> {
     let service = dir.service(service);
     ["stderr", "stdout"]
         .iter()
-        .find_map(|stream| last_line_of(&service.log(stream)))
+        .find_map(|stream| last_line_of(&service, stream))
 }
 
-fn last_line_of(path: &Path) -> Option<String> {
-    let mut file = std::fs::File::open(path).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
-        .ok()?;
-    let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail).ok()?;
+fn last_line_of(service: &ServiceDir, stream: &str) -> Option<String> {
+    let tail = logs::tail(service, stream, logs::LINE_LIMIT as u64).ok()?;
     let text = String::from_utf8_lossy(&tail);
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
     let plain = line.trim().chars().filter(|c| !c.is_control());

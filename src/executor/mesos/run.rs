@@ -26,6 +26,7 @@ use super::ledger::{self, Executor, Ledger};
 use super::machine::{Action, Input, Machine, NotStarted, Now};
 use super::proto::{Call, Encoding, ExecutorId, FrameworkId, TaskState, call};
 use super::session::{self, Patience};
+use super::task::output::Bound;
 use super::{message, pods, shim};
 use crate::executor::remote::{Doors, Listen};
 use crate::pod::control::{Answer, Request};
@@ -67,6 +68,8 @@ pub struct Options {
     pub variables: BTreeMap<String, String>,
     /// Folder of seccomp profiles that tasks may name.
     pub seccomp_profiles: Option<PathBuf>,
+    /// How much of a task's output the sandbox holds.
+    pub output: Bound,
     /// How long an executor without a task waits for another one.
     pub linger: Duration,
     /// Why no other process follows this one, which only brings everything to an end: complete text.
@@ -256,6 +259,7 @@ fn open(
         variables: options.variables.clone(),
         seccomp_profiles: options.seccomp_profiles.clone(),
         address: environment.endpoint.host.parse().ok(),
+        output: options.output,
     };
     ledger.begin(&executor)?;
     let subscribed = ledger.subscribed()?;

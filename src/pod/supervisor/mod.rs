@@ -11,6 +11,7 @@ pub mod machine;
 mod owner;
 pub mod probe;
 mod pump;
+mod sinks;
 mod terminal;
 mod work;
 
@@ -29,7 +30,8 @@ use self::clients::{Client, Clients};
 use self::hooks::Hooks;
 use self::machine::{Action, Facts, Input, Machine};
 use self::probe::Probes;
-use self::pump::Pumps;
+use self::pump::{Pumps, Readers};
+use self::sinks::Sinks;
 use super::control::{Answer, Request};
 use super::hooks::View;
 use super::layout::PodDir;
@@ -61,6 +63,7 @@ struct Context {
     changing: tokio::sync::Mutex<()>,
     events: mpsc::UnboundedSender<Event>,
     pumps: BTreeMap<String, Pumps>,
+    sinks: Rc<Sinks>,
     stores: Stores,
     probes: Probes,
 }
@@ -98,7 +101,11 @@ async fn supervise(dir: &Path, stores: Stores) -> Result<()> {
     record::put(&dir.supervisor(), &ProcessId::own()?)?;
     let (events, mut inbox) = mpsc::unbounded_channel();
     // what has to be there is opened before anybody is told that we are
-    let pumps = open_pumps(&dir, &pod, &events)?;
+    let notes = events.clone();
+    let sinks = Rc::new(Sinks::start(&dir, &pod, move |text| {
+        let _ = notes.send(Event::Note(String::new(), text));
+    })?);
+    let pumps = open_pumps(&dir, &pod, &sinks, &events)?;
     clients::listen(&dir.socket(), events.clone())?;
 
     let (sandbox, reservation, failure) = match set_up(&dir, &pod).await {
@@ -119,6 +126,7 @@ async fn supervise(dir: &Path, stores: Stores) -> Result<()> {
         changing: tokio::sync::Mutex::new(()),
         events,
         pumps,
+        sinks,
         stores,
         probes: Probes::default(),
     });
@@ -205,15 +213,24 @@ async fn set_up(dir: &PodDir, pod: &Pod) -> Result<(Sandbox, Reservation)> {
 fn open_pumps(
     dir: &PodDir,
     pod: &Pod,
+    sinks: &Rc<Sinks>,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Result<BTreeMap<String, Pumps>> {
     let mut pumps = BTreeMap::new();
-    for name in pod.project.services.keys() {
+    for (name, service) in &pod.project.services {
+        let logging = service.logging.unwrap_or_else(|| pod.logging());
+        let readers = sinks.has(name).then(|| Readers {
+            service: name.clone(),
+            sinks: sinks.clone(),
+        });
         let (events, service) = (events.clone(), name.clone());
         let failed = move |text: String| {
             let _ = events.send(Event::Note(service.clone(), text));
         };
-        pumps.insert(name.clone(), Pumps::start(&dir.service(name), failed)?);
+        pumps.insert(
+            name.clone(),
+            Pumps::start(&dir.service(name), logging, readers, failed)?,
+        );
     }
     Ok(pumps)
 }

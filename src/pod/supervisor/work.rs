@@ -321,6 +321,7 @@ async fn ended(
     if let Some(pumps) = context.pumps.get(service) {
         pumps.drain();
     }
+    context.sinks.finish(service).await;
     let at = exit
         .and_then(|e| jiff::Timestamp::from_nanosecond(e.time.into()).ok())
         .unwrap_or_else(jiff::Timestamp::now);

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use super::ports::Assigned;
 use super::source::Source;
-use super::{Draft, Invalid, Sandbox, Surroundings, checks, hooks, made, service, variables};
+use super::{
+    Draft, Invalid, Sandbox, Surroundings, checks, hooks, made, output, service, variables,
+};
 use crate::compose::Project;
 use crate::compose::project::{Limits, Mount, MountSource, Origin, Service};
 use crate::executor::mesos::proto::TaskInfo;
@@ -33,6 +35,7 @@ pub fn finish(
     around: &Surroundings,
 ) -> Result<(), Invalid> {
     assigned.apply(project, names);
+    output::place(draft, project, names, around);
     let checks = draft.checks.clone();
     let own = [service::name(draft.task, &BTreeSet::new())];
     let group = draft.sandbox.parent.is_some();

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use super::Invalid;
+use super::output::LEAST;
 use crate::compose::project::HookPoint;
+use crate::compose::size;
 use crate::executor::mesos::proto::TaskInfo;
 use crate::pod::record::Policy;
 
@@ -35,6 +37,10 @@ pub struct Options {
     pub success_threshold: Option<u32>,
     /// `sampan.snooze`: seconds between health checks once the task is healthy.
     pub snooze: Option<u32>,
+    /// `sampan.log-size`: bytes of one file of its output in the sandbox.
+    pub log_size: Option<u64>,
+    /// `sampan.log-files`: how many such files there are.
+    pub log_files: Option<u32>,
     /// `sampan.hooks`: the text of a list of hooks.
     pub hooks: Option<String>,
     /// `sampan.hooks.POINT`: a line to run at that point, by the point's name.
@@ -45,13 +51,15 @@ const PREFIX: &str = "sampan.";
 const FILES: &str = "fileName";
 /// In front of the name of a point.
 const HOOKS: &str = "hooks.";
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 14] = [
     "check-service",
     "command",
     "compose",
     "hooks",
     "hooks.POINT",
     "image",
+    "log-files",
+    "log-size",
     "override",
     "policy",
     "profiles",
@@ -112,6 +120,11 @@ fn set(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
         "check-service" => options.check_service = text(),
         "success-threshold" => options.success_threshold = count()?,
         "snooze" => options.snooze = count()?,
+        "log-size" => options.log_size = Some(log_size(value)?),
+        "log-files" => match count()? {
+            Some(files @ 1..=1000) => options.log_files = Some(files),
+            _ => return Err(format!("{value:?} is more than 1000")),
+        },
         "ready" => {
             options.ready = match value {
                 "true" => true,
@@ -147,6 +160,16 @@ fn set(options: &mut Options, key: &str, value: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Bytes of one file of output.
+pub fn log_size(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Some(size @ LEAST..) => Ok(size),
+        _ => Err(format!(
+            "{text:?} is not a size of at least 64KB; write something like 10MB"
+        )),
+    }
 }
 
 fn list(value: &str) -> Vec<String> {
@@ -192,6 +215,8 @@ mod tests {
                     ("x.sampan.policy", "compose"),
                     ("sampan.profiles", "a,b"),
                     ("sampan.success-threshold", "2"),
+                    ("sampan.log-size", "1MB"),
+                    ("sampan.log-files", "3"),
                     ("sampan.image", " "),
                     ("sampan.hooks", "[]"),
                     ("x.sampan.hooks.before-kill", "bye 1"),
@@ -204,6 +229,8 @@ mod tests {
                     policy: Policy::Compose,
                     profiles: vec!["a".into(), "b".into()],
                     success_threshold: Some(2),
+                    log_size: Some(1 << 20),
+                    log_files: Some(3),
                     ..none
                 },
             ),
@@ -214,11 +241,15 @@ mod tests {
         for (given, expected) in [
             (
                 &[("sampan.redy", "true")][..],
-                "task t: labels: sampan.redy: is not known; below sampan. there are check-service, command, compose, hooks, hooks.POINT, image, override, policy, profiles, ready, snooze, success-threshold",
+                "task t: labels: sampan.redy: is not known; below sampan. there are check-service, command, compose, hooks, hooks.POINT, image, log-files, log-size, override, policy, profiles, ready, snooze, success-threshold",
             ),
             (
                 &[("sampan.ready", "yes")],
                 "task t: labels: sampan.ready: \"yes\" is not true or false",
+            ),
+            (
+                &[("sampan.log-size", "1KB")],
+                "task t: labels: sampan.log-size: \"1KB\" is not a size of at least 64KB; write something like 10MB",
             ),
             (
                 &[("sampan.snooze", "0")],

@@ -18,9 +18,10 @@ mod docker;
 pub mod fetch;
 mod finish;
 mod hooks;
-mod labels;
+pub mod labels;
 mod linux;
 mod networks;
+pub mod output;
 mod ports;
 mod resources;
 mod service;
@@ -84,6 +85,8 @@ pub struct Surroundings {
     pub address: Option<IpAddr>,
     /// Folder of seccomp profiles that tasks may name.
     pub seccomp_profiles: Option<PathBuf>,
+    /// How much of a task's output the sandbox holds, where the task does not say.
+    pub output: output::Bound,
 }
 
 /// What one launch becomes.

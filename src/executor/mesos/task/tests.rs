@@ -39,6 +39,7 @@ pub fn around(sandbox: &Path) -> Surroundings {
         variables: BTreeMap::from([("WIDE".to_owned(), "agent".to_owned()), ("A".to_owned(), "agent".to_owned())]),
         address: Some("10.1.2.3".parse().unwrap()),
         seccomp_profiles: None,
+        output: output::Bound::default(),
     }
 }
 
