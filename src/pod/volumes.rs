@@ -3,7 +3,7 @@
 //!
 //! *Invariants:* whoever makes, fills or removes a volume has the folder that it is in locked (flock(2)): pods share named
 //! ones. A volume's folder is never replaced, for a container may have it mounted, and nothing that is in it is removed. A
-//! copy is on the disk as a whole before any of it is moved into the volume ([`READY`]), so whoever is killed in between,
+//! copy is on the disk as a whole before any of it is moved into the volume (`READY`), so whoever is killed in between,
 //! the machine included, is followed by one who goes on.
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! The streams of the API: RecordIO of `ProcessIO`, with heartbeats while nothing else is sent.
 //!
-//! *Invariants:* what waits for a slow reader is bounded ([`WAITING`] pieces), and whoever makes more waits too; nothing is dropped. Exit
+//! *Invariants:* what waits for a slow reader is bounded (`WAITING` pieces), and whoever makes more waits too; nothing is dropped. Exit
 //! codes are in the trailer [`EXIT_CODE`].
 
 use std::pin::Pin;
