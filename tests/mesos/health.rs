@@ -29,8 +29,9 @@ fn is_healthy(healthy: bool) -> impl FnMut(&Value) -> bool {
 #[test]
 fn only_changes_are_told() {
     let mesos = Mesos::new();
-    let check = health("test -e /tmp/well", json!({"consecutive_failures": 100}));
-    let work = "mkdir -p /tmp; touch /tmp/well; sleep 1; rm /tmp/well; sleep 1; touch /tmp/well; sleep 1000";
+    let check = health("test ! -e /tmp/ill", json!({"consecutive_failures": 100}));
+    // well from the first look on, however soon that is
+    let work = "mkdir -p /tmp; sleep 1; touch /tmp/ill; sleep 1; rm /tmp/ill; sleep 1000";
     mesos
         .agent
         .launch_group(vec![with(member("a", work), check)]);

@@ -13,6 +13,15 @@ use crate::support::*;
 /// Ignores SIGTERM.
 const STUBBORN: &str = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
 
+/// Waits until so many have said that they ignore SIGTERM.
+fn are_stubborn(mesos: &Mesos, count: usize) {
+    let output = mesos.agent.sandbox().join("stdout");
+    let said = || std::fs::read_to_string(&output).unwrap_or_default();
+    while said().matches("ready\n").count() < count {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A registry that takes connections and says nothing.
 fn silent_registry() -> (String, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -107,8 +116,7 @@ fn a_second_kill_may_shorten_the_grace_and_not_lengthen_it() {
     mesos.agent.launch(script("short", STUBBORN));
     mesos.agent.launch(script("long", STUBBORN));
     mesos.start();
-    mesos.wait("short", "RUNNING");
-    mesos.wait("long", "RUNNING");
+    are_stubborn(&mesos, 2);
     let start = Instant::now();
     mesos.agent.kill("short", Some(Duration::from_secs(1000)));
     mesos.agent.kill("long", Some(Duration::from_secs(2)));
@@ -132,6 +140,7 @@ fn the_tasks_own_policy_counts() {
     mesos.agent.launch(script("b", "sleep 1000"));
     mesos.start();
     mesos.wait("a", "RUNNING");
+    are_stubborn(&mesos, 1);
     mesos.agent.kill("a", None);
     mesos.wait("a", "KILLED");
     // after the end it is passed over

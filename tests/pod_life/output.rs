@@ -68,6 +68,7 @@ services:
             "started",
             "status",
             "task",
+            "unwritten",
             "version"
         ]
     );
