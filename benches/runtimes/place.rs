@@ -33,7 +33,7 @@ impl Place {
         if !unified && Path::new(UNIFIED).exists() {
             umount2(UNIFIED, MntFlags::MNT_DETACH).map_err(step("take the v2 mount away"))?;
             // crun makes its folders there all the same
-            let size = Some("size=4m");
+            let size = Some("size=64m");
             mount(Some("none"), UNIFIED, Some("tmpfs"), MsFlags::empty(), size)
                 .map_err(step("hide where the v2 mount was"))?;
         }

@@ -120,11 +120,14 @@ impl Machine {
             let Some(change) = state::derive(task, live) else {
                 continue;
             };
+            let before = state::ran(task, live, &change);
             if matches!(change.state, TaskState::Failed | TaskState::Killed) {
                 let message = change.message.as_deref().unwrap_or_default();
                 ended = Some(format!("task {} of the group ended: {message}", task.id));
             }
-            self.update(now, number, at, change);
+            for change in before.into_iter().chain([change]) {
+                self.update(now, number, at, change);
+            }
         }
         if let Some(why) = ended {
             let why = Why::Group(why);

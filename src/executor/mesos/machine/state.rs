@@ -56,15 +56,26 @@ fn bounded(text: &str) -> String {
     text.get(..end).unwrap_or_default().to_string()
 }
 
+/// The services that a task is, once all are known.
+fn services<'a>(plan: &'a Planned, live: &'a Live) -> Option<Vec<(&'a str, &'a Service)>> {
+    let names = plan.services.iter();
+    names
+        .map(|name| Some((name.as_str(), live.services.get(name)?)))
+        .collect()
+}
+
+/// That a task ran, when it becomes `next` and had ended before anybody looked: who counts tasks that run counts this one, too.
+pub fn ran(task: &Task, live: &Live, next: &Change) -> Option<Change> {
+    let plan = task.plan.as_ref()?;
+    let begun = task.status.as_ref()?.state() == TaskState::Starting;
+    let unseen = begun && next.state != TaskState::Running && task.kill.is_none();
+    (unseen && runs(plan, &services(plan, live)?)).then(|| Change::to(TaskState::Running))
+}
+
 /// What a task has become by its services; `None`: nothing new.
 pub fn derive(task: &Task, live: &Live) -> Option<Change> {
     let plan = task.plan.as_ref()?;
-    let services: Option<Vec<(&str, &Service)>> = plan
-        .services
-        .iter()
-        .map(|name| Some((name.as_str(), live.services.get(name)?)))
-        .collect();
-    let services = services?;
+    let services = services(plan, live)?;
     let healthy = health(&services);
     let check_status = check_status(task, &services);
     if services.iter().all(|(_, service)| is_over(&service.status)) {

@@ -307,6 +307,27 @@ fn a_task_from_start_to_end() {
     assert_eq!(life.input(Input::Removed(1)), ["exit 0"]);
 }
 
+/// It ran, and whoever counts RUNNING counts it.
+#[test]
+fn a_task_that_ended_before_anybody_looked() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["quick"]);
+    life.up(1);
+    assert_eq!(
+        life.service(1, "quick", ended(0, Cause::Exited)),
+        ["quick TASK_RUNNING", "quick TASK_FINISHED", "remove 1"]
+    );
+    // one that could not be started did not
+    life.launch(&["bad"]);
+    life.up(2);
+    let status = Status {
+        started: String::new(),
+        ..ended(125, Cause::NotStarted)
+    };
+    let told = life.service(2, "bad", status);
+    assert!(told[0].starts_with("bad TASK_FAILED"), "{told:?}");
+}
+
 #[test]
 fn ends() {
     let with = |cause, change: &dyn Fn(&mut Status)| {
@@ -755,7 +776,7 @@ fn the_last_words_are_kept_for_an_agent_that_is_away() {
     assert!(life.input(Input::Removed(1)).is_empty());
     assert_eq!(life.machine.next_tick(), None);
     assert!(life.after(600 * SECOND).is_empty());
-    assert_eq!(life.machine.unacknowledged().1.len(), 2);
+    assert_eq!(life.machine.unacknowledged().1.len(), 3);
     assert_eq!(life.subscribe(&[]), ["keep subscribed"]);
     assert_eq!(life.machine.next_tick(), Some(life.now + 60 * SECOND));
     // a successor that has not reached the agent yet waits as well
