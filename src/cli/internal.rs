@@ -25,6 +25,9 @@ use crate::pod::supervisor::probe::TIMED_OUT;
 use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, hooks, keeper, lock, sandbox, teardown, volumes};
 
+/// Exit code of a step whose supervisor is gone.
+const ORPHANED: u8 = 125;
+
 /// Arguments from `internal` on.
 #[derive(Debug, Parser)]
 #[command(name = "sampan internal")]
@@ -102,15 +105,9 @@ pub enum Command {
         dir: PathBuf,
     },
     /// Make the container of a service folder and start its program
-    Launch {
-        /// Service folder
-        dir: PathBuf,
-    },
+    Launch(Turn),
     /// Open the gate of a container that was made but not started
-    Start {
-        /// Service folder
-        dir: PathBuf,
-    },
+    Start(Turn),
     /// Answer for an executor on the socket that is standard input, and on the one that is standard output
     Remote {
         /// Folder of images and data
@@ -126,10 +123,7 @@ pub enum Command {
         listen: Vec<String>,
     },
     /// Remove the container
-    Delete {
-        /// Service folder
-        dir: PathBuf,
-    },
+    Delete(Turn),
     /// Run a program in a service, for at most so long. Standard input is a pipe to write to: why the exit code is not the program's
     Exec {
         /// Pod folder
@@ -155,6 +149,15 @@ pub enum Command {
         #[arg(last = true)]
         command: Vec<String>,
     },
+}
+
+/// What works on a container for a supervisor.
+#[derive(Debug, clap::Args)]
+pub struct Turn {
+    /// Service folder
+    dir: PathBuf,
+    /// The supervisor
+    parent: i32,
 }
 
 /// Runs the step that the process's own arguments name.
@@ -184,12 +187,14 @@ pub fn run() -> Outcome {
         Command::VolumesUp { dir } => told(&dir, volumes::populate(&dir)),
         Command::SandboxUp { dir } => told(&dir, sandbox::up(&dir)),
         Command::SandboxChange { dir } => told(&dir, sandbox::change(&dir)),
-        Command::Launch { dir } => {
+        Command::Launch(turn) => {
             crate::sys::seal::ensure()?;
-            told(&dir, launch_container(&dir))
+            turn.take(launch_container)
         }
-        Command::Start { dir } => told(&dir, start(&dir)),
-        Command::Delete { dir } => told(&dir, delete(&dir)),
+        Command::Start(turn) => {
+            turn.take(|dir| container::start(dir).map_err(from_container))
+        }
+        Command::Delete(turn) => turn.take(teardown::remove_container),
         Command::Exec {
             dir,
             service,
@@ -317,11 +322,27 @@ fn up() -> Outcome {
     Ok(code)
 }
 
-// Each holds the service's lock to its end: when the supervisor was killed, its successor waits for them.
+impl Turn {
+    /// Holds the service's lock to the end: when the supervisor is killed, its successor waits for us. One that was killed before that
+    /// has a successor that may be ahead of us: nothing is done, and nothing told.
+    fn take(self, step: impl FnOnce(&Path) -> Result<(), Error>) -> Outcome {
+        let dir = &self.dir;
+        let held = match lock::acquire(&dir.join("lock")) {
+            Ok(held) => held,
+            Err(error) => return told(dir, Err(error)),
+        };
+        let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+        if parent != Some(self.parent) {
+            return Ok(ORPHANED);
+        }
+        let done = told(dir, step(dir));
+        drop(held);
+        done
+    }
+}
 
 /// Two steps, the record of the container between them: a successor of a killed supervisor goes on from there.
 fn launch_container(dir: &Path) -> Result<(), Error> {
-    let _only = lock::acquire(&dir.join("lock"))?;
     let path = dir.join("create.json");
     let request: CreateRequest =
         record::read(&path)?.ok_or_else(|| Error::Other(format!("no {}", path.display())))?;
@@ -337,16 +358,6 @@ fn launch_container(dir: &Path) -> Result<(), Error> {
         .map_err(Error::io("use the standard input of launch for", dir))?;
     container::create_from(&request, &config, console).map_err(from_container)?;
     container::start(dir).map_err(from_container)
-}
-
-fn start(dir: &Path) -> Result<(), Error> {
-    let _only = lock::acquire(&dir.join("lock"))?;
-    container::start(dir).map_err(from_container)
-}
-
-fn delete(dir: &Path) -> Result<(), Error> {
-    let _only = lock::acquire(&dir.join("lock"))?;
-    teardown::remove_container(dir)
 }
 
 fn from_container(error: container::Error) -> Error {

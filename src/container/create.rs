@@ -12,7 +12,7 @@ use super::spawn::{Child, Join, Place, spawn};
 use super::{CreateRequest, Error, State, chain, config, host_mounts, idmap, life, net_devices};
 use crate::cgroup::{self, Cgroup, Entry};
 use crate::init::{self, gate};
-use crate::sys::{process, procfs, socket};
+use crate::sys::{process, procfs, sched, socket};
 
 /// Room for most `config.json`, in bytes.
 const CONFIG_USUAL: usize = 16 << 10;
@@ -183,6 +183,8 @@ impl<'a> Creation<'a> {
                     entry: &std::mem::take(&mut self.entry),
                 };
                 let child = spawn(child_steps, &place, console, gate)?;
+                // it makes its namespaces while we make its cgroup
+                sched::part_from(child.pid);
                 self.child = Some(child);
                 Ok(())
             }

@@ -5,6 +5,9 @@ use std::io;
 
 use serde::Serialize;
 
+/// The largest machine that the kernel can be built for.
+const PROCESSORS: usize = 8192;
+
 /// What sched_setattr(2) sets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Attributes {
@@ -80,11 +83,25 @@ pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> io::Result<()> {
 
 /// sched_setaffinity(2): the processors of a mask.
 pub fn set_affinity(processors: &[u64]) -> io::Result<()> {
+    set_affinity_of(0, processors)
+}
+
+/// Takes a new child off the caller's processor: kernels that pack their work leave it queued there until the caller sleeps, while
+/// another one idles. It may stay where no other is allowed. The child may run on all others from then on, until it sets its own.
+pub fn part_from(child: i32) {
+    let own = rustix::thread::sched_getcpu() % PROCESSORS;
+    let mut others = [u64::MAX; PROCESSORS / 64];
+    others[own / 64] &= !(1 << (own % 64));
+    let _ = set_affinity_of(child, &others);
+}
+
+/// 0 for the calling thread.
+fn set_affinity_of(pid: i32, processors: &[u64]) -> io::Result<()> {
     // SAFETY: the mask is as long as announced and only read.
     super::done(unsafe {
         libc::syscall(
             libc::SYS_sched_setaffinity,
-            0,
+            pid,
             size_of_val(processors),
             processors.as_ptr(),
         )
@@ -93,8 +110,7 @@ pub fn set_affinity(processors: &[u64]) -> io::Result<()> {
 
 /// sched_getaffinity(2): the mask of the caller's processors.
 pub fn affinity() -> io::Result<Vec<u64>> {
-    // the largest machine that the kernel can be built for
-    let mut mask = vec![0u64; 8192 / 64];
+    let mut mask = vec![0u64; PROCESSORS / 64];
     // SAFETY: the kernel writes at most as many bytes as announced.
     let length = unsafe {
         libc::syscall(

@@ -39,6 +39,13 @@ fn command(args: &[&OsStr]) -> Command {
     command
 }
 
+/// A step on a container, which is not done any more once this process is gone.
+fn turn(step: &str, dir: &Path) -> Command {
+    let mut command = command(&[step.as_ref(), dir.as_os_str()]);
+    command.arg(std::process::id().to_string());
+    command
+}
+
 async fn run(mut command: Command, error_file: &Path) -> Result<()> {
     // one that is killed leaves none: an earlier one's would be taken for its
     super::remove_stale(error_file)?;
@@ -151,7 +158,7 @@ async fn start(context: Rc<Context>, service: String) {
 /// Opens the gate of a container that was created, and follows it to its end.
 async fn go_on(context: Rc<Context>, service: String, process: ProcessId) {
     let dir = context.dir.service(&service);
-    let opened = step(&["start".as_ref(), dir.dir.as_os_str()], &dir.error()).await;
+    let opened = run(turn("start", &dir.dir), &dir.error()).await;
     follow(context, service, opened.map(|()| process)).await;
 }
 
@@ -193,7 +200,7 @@ async fn launch(context: &Context, service: &str) -> Result<ProcessId> {
     }
     let prepared = Prepared::new(&context.pod, &context.dir, service)?;
     prepared.write(&context.sandbox.borrow(), &context.dir.netns())?;
-    let mut launch = command(&["launch".as_ref(), dir.dir.as_os_str()]);
+    let mut launch = turn("launch", &dir.dir);
     // a reaper keeps the memory of this process: our environment is none of the container's business
     launch.env_clear();
     if let Some(input) = input(context, service)? {
@@ -243,7 +250,7 @@ fn pipe(path: &Path) -> Result<std::fs::File> {
 /// Kills what is left of a container and removes it.
 async fn clean(context: &Context, service: &str) {
     let dir = context.dir.service(service);
-    if let Err(error) = step(&["delete".as_ref(), dir.dir.as_os_str()], &dir.error()).await {
+    if let Err(error) = run(turn("delete", &dir.dir), &dir.error()).await {
         context.note(service, error.to_string());
     }
 }
