@@ -58,7 +58,8 @@ bench-strace: packages-bench release ## the system calls of one `run` of each, t
 
 hot: packages-bench ## src/seal/hot.ld anew: which functions a start needs (minutes; after larger changes of the container core)
 	cargo rustc --release --locked --bin sampan -- -C strip=none
-	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --hot src/seal/hot.ld
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --hot src/seal/hot.ld \
+	  --also "cargo bench --profile dev --locked --bench launch -- --sampan $(RELEASE)/sampan --tasks 2 --one-by-one 1 --held 2"
 
 demo: packages-demo release $(IMAGES:%=target/images/%) ## nginx, an application and redis as one pod with two networks
 	@$(foreach i,$(IMAGES),$(RELEASE)/sampan --root $(ROOT) image import target/images/$i &&) true

@@ -2,6 +2,7 @@
 //!
 //! The kernel maps a program's pages sixteen at a time around each one that is touched. The six hundred functions of a start lie all
 //! over thirteen megabytes, so three of them count as the process's own; side by side it is one tenth, and a third of the page faults.
+//! Behind them lie those of the processes that stay: what keeps a pod, and an executor.
 //!
 //! It is made on x86_64 and serves other machines as well, since names are the same.
 //!
@@ -14,14 +15,14 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use nix::sys::ptrace::{self, Options};
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::Result;
 use crate::place::Place;
 use crate::runtime::{Runtime, Step};
+use crate::{Options, Result};
 
 /// What a start of any command touches is in each; these are the ones that make and enter.
 const STEPS: [(Step, &str); 2] = [(Step::Run, "seccomp"), (Step::Run, "plain")];
@@ -38,47 +39,61 @@ const FIXED_BELOW: u64 = 1 << 32;
 /// int3
 const BREAKPOINT: [u8; 1] = [0xcc];
 
-/// Takes `sampan` from function to function through the steps and writes the linker script. The program needs its symbols.
-pub fn write(place: &Place, sampan: &Runtime, file: &Path, script: &Path) -> Result<()> {
+/// Takes `sampan` from function to function through the steps, and what runs it below the other command, and writes the linker script.
+/// The program needs its symbols.
+pub fn write(place: &Place, sampan: &Runtime, options: &Options, script: &Path) -> Result<()> {
+    let file = &options.sampan;
     let symbols = symbols(file)?;
     if symbols.len() < 1000 {
         return Err(format!("{} has no symbols", file.display()));
     }
-    let mut seen = Vec::new();
+    let mut parts = Vec::new();
+    let mut start = Vec::new();
     for (step, bundle) in STEPS {
-        for offset in walk(sampan.command(place, step, bundle, "bench"), file, &symbols)? {
-            if let Some(name) = symbols.get(&offset)
-                && !seen.contains(name)
-            {
-                seen.push(name.clone());
-            }
-        }
+        start.extend(walk(
+            sampan.command(place, step, bundle, "bench"),
+            file,
+            &symbols,
+        )?);
+    }
+    parts.push(("start", start));
+    if let Some(also) = &options.also {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", also]);
+        parts.push(("stay", walk(shell, file, &symbols)?));
     }
     let mut count: HashMap<String, usize> = HashMap::new();
     for name in symbols.values() {
         *count.entry(pattern(name)).or_default() += 1;
     }
-    let patterns: Vec<String> = seen.iter().map(|name| pattern(name)).collect();
-    let (few, many): (Vec<&String>, Vec<&String>) = patterns.iter().partition(|name| {
-        count
-            .get(*name)
-            .is_some_and(|count| *count <= SAME_NAME_MAX)
-    });
-    let members = library_members(&seen)?;
-    fs::write(script, text(few.into_iter().chain(many), &members))
-        .map_err(|error| format!("write {}: {error}", script.display()))
+    let mut text = HEAD.to_owned();
+    let mut told = HashSet::new();
+    for (name, offsets) in parts {
+        let functions: Vec<&String> = offsets.iter().filter_map(|at| symbols.get(at)).collect();
+        let patterns = functions.iter().map(|name| pattern(name));
+        let (few, many): (Vec<String>, Vec<String>) = patterns
+            .filter(|name| told.insert(name.clone()))
+            .partition(|name| count.get(name).is_some_and(|count| *count <= SAME_NAME_MAX));
+        let members: Vec<String> = library_members(&functions)?
+            .into_iter()
+            .filter(|member| told.insert(member.clone()))
+            .collect();
+        text.push_str(&section(name, few.iter().chain(&many), &members));
+    }
+    text.push_str("} INSERT BEFORE .text;\n");
+    fs::write(script, text).map_err(|error| format!("write {}: {error}", script.display()))
 }
 
 /// Where the C library is for the linker.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libc.a";
 
 /// The parts of the C library that have the functions: it has no section for each.
-fn library_members(functions: &[String]) -> Result<Vec<String>> {
+fn library_members(functions: &[&String]) -> Result<Vec<String>> {
     let output = Command::new("nm")
         .args(["--print-file-name", "--defined-only", LIBRARY])
         .output()
         .map_err(|error| format!("nm: {error}"))?;
-    let wanted: HashSet<&str> = functions.iter().map(String::as_str).collect();
+    let wanted: HashSet<&str> = functions.iter().map(|name| name.as_str()).collect();
     let mut members = BTreeSet::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         // FILE:MEMBER:ADDRESS TYPE NAME
@@ -97,23 +112,27 @@ fn library_members(functions: &[String]) -> Result<Vec<String>> {
     Ok(members.into_iter().collect())
 }
 
-fn text<'a>(patterns: impl Iterator<Item = &'a String>, members: &[String]) -> String {
-    let mut text = "/* The functions that a container's start needs, side by side: made by `make hot`, see benches/runtimes/hot.rs. */\n\
-                    SECTIONS {\n  .text.start : {\n"
-        .to_owned();
-    let mut told = HashSet::new();
+const HEAD: &str = "\
+/* The functions that a container's start needs, side by side, and those of the processes that stay: made by `make hot`, see
+   benches/runtimes/hot.rs. */
+SECTIONS {
+";
+
+fn section<'a>(
+    name: &str,
+    patterns: impl Iterator<Item = &'a String>,
+    members: &[String],
+) -> String {
+    let mut text = format!("  .text.{name} : {{\n");
     for pattern in patterns {
-        if told.insert(pattern) {
-            text.push_str(&format!(
-                "    *(.text.{pattern} .text.unlikely.{pattern})\n"
-            ));
-        }
+        text.push_str(&format!(
+            "    *(.text.{pattern} .text.unlikely.{pattern})\n"
+        ));
     }
     for member in members {
         text.push_str(&format!("    *libc.a:{member}(.text .text.*)\n"));
     }
-    text.push_str("  }\n} INSERT BEFORE .text;\n");
-    text
+    text + "  }\n"
 }
 
 /// A name without what changes from build to build: the hash at the end of a legacy name, the crates' in a v0 one.
@@ -176,11 +195,11 @@ fn walk(command: Command, file: &Path, symbols: &Symbols) -> Result<Vec<u64>> {
     let child = shell.spawn().map_err(|error| format!("sh: {error}"))?;
     let first = Pid::from_raw(child.id() as i32);
     waitpid(first, Some(WaitPidFlag::WUNTRACED)).map_err(failed("wait for sh"))?;
-    let options = Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEFORK
-        | Options::PTRACE_O_TRACEVFORK
-        | Options::PTRACE_O_TRACEEXEC
-        | Options::PTRACE_O_EXITKILL;
+    let options = ptrace::Options::PTRACE_O_TRACECLONE
+        | ptrace::Options::PTRACE_O_TRACEFORK
+        | ptrace::Options::PTRACE_O_TRACEVFORK
+        | ptrace::Options::PTRACE_O_TRACEEXEC
+        | ptrace::Options::PTRACE_O_EXITKILL;
     ptrace::seize(first, options).map_err(failed("seize"))?;
     kill(first, Signal::SIGCONT).map_err(failed("continue sh"))?;
     let meta = fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -241,16 +260,20 @@ impl Walk<'_> {
         }
     }
 
-    /// A new program gets breakpoints; a new process has those of the one that it is a copy of.
+    /// A new program gets breakpoints; a new process has those of the one that it is a copy of, or whose memory it
+    /// shares.
     fn event(&mut self, pid: Pid, event: i32) -> Result<()> {
-        use ptrace::Event::{PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_FORK};
+        use ptrace::Event::{
+            PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK,
+        };
+        let cloned = [PTRACE_EVENT_CLONE, PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK];
         if event == PTRACE_EVENT_EXEC as i32 {
             let planted = match mapped(pid, &self.inode) {
                 Some(start) => Some((start, self.plant(pid, start)?)),
                 None => None,
             };
             self.start.insert(pid, planted);
-        } else if (event == PTRACE_EVENT_CLONE as i32 || event == PTRACE_EVENT_FORK as i32)
+        } else if cloned.iter().any(|it| event == *it as i32)
             && let Some(Some(own)) = self.start.get(&pid)
             && let Ok(child) = ptrace::getevent(pid)
         {

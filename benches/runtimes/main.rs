@@ -29,6 +29,7 @@ struct Options {
     cases: Vec<String>,
     strace: Option<std::path::PathBuf>,
     hot: Option<std::path::PathBuf>,
+    also: Option<String>,
     unified: bool,
 }
 
@@ -42,6 +43,7 @@ cases: run, run-seccomp, steps, storm (all when none is named)
   --json FILE     write the figures as JSON too
   --strace DIR    instead of timing: a table of system calls of one `run` per runtime, to DIR
   --hot FILE      instead of timing: the linker script that puts the functions of a start side by side, to FILE
+  --also COMMAND  with --hot: for the shell; what the program does below it lies behind the start
   --unified       leave the v2 mount of a hybrid host (crun then fails and is left out)
 ";
 
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         cases: Vec::new(),
         strace: None,
         hot: None,
+        also: None,
         unified: false,
     };
     while let Some(word) = arguments.next() {
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
             "--json" => value().map(|text| options.json = Some(text.into())),
             "--strace" => value().map(|text| options.strace = Some(text.into())),
             "--hot" => value().map(|text| options.hot = Some(text.into())),
+            "--also" => value().map(|text| options.also = Some(text)),
             "--help" => {
                 print!("{USAGE}");
                 return ExitCode::SUCCESS;
@@ -109,7 +113,7 @@ fn compare(options: &Options) -> Result<()> {
     }
     #[cfg(target_arch = "x86_64")]
     if let (Some(script), Some(sampan)) = (&options.hot, runtimes.first()) {
-        return hot::write(&place, sampan, &options.sampan, script);
+        return hot::write(&place, sampan, options, script);
     }
     let wanted =
         |case: &str| options.cases.is_empty() || options.cases.iter().any(|name| name == case);

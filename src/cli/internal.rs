@@ -191,9 +191,7 @@ pub fn run() -> Outcome {
             crate::sys::seal::ensure()?;
             turn.take(launch_container)
         }
-        Command::Start(turn) => {
-            turn.take(|dir| container::start(dir).map_err(from_container))
-        }
+        Command::Start(turn) => turn.take(|dir| container::start(dir).map_err(from_container)),
         Command::Delete(turn) => turn.take(teardown::remove_container),
         Command::Exec {
             dir,
