@@ -4,6 +4,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 TARGET  := target/$(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE := $(TARGET)/release
+INSTALLED := target/bench
 CNI     := $(DESTDIR)$(PREFIX)/libexec/sampan/cni
 IMAGES  := nginx python-app redis
 ROOT    ?= /var/lib/sampan
@@ -20,7 +21,7 @@ BENCH_PACKAGES := $(BUILD_PACKAGES) binutils bubblewrap busybox-static container
 VM_PACKAGES    := $(BUILD_PACKAGES) binutils busybox-static containernetworking-plugins cpio iproute2 iptables nftables \
                   munge python3 qemu-system-x86 seabios slurm-wlm socat systemd util-linux
 
-.PHONY: help build release lint test test-vm bench bench-network bench-launch bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
+.PHONY: help build release installed lint test test-vm bench bench-network bench-launch bench-strace hot demo install clean packages-build packages-demo packages-test packages-bench packages-vm nextest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,17 +45,21 @@ test: packages-test nextest lint target/pymesos ## every test, those that need r
 test-vm: packages-vm ## cgroup, container and network tests on Debian's kernel in QEMU, on one host and on three
 	tests/vm/run
 
-bench: bench-network bench-launch packages-bench release ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
-	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --rounds $(or $(ROUNDS),200) --json target/bench.json
+# as a user has them: a linker writes its file page by page, and such a file is slower to run from
+installed: release
+	install -D -t $(INSTALLED) $(RELEASE)/sampan $(RELEASE)/cni-plugins
 
-bench-network: packages-bench release ## our CNI plugins against the reference ones; ROUNDS=100, figures to target/bench-network.json
-	cargo bench --locked --bench network -- --plugins $(RELEASE)/cni-plugins --rounds $(or $(ROUNDS),100) --json target/bench-network.json
+bench: bench-network bench-launch packages-bench installed ## sampan-oci against crun, runc, bubblewrap and unshare; ROUNDS=200, figures to target/bench.json
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(INSTALLED)/sampan --rounds $(or $(ROUNDS),200) --json target/bench.json
 
-bench-launch: packages-bench release ## launches of the Mesos executor: tasks per second, processor time, memory; TASKS=1000, figures to target/bench-launch.json
-	cargo bench --profile dev --locked --bench launch -- --sampan $(RELEASE)/sampan --tasks $(or $(TASKS),1000) --json target/bench-launch.json
+bench-network: packages-bench installed ## our CNI plugins against the reference ones; ROUNDS=100, figures to target/bench-network.json
+	cargo bench --locked --bench network -- --plugins $(INSTALLED)/cni-plugins --rounds $(or $(ROUNDS),100) --json target/bench-network.json
 
-bench-strace: packages-bench release ## the system calls of one `run` of each, to target/strace
-	cargo bench --profile dev --locked --bench runtimes -- --sampan $(RELEASE)/sampan --strace target/strace
+bench-launch: packages-bench installed ## launches of the Mesos executor: tasks per second, processor time, memory; TASKS=1000, figures to target/bench-launch.json
+	cargo bench --profile dev --locked --bench launch -- --sampan $(INSTALLED)/sampan --tasks $(or $(TASKS),1000) --json target/bench-launch.json
+
+bench-strace: packages-bench installed ## the system calls of one `run` of each, to target/strace
+	cargo bench --profile dev --locked --bench runtimes -- --sampan $(INSTALLED)/sampan --strace target/strace
 
 hot: packages-bench ## src/seal/hot.ld anew: which functions a start needs (minutes; after larger changes of the container core)
 	cargo rustc --release --locked --bin sampan -- -C strip=none

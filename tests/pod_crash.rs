@@ -489,6 +489,31 @@ fn a_supervisor_killed_during_up_is_no_obstacle() {
     }
 }
 
+/// A step that comes late: its supervisor was killed before it had the service's lock, and there is a successor.
+#[test]
+fn a_step_of_a_supervisor_that_is_gone_does_nothing() {
+    let host = Host::new();
+    let before = host.snapshot();
+    host.compose(&format!(
+        "services: {{web: {{image: {BUSYBOX}, command: [sleep, '1000'], stop_signal: KILL}}}}\n"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    let pid = host.row("web")["pid"].clone();
+    let service = host.pod().join("services/web");
+    let service = service.to_str().unwrap();
+    for step in ["delete", "launch", "start"] {
+        // the number of another process than the one that runs it
+        let ended = host.sampan(&["internal", step, service, "1"]);
+        assert_eq!((ended.fails(125), ended.stdout.len()), ("", 0), "{step}");
+        assert_eq!(host.row("web")["pid"], pid, "{step}");
+        assert!(
+            !host.pod().join("services/web/error.json").exists(),
+            "{step}"
+        );
+    }
+    host.down(&before);
+}
+
 /// Name of a process; keeper and supervisor have the same command line.
 fn comm(pid: i32) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

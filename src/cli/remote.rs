@@ -17,7 +17,7 @@ use hyper::header::CONTENT_TYPE;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use self::server::{Body, Server, accepted};
+use self::server::{Server, accepted};
 use super::Outcome;
 use super::terminal::{Keys, Raw, Shown, size};
 use crate::executor::mesos::proto::operator::{Call, ProcessIo, call, process_io};
@@ -28,7 +28,7 @@ use crate::executor::mesos::proto::{
 use crate::executor::mesos::recordio::Records;
 use crate::executor::remote::order::encode;
 use crate::executor::remote::stream::{
-    EXIT_CODE, HEARTBEAT, INPUT, NO_INPUT, TERMINAL_INPUT, record,
+    Body, EXIT_CODE, HEARTBEAT, INPUT, NO_INPUT, TERMINAL_INPUT, record,
 };
 
 /// What is spoken.

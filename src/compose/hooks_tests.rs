@@ -128,7 +128,7 @@ fn what_is_wrong_with_a_hook() {
         ),
         (
             "{name: a, at: after-stop, command: x, when: y}",
-            "compose.yaml:4:43: x-sampan.hooks[0].when: unknown key; remove it, or begin it with x- when another program reads it",
+            "compose.yaml:4:43: x-sampan.hooks[0].when: unknown key; there are name, at, command, timeout, on_failure, env",
         ),
         (
             "{name: a, at: [after-stop, after-stop], command: x}",

@@ -667,9 +667,16 @@ fn name(kind: &Kind) -> String {
     }
 }
 
+/// So many keys are listed.
+const FEW: usize = 12;
+
 fn unknown(key: &str, table: &[(&str, Rule)]) -> String {
     match nearest(key, table.iter().map(|(key, _)| *key)) {
         Some(near) => format!("unknown key; did you mean {near}?"),
+        None if table.len() <= FEW => {
+            let known: Vec<&str> = table.iter().map(|(key, _)| *key).collect();
+            format!("unknown key; there are {}", known.join(", "))
+        }
         None => {
             "unknown key; remove it, or begin it with x- when another program reads it".to_owned()
         }

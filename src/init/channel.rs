@@ -4,7 +4,7 @@
 //! parent                      intermediate            child
 //!   │ clone (only to join namespaces) ►│ setns            │
 //!   │◄──────── Pid ────────────────────┤ clone ──────────►│
-//!   │ cgroup, id maps, oom score                          │ new namespaces
+//!   │ cgroup, id maps, oom score                          │ new namespaces (with mapped ids: after Continue)
 //!   ├──────────────────── Continue [v1 cgroups] ─────────►│ cgroup, mounts, ids, everything but execve
 //!   │◄──────── MapSource (mount), Continue ──────────────►│ for each mount with an id map
 //!   │◄─────────────────── Mounted (only for hooks) ───────┤

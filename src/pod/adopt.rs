@@ -241,7 +241,11 @@ pub fn ask_unless(
                 dir.name
             )));
         }
-        ensure(dir)?;
+        match ensure(dir) {
+            // removed while we looked
+            Err(_) if !dir.record().exists() => continue,
+            other => other?,
+        }
         let asked = Instant::now();
         match control::ask_unless(&dir.socket(), request, signals, &mut *progress) {
             Ok(Some(answer)) => return Ok(answer),

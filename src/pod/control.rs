@@ -186,6 +186,23 @@ impl Answer {
             service: None,
         }
     }
+
+    /// How it ended, when this is the last line; otherwise the line.
+    pub fn ended(self) -> std::result::Result<Result<ExitCodes>, Answer> {
+        match self {
+            Answer::Done { exit_codes } => Ok(Ok(exit_codes)),
+            Answer::Failed {
+                code,
+                message,
+                service,
+            } => Ok(Err(Error::Start {
+                code,
+                message,
+                service,
+            })),
+            other => Err(other),
+        }
+    }
 }
 
 /// Asks a supervisor; `progress` sees every line but the last. `Ok(None)`: the connection ended without an answer.
@@ -235,25 +252,14 @@ pub fn ask_unless(
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
             Err(error) => return Err(Error::io("read from", socket)(error)),
         }
-        let answer = serde_json::from_str(&line).map_err(|source| Error::Record {
+        let answer: Answer = serde_json::from_str(&line).map_err(|source| Error::Record {
             path: socket.to_path_buf(),
             source,
         })?;
-        match answer {
-            Answer::Progress { service, text } => progress(&service, &text),
-            Answer::Done { exit_codes } => return Ok(Some(exit_codes)),
-            Answer::Failed {
-                code,
-                message,
-                service,
-            } => {
-                return Err(Error::Start {
-                    code,
-                    message,
-                    service,
-                });
-            }
-            Answer::Status { .. } | Answer::Verdict { .. } => {
+        match answer.ended() {
+            Ok(ended) => return ended.map(Some),
+            Err(Answer::Progress { service, text }) => progress(&service, &text),
+            Err(_) => {
                 return Err(Error::Other(format!(
                     "{}: an answer that was not asked for: {line}",
                     socket.display()
@@ -291,20 +297,10 @@ pub fn input(socket: &Path, service: &str) -> Result<Option<OwnedFd>> {
     BufReader::new(rest)
         .read_line(&mut line)
         .map_err(failed())?;
-    match (serde_json::from_str(&line).map_err(unreadable)?, fd) {
-        (Answer::Done { .. }, Some(fd)) => Ok(Some(fd)),
-        (
-            Answer::Failed {
-                code,
-                message,
-                service,
-            },
-            _,
-        ) => Err(Error::Start {
-            code,
-            message,
-            service,
-        }),
+    let answer: Answer = serde_json::from_str(&line).map_err(unreadable)?;
+    match (answer.ended(), fd) {
+        (Ok(Ok(_)), Some(fd)) => Ok(Some(fd)),
+        (Ok(Err(error)), _) => Err(error),
         _ => Err(Error::Other(format!(
             "{}: an answer that was not asked for: {line}",
             socket.display()

@@ -75,20 +75,8 @@ pub async fn ask(dir: &PodDir, request: &Request) -> Result<Option<ExitCodes>> {
         };
         let mut begun = Vec::new();
         while let Some(answer) = read_line(&mut lines, &mut begun, &dir.socket()).await? {
-            match answer {
-                Answer::Done { exit_codes } => return Ok(Some(exit_codes)),
-                Answer::Failed {
-                    code,
-                    message,
-                    service,
-                } => {
-                    return Err(Error::Start {
-                        code,
-                        message,
-                        service,
-                    });
-                }
-                Answer::Progress { .. } | Answer::Status { .. } | Answer::Verdict { .. } => {}
+            if let Ok(ended) = answer.ended() {
+                return ended.map(Some);
             }
         }
     }

@@ -1,13 +1,11 @@
 //! How an executor's API is reached: over which socket, with which trust and token, and what its answers mean.
 
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as Task, Poll};
 
 use anyhow::{Context, bail};
 use http_body_util::BodyExt;
-use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -17,9 +15,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
 
 use super::{ENCODING, Remote};
+use crate::executor::remote::stream::Body;
 
 /// Longest file with a token, in bytes.
 const TOKEN_MAX: u64 = 64 << 10;
@@ -246,31 +244,4 @@ async fn addresses(host: &str) -> anyhow::Result<Vec<std::net::IpAddr>> {
     let found = resolver.lookup_ip(host).await;
     let found = found.with_context(|| format!("the name {host}"))?;
     Ok(found.iter().collect())
-}
-
-/// The body of a request.
-pub struct Body(pub mpsc::Receiver<Frame<Bytes>>);
-
-impl Body {
-    /// A message.
-    pub fn whole(bytes: Vec<u8>) -> Body {
-        let (sender, receiver) = mpsc::channel(1);
-        if !bytes.is_empty() {
-            // there is room for one
-            let _ = sender.try_send(Frame::data(bytes.into()));
-        }
-        Body(receiver)
-    }
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(task).map(|frame| frame.map(Ok))
-    }
 }

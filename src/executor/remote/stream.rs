@@ -32,8 +32,8 @@ const WAITING: usize = 4;
 /// Most bytes of one piece.
 pub const PIECE: usize = 16 << 10;
 
-/// The body of an answer.
-pub struct Body(mpsc::Receiver<Frame<Bytes>>);
+/// The body of a request or an answer: what is sent to it.
+pub struct Body(pub mpsc::Receiver<Frame<Bytes>>);
 
 impl Body {
     /// A short text or message.

@@ -25,6 +25,10 @@ use crate::sys::watch::watch_process;
 const EXIT_RECORD: Duration = Duration::from_secs(2);
 /// Pause before what must be done in the end is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often a container is tried to be removed.
+const CLEAN_TRIES: u32 = 5;
+/// Pause after a removal that failed.
+const CLEAN_PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -247,11 +251,20 @@ fn pipe(path: &Path) -> Result<std::fs::File> {
         .map_err(Error::io("open", path))
 }
 
-/// Kills what is left of a container and removes it.
+/// Kills what is left of a container and removes it; again when that fails, for nothing can start in its place.
 async fn clean(context: &Context, service: &str) {
     let dir = context.dir.service(service);
-    if let Err(error) = run(turn("delete", &dir.dir), &dir.error()).await {
-        context.note(service, error.to_string());
+    let mut told = None;
+    for _ in 0..CLEAN_TRIES {
+        let Err(error) = run(turn("delete", &dir.dir), &dir.error()).await else {
+            return;
+        };
+        let why = error.to_string();
+        if told.as_ref() != Some(&why) {
+            context.note(service, why.clone());
+        }
+        told = Some(why);
+        tokio::time::sleep(CLEAN_PAUSE).await;
     }
 }
 
