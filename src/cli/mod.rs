@@ -29,6 +29,7 @@ mod shell;
 mod stats;
 pub(crate) mod terminal;
 mod up;
+mod volume;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -187,6 +188,9 @@ enum Command {
     /// Networks that pods can use
     #[command(subcommand)]
     Network(network::Command),
+    /// Named volumes, which outlive pods
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// Try a CNI network by hand on a network namespace
     Cni(cni::Args),
     /// Run containers from OCI bundles, with runc's command line; also by the name sampan-oci
@@ -285,6 +289,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Image(command) => image::run(&cli.global, command),
         Command::Gc(args) => gc::run(&cli.global, args),
         Command::Network(command) => network::run(&cli.global, command),
+        Command::Volume(command) => volume::run(&cli.global, command),
         Command::Cni(args) => cni::run(&cli.global, &args),
         // without options before it, it does not come here
         Command::Oci { .. } => Err(anyhow::anyhow!(

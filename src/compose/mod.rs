@@ -51,6 +51,7 @@ pub use emit::to_yaml;
 pub use hooks::{hooks_of_text, load_hooks};
 pub use patch::patched;
 pub use project::Project;
+pub use schema::is_name;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

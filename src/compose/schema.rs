@@ -684,7 +684,7 @@ fn unknown(key: &str, table: &[(&str, Rule)]) -> String {
 }
 
 /// What services, networks, volumes and containers may be called.
-pub(super) fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     text.len() <= 128
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text

@@ -58,9 +58,14 @@ impl Folders {
         self.state.join("leases")
     }
 
+    /// Folder of all named volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
     /// Folder of a named volume.
     pub fn volume(&self, name: &str) -> PathBuf {
-        self.root.join("volumes").join(name)
+        self.volumes().join(name)
     }
 
     /// Folder of attachments that were made by hand.

@@ -6,7 +6,7 @@
 //! copy is on the disk as a whole before any of it is moved into the volume (`READY`), so whoever is killed in between,
 //! the machine included, is followed by one who goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,6 +24,7 @@ use super::bundle;
 use super::layout::{Folders, PodDir, ServiceDir};
 use super::record::{self, ImageFacts, Pod};
 use super::{Error, Result, adopt, copy, lock, teardown};
+use crate::compose::is_name;
 use crate::compose::project::{MountSource, Volume};
 use crate::rootfs::overlay::Layers;
 use crate::rootfs::resolve::{self, Kind};
@@ -47,7 +48,7 @@ pub struct VolumeRecord {
     /// Pod that made it.
     pub project: String,
     /// Labels.
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Refuses an external volume that does not exist.
@@ -77,27 +78,87 @@ pub fn create<'a>(
 ) -> Result<()> {
     for volume in volumes {
         let dir = folders.volume(&volume.name);
-        let data = dir.join("_data");
         if volume.external {
             let _lock = lock_at(&dir)?;
             check_external(folders, std::iter::once(volume))?;
             continue;
         }
-        let _lock = hold(&dir)?;
-        if data.is_dir() {
-            continue;
-        }
-        let record = VolumeRecord {
-            version: record::VERSION,
-            name: volume.name.clone(),
-            created: record::now(),
-            project: project.to_string(),
-            labels: volume.labels.clone(),
-        };
-        record::write(&dir.join("volume.json"), &record)?;
-        make(&data, 0o755)?;
+        create_one(folders, &volume.name, project, &volume.labels)?;
     }
     Ok(())
+}
+
+/// Makes a named volume unless it is there; `project` is empty for one that a person makes.
+pub fn create_one(
+    folders: &Folders,
+    name: &str,
+    project: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<()> {
+    if !is_name(name) {
+        return Err(Error::Other(format!(
+            "volume {name:?}: letters, digits, '.', '_' and '-' only, at most 128, the first one a letter or digit"
+        )));
+    }
+    let dir = folders.volume(name);
+    let data = dir.join("_data");
+    let _lock = hold(&dir)?;
+    if data.is_dir() {
+        return Ok(());
+    }
+    let record = VolumeRecord {
+        version: record::VERSION,
+        name: name.to_string(),
+        created: record::now(),
+        project: project.to_string(),
+        labels: labels.clone(),
+    };
+    record::write(&dir.join("volume.json"), &record)?;
+    make(&data, 0o755)
+}
+
+/// A named volume.
+#[derive(Debug)]
+pub struct NamedVolume {
+    /// Its name.
+    pub name: String,
+    /// Where its files are.
+    pub data: PathBuf,
+    /// None of one whose record was lost.
+    pub record: Option<VolumeRecord>,
+    /// Pods that name it.
+    pub pods: Vec<String>,
+}
+
+/// Every named volume, by name.
+pub fn all(folders: &Folders) -> Result<Vec<NamedVolume>> {
+    let mut users = users(folders)?;
+    let mut found = Vec::new();
+    for dir in teardown::entries(&folders.volumes())? {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let data = dir.join("_data");
+        // one that is just being made, or removed
+        if !data.is_dir() {
+            continue;
+        }
+        found.push(NamedVolume {
+            record: record::read(&dir.join("volume.json"))?,
+            pods: users.remove(&*name).unwrap_or_default(),
+            name: name.into_owned(),
+            data,
+        });
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Removes a named volume, whoever made it; one that a pod names is refused ([`Error::VolumeInUse`]).
+pub fn remove_unused(folders: &Folders, name: &str) -> Result<()> {
+    let dir = folders.volume(name);
+    match lock_at(&dir)? {
+        Some(lock) => remove_locked(folders, "", name, &lock),
+        None => Ok(()),
+    }
 }
 
 /// Makes and locks a folder that has volumes in it.
@@ -142,16 +203,23 @@ pub fn remove(folders: &Folders, project: &str, volumes: &[&Volume]) -> Vec<Erro
 fn remove_one(folders: &Folders, project: &str, name: &str) -> Result<()> {
     let dir = folders.volume(name);
     // a pod that comes has its record before it asks for the volume
-    let Some(_lock) = lock_at(&dir)? else {
+    let Some(lock) = lock_at(&dir)? else {
         return Ok(());
     };
-    let path = dir.join("volume.json");
-    match record::read::<VolumeRecord>(&path)? {
+    match record::read::<VolumeRecord>(&dir.join("volume.json"))? {
         Some(record) if record.project == project => {}
         None if !dir.join("_data").exists() => {}
         _ => return Ok(()),
     }
-    if let Some(pod) = user(folders, project, name)? {
+    remove_locked(folders, project, name, &lock)
+}
+
+/// `project`: the pod that may name it.
+fn remove_locked(folders: &Folders, project: &str, name: &str, _lock: &File) -> Result<()> {
+    let dir = folders.volume(name);
+    let path = dir.join("volume.json");
+    let users = users(folders)?.remove(name).unwrap_or_default();
+    if let Some(pod) = users.into_iter().find(|pod| pod != project) {
         return Err(Error::VolumeInUse {
             volume: name.to_string(),
             pod,
@@ -169,16 +237,19 @@ fn remove_one(folders: &Folders, project: &str, name: &str) -> Result<()> {
     remove_tree(&dir)
 }
 
-/// Another pod that names the volume.
-fn user(folders: &Folders, project: &str, name: &str) -> Result<Option<String>> {
-    for other in adopt::names(folders)?.into_iter().filter(|p| p != project) {
-        if let Some(pod) = adopt::load(&folders.pod(&other))?
-            && pod.project.volumes.values().any(|v| v.name == name)
-        {
-            return Ok(Some(other));
+/// The pods that name each volume.
+fn users(folders: &Folders) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in adopt::names(folders)? {
+        let pod = adopt::load(&folders.pod(&name))?;
+        for volume in pod.iter().flat_map(|pod| pod.project.volumes.values()) {
+            found
+                .entry(volume.name.clone())
+                .or_default()
+                .push(name.clone());
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// Folders of volumes without a name that a pod, or one before it, has.

@@ -577,6 +577,7 @@ fn an_overlay() {
     let internal = |what: &str| {
         let mut command = Command::new(temp.join("sampan"));
         command.args(["internal", what]).arg(&dir);
+        command.arg(std::process::id().to_string());
         command.uid(USER).gid(USER).stdin(Stdio::null());
         command.stdout(
             fs::File::options()

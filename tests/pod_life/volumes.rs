@@ -405,3 +405,67 @@ fn a_volume_is_filled_with_everything_as_it_is() {
     }
     host.down(&before);
 }
+
+#[test]
+fn volumes_are_listed_made_and_removed() {
+    let host = Host::new();
+    let before = host.snapshot();
+    assert_eq!(
+        host.sampan(&["volume", "ls"]).ok(),
+        "VOLUME   MADE BY   PODS   CREATED\n"
+    );
+    let made = host.sampan(&["volume", "create", "shared", "--label", "team=a"]);
+    assert_eq!(made.ok(), "shared\n");
+    let data = host.root.join("volumes/shared/_data");
+    fs::write(data.join("kept"), "").unwrap();
+    // it is there already
+    host.sampan(&["volume", "create", "shared"]).ok();
+    host.compose(&format!(
+        "services: {{web: {{image: {BUSYBOX}, command: [sleep, '1000'], stop_signal: KILL, volumes: ['shared:/s', 'own:/o']}}}}
+volumes: {{shared: {{name: shared, external: true}}, own: {{labels: {{b: c}}}}}}
+"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    let own = format!("{}_own", host.name);
+    let shown = host.sampan(&["volume", "inspect", "shared", &own]).json();
+    let created = |at: usize| shown[at]["created"].clone();
+    let expected = serde_json::json!([
+        {"version": 1, "name": "shared", "path": data, "created": created(0), "project": "", "labels": {"team": "a"},
+            "pods": [host.name]},
+        {"version": 1, "name": own, "path": named(&host, "own").join("_data"), "created": created(1), "project": host.name,
+            "labels": {"b": "c"}, "pods": [host.name]},
+    ]);
+    assert_eq!(shown, expected);
+    assert!(created(0).as_str().unwrap() < created(1).as_str().unwrap());
+    let listed = host.sampan(&["volume", "ls", "--format", "json"]).json();
+    let mut names = [own.as_str(), "shared"];
+    names.sort_unstable();
+    assert_eq!(listed[0]["name"], names[0]);
+    assert_eq!(
+        host.sampan(&["volume", "ls", "-q"]).ok(),
+        format!("{}\n{}\n", names[0], names[1])
+    );
+
+    let refused = host.sampan(&["volume", "rm", "shared", "none"]);
+    let expected = format!(
+        "sampan: volume shared is in use by pod {0}; remove that one first (`sampan -p {0} down`)\n\
+         sampan: no volume none here; `sampan volume ls` lists all\n",
+        host.name
+    );
+    assert_eq!(refused.fails(1), expected);
+    assert_eq!(host.sampan(&["volume", "ls", "-q", "--unused"]).ok(), "");
+    let bad = host.sampan(&["volume", "create", "../up"]);
+    let expected = "sampan: volume \"../up\": letters, digits, '.', '_' and '-' only, at most 128, the first one a letter or digit\n";
+    assert_eq!(bad.fails(1), expected);
+
+    host.sampan(&["down", "-v"]).ok();
+    assert_eq!(
+        host.sampan(&["volume", "ls", "-q", "--unused"]).ok(),
+        "shared\n"
+    );
+    assert!(data.join("kept").exists());
+    host.sampan(&["volume", "rm", "shared"]).ok();
+    assert_eq!(host.sampan(&["volume", "ls", "-q"]).ok(), "");
+    assert!(!host.root.join("volumes/shared").exists());
+    host.down(&before);
+}

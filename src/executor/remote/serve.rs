@@ -343,7 +343,8 @@ impl Api {
             let own = format!("{SESSION_ENV}{name}");
             command.arg(format!("--env={name}")).env(own, value);
         }
-        command.arg(service).args(&program.command);
+        // the program's words are the client's: none of them is an option of ours
+        command.arg("--").arg(service).args(&program.command);
         self.run(id, command, program.terminal, encoding, caller)
     }
 
