@@ -216,3 +216,52 @@ fn a_follower_passes_over_the_ends_of_files() {
     );
     host.sampan(&["down"]).ok();
 }
+
+#[test]
+fn a_log_may_be_larger_than_memory() {
+    let host = Host::new();
+    host.compose(&format!(
+        "services:
+  web:
+    image: {BUSYBOX}
+    command: [sh, -c, 'seq 1 900000; echo -n end']
+"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    ended(&host, "web");
+    let mut all = numbers(900_000);
+    all.extend_from_slice(b"end");
+    // as lines in memory these logs are more than twice as large
+    let logs = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", "ulimit -v 65536; exec \"$@\" 2>&1", "sh"])
+            .arg(env!("CARGO_BIN_EXE_sampan"))
+            .args(["logs", "--no-log-prefix"])
+            .args(arguments);
+        host.surround(&mut command);
+        pod_support::run(&mut command, b"").stdout
+    };
+    let is = |found: Vec<u8>, expected: &[u8], what: &str| {
+        let text = |bytes: &[u8]| {
+            let end = &bytes[bytes.len().saturating_sub(200)..];
+            (bytes.len(), String::from_utf8_lossy(end).into_owned())
+        };
+        assert!(found == expected, "{what}: {:?}", text(&found));
+    };
+    is(logs(&[]), &all, "all");
+    is(logs(&["--since", "1h"]), &all, "since");
+    is(
+        logs(&["--tail", "800000"]),
+        &all[all.len() - numbers_from(100_002, 900_000) - 3..],
+        "many",
+    );
+    is(logs(&["--tail", "3"]), b"899999\n900000\nend", "three");
+    is(logs(&["--tail", "0"]), b"", "none");
+    host.sampan(&["down"]).ok();
+}
+
+/// Bytes of `seq FIRST LAST`.
+fn numbers_from(first: u32, last: u32) -> usize {
+    numbers(last).len() - numbers(first - 1).len()
+}

@@ -1,6 +1,5 @@
 //! `sampan logs`, and following a pod in the foreground.
 
-use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -97,10 +96,12 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         (false, false) => Style::Prefixed,
     };
     let tail = match args.tail.as_str() {
-        "all" => usize::MAX,
-        count => count
-            .parse()
-            .with_context(|| format!("--tail {count}: a number or `all`"))?,
+        "all" => None,
+        count => Some(
+            count
+                .parse()
+                .with_context(|| format!("--tail {count}: a number or `all`"))?,
+        ),
     };
     let since = args
         .since
@@ -109,19 +110,17 @@ pub fn run(global: &Global, args: Args) -> Outcome {
         .transpose()?
         .unwrap_or(i64::MIN);
     let services = kept(&pod, services);
-    let mut reader = reader(&dir, &services);
-    let mut printer = Printer::new(style, &services);
-    let mut lines = reader.read(!args.follow)?;
-    lines.retain(|line| line.time >= since);
-    for line in last(lines, &services, tail) {
-        printer.print(&line)?;
+    let mut reader = reader(&dir, &services, since);
+    let printer = Printer::new(style, &services);
+    reader.fix()?;
+    if let Some(count) = tail {
+        reader.pass_to(count, !args.follow)?;
     }
+    printer.print_all(&mut reader, !args.follow)?;
     while args.follow && dir.dir.exists() {
         std::thread::sleep(POLL);
-        for line in reader.read(false)? {
-            printer.print(&line)?;
-        }
-        tell_lost(&mut reader);
+        reader.fix()?;
+        printer.print_all(&mut reader, false)?;
     }
     Ok(0)
 }
@@ -140,12 +139,12 @@ fn select(pod: &Pod, wanted: &[String]) -> anyhow::Result<Vec<String>> {
     })
 }
 
-fn reader(dir: &PodDir, services: &[String]) -> Reader {
+fn reader(dir: &PodDir, services: &[String], since: i64) -> Reader {
     let list: Vec<_> = services
         .iter()
         .map(|name| (name.clone(), dir.service(name)))
         .collect();
-    Reader::new(&list)
+    Reader::new(&list, since)
 }
 
 /// Those of which something is kept; the others are told.
@@ -161,31 +160,6 @@ fn kept(pod: &Pod, mut services: Vec<String>) -> Vec<String> {
         !none
     });
     services
-}
-
-fn tell_lost(reader: &mut Reader) {
-    for lost in reader.lost() {
-        super::output::error(&lost.to_string());
-    }
-}
-
-/// The last `count` lines of each service, in their order.
-fn last(lines: Vec<Line>, services: &[String], count: usize) -> Vec<Line> {
-    let mut skip: std::collections::BTreeMap<&str, usize> = services
-        .iter()
-        .map(|name| {
-            let all = lines.iter().filter(|line| line.service == *name).count();
-            (name.as_str(), all.saturating_sub(count))
-        })
-        .collect();
-    let mut kept = VecDeque::new();
-    for line in &lines {
-        match skip.get_mut(line.service.as_str()) {
-            Some(left) if *left > 0 => *left -= 1,
-            _ => kept.push_back(line.clone()),
-        }
-    }
-    kept.into()
 }
 
 /// Unix time in nanoseconds of a time or of how long ago.
@@ -218,7 +192,20 @@ impl Printer {
         }
     }
 
-    fn print(&mut self, line: &Line) -> anyhow::Result<()> {
+    /// What there is to read, and what there is not any more; whether there was anything.
+    fn print_all(&self, reader: &mut Reader, last: bool) -> anyhow::Result<bool> {
+        let mut any = false;
+        while let Some(line) = reader.next(last)? {
+            self.print(&line)?;
+            any = true;
+        }
+        for lost in reader.lost() {
+            super::output::error(&lost.to_string());
+        }
+        Ok(any)
+    }
+
+    fn print(&self, line: &Line) -> anyhow::Result<()> {
         if self.style == Style::Raw {
             if line.stream == "stderr" {
                 let mut err = std::io::stderr().lock();
@@ -300,7 +287,7 @@ impl<'a> Follower<'a> {
             services,
             manager,
             signals: SignalFd::with_flags(&interrupts, flags)?,
-            reader: reader(dir, services),
+            reader: reader(dir, services, i64::MIN),
             printer: Printer::new(style, services),
             told: String::new(),
         })
@@ -317,15 +304,11 @@ impl<'a> Follower<'a> {
             let statuses = statuses(self.dir, self.services)?;
             let ended = ended(&statuses, self.dir.dir.exists());
             self.tell(&statuses);
-            let lines = self.reader.read(ended.is_some())?;
-            pause = match lines.is_empty() {
-                true => (pause * 2).min(POLL),
-                false => POLL_BUSY,
+            self.reader.fix()?;
+            pause = match self.printer.print_all(&mut self.reader, ended.is_some())? {
+                true => POLL_BUSY,
+                false => (pause * 2).min(POLL),
             };
-            for line in lines {
-                self.printer.print(&line)?;
-            }
-            tell_lost(&mut self.reader);
             if let Some(code) = ended {
                 return Ok(Followed::Ended(code));
             }

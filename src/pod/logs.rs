@@ -5,6 +5,9 @@
 //! went before it was read is counted, and told.
 
 pub mod parts;
+mod reader;
+
+pub use self::reader::Reader;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,6 +20,8 @@ use super::{Error, Result};
 pub const LINE_LIMIT: usize = 1 << 16;
 /// Most bytes of a log in memory beside its lines.
 const CHUNK: u64 = 1 << 20;
+/// Most pieces known at once: a program that prints byte by byte makes one of each.
+const PIECES: usize = 1 << 12;
 
 /// A line with where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,43 +56,6 @@ impl std::fmt::Display for Lost {
             "{}: {} bytes of {} were rotated away before they could be read",
             self.service, self.bytes, self.stream
         )
-    }
-}
-
-/// Follows the logs of some services; [`Reader::read`] gives what is new.
-#[derive(Debug)]
-pub struct Reader {
-    streams: Vec<Stream>,
-}
-
-impl Reader {
-    /// A reader at the beginning of the logs of services.
-    pub fn new(services: &[(String, ServiceDir)]) -> Reader {
-        let streams = services.iter().flat_map(|(name, dir)| {
-            ["stdout", "stderr"].map(|stream| Stream::new(name, dir, stream, None))
-        });
-        Reader {
-            streams: streams.collect(),
-        }
-    }
-
-    /// New complete lines in order of time. `last`: also give out lines that have not ended.
-    pub fn read(&mut self, last: bool) -> Result<Vec<Line>> {
-        let mut lines = Vec::new();
-        for stream in &mut self.streams {
-            stream.read(u64::MAX, &mut lines)?;
-            if last {
-                stream.flush(&mut lines);
-            }
-        }
-        // stable: the order within a stream stays
-        lines.sort_by_key(|line| line.time);
-        Ok(lines)
-    }
-
-    /// What went since this was asked last.
-    pub fn lost(&mut self) -> Vec<Lost> {
-        self.streams.iter_mut().filter_map(Stream::lost).collect()
     }
 }
 
@@ -138,6 +106,11 @@ impl Stream {
             pieces: VecDeque::new(),
             partial: None,
         }
+    }
+
+    /// The same stream from another place on, as of [`Stream::new`].
+    fn at(&self, offset: Option<u64>) -> Stream {
+        Stream::new(&self.service, &self.dir, self.stream, offset)
     }
 
     /// Adds new complete lines, of about `limit` bytes; whether it stopped there.
@@ -212,7 +185,16 @@ impl Stream {
     }
 
     fn read_part(&mut self, until: u64, lines: &mut Vec<Line>) -> Result<()> {
-        self.read_index()?;
+        loop {
+            let more = self.read_index()?;
+            self.read_pieces(until, lines)?;
+            if !more || !self.pieces.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read_pieces(&mut self, until: u64, lines: &mut Vec<Line>) -> Result<()> {
         while let Some(&(time, end)) = self.pieces.front()
             && self.offset < until
             && let Some(part) = &mut self.part
@@ -286,9 +268,10 @@ impl Stream {
         }
     }
 
-    fn read_index(&mut self) -> Result<()> {
+    /// Reads on in the index; whether it stopped at [`PIECES`].
+    fn read_index(&mut self) -> Result<bool> {
         let Some(part) = &mut self.part else {
-            return Ok(());
+            return Ok(false);
         };
         let path = || self.dir.index_at(self.stream, part.base);
         part.index
@@ -296,13 +279,13 @@ impl Stream {
             .map_err(|error| Error::io("seek in", &path())(error))?;
         let mut reader = BufReader::new(&part.index);
         let mut line = String::new();
-        loop {
+        while self.pieces.len() < PIECES {
             line.clear();
             let count = reader
                 .read_line(&mut line)
                 .map_err(|error| Error::io("read", &path())(error))?;
             if count == 0 || !line.ends_with('\n') {
-                return Ok(());
+                return Ok(false);
             }
             part.next += count as u64;
             let piece = line
@@ -317,6 +300,7 @@ impl Stream {
                 self.pieces.push_back((time, end));
             }
         }
+        Ok(true)
     }
 }
 
@@ -353,6 +337,12 @@ fn open(path: &std::path::Path) -> io::Result<Option<File>> {
 mod tests {
     use super::*;
 
+    /// All that there is now.
+    fn read(reader: &mut Reader, last: bool) -> Vec<Line> {
+        reader.fix().unwrap();
+        std::iter::from_fn(|| reader.next(last).unwrap()).collect()
+    }
+
     #[test]
     fn streams_merge_by_time_and_partial_lines_wait() {
         let dir = tempfile::tempdir().unwrap();
@@ -365,7 +355,7 @@ mod tests {
         write("stdout.idx", "10 4\n30 11\n");
         write("stderr.log", "bad\n");
         write("stderr.idx", "20 4\n");
-        let mut reader = Reader::new(&[("web".into(), service.clone())]);
+        let mut reader = Reader::new(&[("web".into(), service.clone())], i64::MIN);
         let seen = |lines: Vec<Line>| -> Vec<(i64, String)> {
             lines
                 .into_iter()
@@ -374,18 +364,18 @@ mod tests {
         };
         let line = |time: i64, text: &str| (time, text.to_string());
         assert_eq!(
-            seen(reader.read(false).unwrap()),
+            seen(read(&mut reader, false)),
             [line(10, "one\n"), line(20, "bad\n"), line(30, "two\n")]
         );
         write("stdout.log", "one\ntwo\nthree\n");
         write("stdout.idx", "10 4\n30 11\n40 14\n");
-        assert_eq!(seen(reader.read(true).unwrap()), [line(30, "three\n")]);
-        assert_eq!(reader.read(true).unwrap(), []);
+        assert_eq!(seen(read(&mut reader, true)), [line(30, "three\n")]);
+        assert_eq!(read(&mut reader, true), []);
         write("stdout.log", "one\ntwo\nthree\nfour\n");
         write("stdout.idx", "10 4\n30 11\n40 14\n50 1\n60 19\n");
-        assert_eq!(seen(reader.read(true).unwrap()), [line(60, "four\n")]);
-        let mut again = Reader::new(&[("web".into(), service)]);
-        assert_eq!(again.read(true).unwrap().len(), 5);
+        assert_eq!(seen(read(&mut reader, true)), [line(60, "four\n")]);
+        let mut again = Reader::new(&[("web".into(), service)], i64::MIN);
+        assert_eq!(read(&mut again, true).len(), 5);
     }
 
     fn dir_of(dir: &std::path::Path) -> ServiceDir {
@@ -413,26 +403,26 @@ mod tests {
             std::io::Write::write_all(&mut index, format!("{end} {end}\n").as_bytes()).unwrap();
         };
         let line = |end: u64, text: &str| (end, text.to_owned());
-        let mut reader = Reader::new(&[("web".into(), service.clone())]);
+        let mut reader = Reader::new(&[("web".into(), service.clone())], i64::MIN);
         part(0, "one\ntw");
-        assert_eq!(texts(reader.read(false).unwrap()), [line(4, "one\n")]);
+        assert_eq!(texts(read(&mut reader, false)), [line(4, "one\n")]);
         part(6, "o\nthree\nf");
         // gone while it was the one that is read: what is behind it is found
         parts::remove_before(&service, "stdout", 6).unwrap();
         let expected = [line(8, "two\n"), line(14, "three\n")];
-        assert_eq!(texts(reader.read(false).unwrap()), expected);
+        assert_eq!(texts(read(&mut reader, false)), expected);
         assert_eq!(reader.lost(), []);
         part(15, "");
-        assert_eq!(texts(reader.read(false).unwrap()), []);
+        assert_eq!(texts(read(&mut reader, false)), []);
         part(15, "our\n");
-        assert_eq!(texts(reader.read(false).unwrap()), [line(19, "four\n")]);
+        assert_eq!(texts(read(&mut reader, false)), [line(19, "four\n")]);
         // two parts on at once, and the first of them never seen
         part(15, "our\nfive\n");
         part(24, "six\n");
         part(28, "seven\n");
         parts::remove_before(&service, "stdout", 28).unwrap();
         let expected = [line(24, "five\n"), line(34, "seven\n")];
-        assert_eq!(texts(reader.read(false).unwrap()), expected);
+        assert_eq!(texts(read(&mut reader, false)), expected);
         let lost = reader.lost();
         assert_eq!(
             lost[0].to_string(),
@@ -440,8 +430,8 @@ mod tests {
         );
         assert_eq!((lost.len(), reader.lost()), (1, vec![]));
         // what was removed before one begins is not lost
-        let mut late = Reader::new(&[("web".into(), service.clone())]);
-        assert_eq!(texts(late.read(true).unwrap()), [line(34, "seven\n")]);
+        let mut late = Reader::new(&[("web".into(), service.clone())], i64::MIN);
+        assert_eq!(texts(read(&mut late, true)), [line(34, "seven\n")]);
         assert_eq!(late.lost(), []);
         assert_eq!(tail(&service, "stdout", 3).unwrap(), b"en\n");
         part(34, "x\ny");
@@ -478,15 +468,32 @@ mod tests {
     }
 
     #[test]
+    fn of_many_pieces_few_are_known_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = dir_of(dir.path());
+        let count = 3 * PIECES as u64 + 1;
+        std::fs::write(service.log_at("stdout", 0), vec![b'\n'; count as usize]).unwrap();
+        let index: String = (1..=count).map(|end| format!("{end} {end}\n")).collect();
+        std::fs::write(service.index_at("stdout", 0), index).unwrap();
+        let mut stream = Stream::new("web", &service, "stdout", None);
+        let mut lines = Vec::new();
+        assert!(stream.read(1, &mut lines).unwrap());
+        assert_eq!(stream.pieces.len(), PIECES - 1);
+        assert!(!stream.read(u64::MAX, &mut lines).unwrap());
+        let found = lines.iter().map(|line| (line.time as u64, line.end));
+        assert!(found.eq((1..=count).map(|end| (end, end))));
+    }
+
+    #[test]
     fn a_line_without_end_comes_in_parts() {
         let dir = tempfile::tempdir().unwrap();
         let service = dir_of(dir.path());
         let length = 5 * LINE_LIMIT + 7;
         std::fs::write(service.log_at("stdout", 0), vec![0; length]).unwrap();
         std::fs::write(service.index_at("stdout", 0), format!("1 {length}\n")).unwrap();
-        let mut reader = Reader::new(&[("web".into(), service)]);
+        let mut reader = Reader::new(&[("web".into(), service)], i64::MIN);
         let lengths = |lines: Vec<Line>| lines.iter().map(|l| l.text.len()).collect::<Vec<_>>();
-        assert_eq!(lengths(reader.read(false).unwrap()), [LINE_LIMIT; 5]);
-        assert_eq!(lengths(reader.read(true).unwrap()), [7]);
+        assert_eq!(lengths(read(&mut reader, false)), [LINE_LIMIT; 5]);
+        assert_eq!(lengths(read(&mut reader, true)), [7]);
     }
 }

@@ -15,6 +15,21 @@ pub fn list(service: &ServiceDir, stream: &str) -> io::Result<Vec<u64>> {
     Ok(files(service, stream)?.0)
 }
 
+/// Where a stream ends now; 0 before the first output.
+pub fn end(service: &ServiceDir, stream: &str) -> io::Result<u64> {
+    loop {
+        let Some(last) = list(service, stream)?.pop() else {
+            return Ok(0);
+        };
+        match fs::metadata(service.log_at(stream, last)) {
+            Ok(log) => return Ok(last + log.len()),
+            // others came, and it went meanwhile
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Removes all parts before `first`, and what an interrupted removal left.
 pub fn remove_before(service: &ServiceDir, stream: &str, first: u64) -> io::Result<()> {
     let (logs, indexes) = files(service, stream)?;
