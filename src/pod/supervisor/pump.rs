@@ -4,8 +4,11 @@
 //! byte nor writes it twice. The index beside a log has one line for each call: Unix time in nanoseconds, offset of the
 //! end in the stream. Bytes behind the last line (a kill between the two) get theirs from the next supervisor.
 //!
-//! A log with a bound is cut into parts (see [`parts`]). *Invariants:* a part is never longer than the bound; the index of a part is
+//! A log with a bound is cut into parts (see [`parts`]). *Invariants:* a part is never longer than the bound, nor its index but for a line
+//! (or [`INDEX`], where the bound is less), for a program that prints byte by byte makes thirty bytes of index of each; the index of a part is
 //! complete before the next one is made; one that is full is followed by another when there is something to write.
+//!
+//! A log that cannot be opened or written, on a full disk say, is told and tried again: the supervisor goes on without it.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -29,6 +32,8 @@ use crate::sys::watch::watch;
 const CHUNK: usize = 1 << 20;
 /// Most calls before others have their turn: a program can print without end.
 const CALLS: usize = 16;
+/// Any index may have as many bytes.
+const INDEX: u64 = 1 << 16;
 /// More than two index lines (bytes).
 const TAIL: u64 = 256;
 /// Pause after a log that could not be written (a full disk); the container waits at its full pipe meanwhile.
@@ -68,7 +73,10 @@ struct Kept {
     stream: &'static str,
     max_size: Option<u64>,
     max_file: u32,
-    part: Part,
+    /// The one that is written; `None` until it could be opened.
+    part: Option<Part>,
+    /// There may be more parts than `max_file`: one was begun, here or by one that was killed before it could remove another.
+    crowded: bool,
 }
 
 /// The part of a log that is written.
@@ -80,6 +88,8 @@ struct Part {
     base: u64,
     end: u64,
     indexed: u64,
+    /// Bytes of the index.
+    length: u64,
     /// The last line of the index may have been cut short.
     torn: bool,
 }
@@ -106,17 +116,28 @@ impl Pump {
                 Path::new("/dev/null"),
                 OpenOptions::new().write(true),
             )?),
-            Logging::Kept { max_size, max_file } => {
-                let kept = Kept::open(service, stream, max_size, max_file);
-                let mut kept = kept.map_err(Error::io("open a log in", &service.data))?;
-                kept.readers = readers;
-                Log::Kept(Box::new(kept))
-            }
+            Logging::Kept { max_size, max_file } => Log::Kept(Box::new(Kept {
+                readers,
+                service: service.clone(),
+                stream,
+                max_size,
+                max_file,
+                part: None,
+                crowded: true,
+            })),
         };
         Ok(Pump {
             pipe: open(&service.pipe(stream), &both)?,
             log,
         })
+    }
+
+    /// Opens what there is, as [`Pump::drain`] does too.
+    fn prepare(&mut self) -> io::Result<()> {
+        match &mut self.log {
+            Log::Dropped(_) => Ok(()),
+            Log::Kept(kept) => kept.room(&self.pipe).map(|_| ()),
+        }
     }
 
     /// Moves what the pipe holds now; whether there may be more.
@@ -125,19 +146,15 @@ impl Pump {
             let (to, room) = match &mut self.log {
                 Log::Dropped(null) => (&*null, CHUNK),
                 Log::Kept(kept) => {
-                    let room = kept.room(&self.pipe)?;
-                    (&kept.part.log, room)
+                    let (part, room) = kept.room(&self.pipe)?;
+                    (&part.log, room)
                 }
             };
             match splice(&self.pipe, None, to, None, room, SpliceFlags::NONBLOCK) {
                 Ok(0) | Err(Errno::AGAIN) => return Ok(false),
                 Ok(count) => {
                     if let Log::Kept(kept) = &mut self.log {
-                        kept.part.end += count as u64;
-                        kept.part.note()?;
-                        if let Some(Readers { service, sinks }) = &kept.readers {
-                            sinks.wake(service, kept.stream);
-                        }
+                        kept.moved(count)?;
                     }
                 }
                 Err(Errno::INTR) => {}
@@ -149,37 +166,42 @@ impl Pump {
 }
 
 impl Kept {
-    fn open(
-        service: &ServiceDir,
-        stream: &'static str,
-        max_size: Option<u64>,
-        max_file: u32,
-    ) -> io::Result<Kept> {
-        let last = parts::list(service, stream)?.pop().unwrap_or(0);
-        let kept = Kept {
-            readers: None,
-            part: Part::open(service, stream, last)?,
-            service: service.clone(),
-            stream,
-            max_size,
-            max_file,
+    /// Where to write, and most bytes to move at once; where the part is full and the pipe has more, a new one is begun.
+    fn room(&mut self, pipe: &File) -> io::Result<(&mut Part, usize)> {
+        // one that fails is opened again: its files know what is to be done
+        let mut part = match self.part.take() {
+            Some(part) => part,
+            None => {
+                let last = parts::list(&self.service, self.stream)?.pop();
+                Part::open(&self.service, self.stream, last.unwrap_or(0))?
+            }
         };
-        Ok(kept)
+        // the last attempt may have failed
+        part.note()?;
+        if self.max_size.is_some_and(|most| part.full(most)) && ioctl_fionread(pipe)? > 0 {
+            part = Part::open(&self.service, self.stream, part.end)?;
+            self.crowded = true;
+        }
+        if self.crowded {
+            self.prune()?;
+            self.crowded = false;
+        }
+        let left = self
+            .max_size
+            .map_or(u64::MAX, |most| most.saturating_sub(part.end - part.base));
+        Ok((self.part.insert(part), left.min(CHUNK as u64) as usize))
     }
 
-    /// Most bytes to move at once; where the part is full and the pipe has more, a new one is begun.
-    fn room(&mut self, pipe: &File) -> io::Result<usize> {
-        // the last attempt may have failed
-        self.part.note()?;
-        let Some(max_size) = self.max_size else {
-            return Ok(CHUNK);
-        };
-        if self.part.end - self.part.base >= max_size && ioctl_fionread(pipe)? > 0 {
-            self.part = Part::open(&self.service, self.stream, self.part.end)?;
-            self.prune()?;
+    /// So many bytes are in the log.
+    fn moved(&mut self, count: usize) -> io::Result<()> {
+        if let Some(part) = &mut self.part {
+            part.end += count as u64;
+            part.note()?;
         }
-        let room = max_size.saturating_sub(self.part.end - self.part.base);
-        Ok(room.min(CHUNK as u64) as usize)
+        if let Some(Readers { service, sinks }) = &self.readers {
+            sinks.wake(service, self.stream);
+        }
+        Ok(())
     }
 
     /// Removes the parts that are too many.
@@ -213,15 +235,22 @@ impl Part {
         // splice(2) refuses files opened to append
         let mut log = own.open(service.log_at(stream, base))?;
         let end = base + log.seek(SeekFrom::End(0))?;
-        complete(&path, base, end)?;
+        let known = Known::read(&path)?;
         Ok(Part {
             log,
             index,
             base,
             end,
-            indexed: end,
-            torn: false,
+            // one that was killed, or a full disk, left bytes without a line
+            indexed: known.end.unwrap_or(base).min(end),
+            length: known.length,
+            torn: known.torn,
         })
+    }
+
+    /// No more is written to it, of at most so many bytes.
+    fn full(&self, most: u64) -> bool {
+        self.end - self.base >= most || self.length >= most.max(INDEX)
     }
 
     /// Gives the bytes that have none yet a line of the index.
@@ -234,34 +263,38 @@ impl Part {
         self.torn = true;
         let line = format!("{start}{now} {}\n", self.end);
         self.index.write_all(line.as_bytes())?;
+        self.length += line.len() as u64;
         (self.torn, self.indexed) = (false, self.end);
         Ok(())
     }
 }
 
-/// Gives bytes of the log that a killed supervisor left without an index line theirs, and ends a line cut short.
-fn complete(index: &Path, base: u64, end: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new().read(true).append(true).open(index)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
-    let cut = tail.last().is_some_and(|byte| *byte != b'\n');
-    let tail = String::from_utf8_lossy(&tail);
-    let known = tail
-        .lines()
-        .rev()
-        .skip(usize::from(cut))
-        .find_map(|line| line.split_once(' ')?.1.parse::<u64>().ok());
-    let mut text = String::new();
-    if cut {
-        text.push('\n');
+/// What an index says.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    length: u64,
+    /// The end that its last line names; a line cut short is none.
+    end: Option<u64>,
+    /// There is such a line.
+    torn: bool,
+}
+
+impl Known {
+    fn read(index: &Path) -> io::Result<Known> {
+        let mut file = File::open(index)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        let torn = tail.last().is_some_and(|byte| *byte != b'\n');
+        let tail = String::from_utf8_lossy(&tail);
+        let mut lines = tail.lines().rev().skip(usize::from(torn));
+        Ok(Known {
+            length,
+            end: lines.find_map(|line| line.split_once(' ')?.1.parse().ok()),
+            torn,
+        })
     }
-    if known.unwrap_or(base) < end {
-        let now = jiff::Timestamp::now().as_nanosecond();
-        text.push_str(&format!("{now} {end}\n"));
-    }
-    file.write_all(text.as_bytes())
 }
 
 /// Both streams of a service.
@@ -278,15 +311,17 @@ impl Pumps {
     ) -> Result<Pumps> {
         let mut pumps = Vec::new();
         for stream in ["stdout", "stderr"] {
-            let pump = Pump::open(service, stream, logging, readers.clone())?;
+            let mut pump = Pump::open(service, stream, logging, readers.clone())?;
             let path = service.log_at(stream, 0);
             let pipe = pump.pipe.try_clone().map_err(Error::io("open", &path))?;
             let pipe = watch(pipe.into()).map_err(Error::io("watch", &path))?;
+            let text = move |error| format!("write {}: {error}; trying again", path.display());
+            let mut told = pump.prepare().err().map(&text);
+            told.iter().cloned().for_each(&failed);
             let pump = Rc::new(RefCell::new(pump));
             pumps.push(pump.clone());
             let failed = failed.clone();
             tokio::task::spawn_local(async move {
-                let mut told = None;
                 while let Ok(mut ready) = pipe.readable().await {
                     let moved = pump.borrow_mut().drain();
                     match moved {
@@ -297,7 +332,7 @@ impl Pumps {
                         }
                         Err(error) => {
                             // once, not every second while a disk stays full
-                            let text = format!("write {}: {error}; trying again", path.display());
+                            let text = text(error);
                             if told.as_ref() != Some(&text) {
                                 failed(text.clone());
                                 told = Some(text);
@@ -324,10 +359,19 @@ impl Pumps {
 mod tests {
     use super::*;
 
+    fn service(dir: &Path) -> ServiceDir {
+        let service = ServiceDir {
+            dir: dir.to_path_buf(),
+            data: dir.to_path_buf(),
+        };
+        nix::unistd::mkfifo(&service.pipe("stdout"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        service
+    }
+
     #[test]
     fn an_index_is_completed() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("idx");
+        let service = service(dir.path());
         let line = " 20\n";
         for (before, base, end, kept, added) in [
             ("", 0, 0, "", ""),
@@ -335,17 +379,96 @@ mod tests {
             ("", 0, 20, "", line),
             ("1 5\n2 20\n", 0, 20, "1 5\n2 20\n", ""),
             ("1 5\n", 0, 20, "1 5\n", line),
-            ("1 5\n2", 0, 5, "1 5\n2\n", ""),
+            // what it begins with ends the line when there is another
+            ("1 5\n2", 0, 5, "1 5\n2", ""),
             ("1 5\n2 2", 0, 20, "1 5\n2 2\n", line),
             ("1 15\n", 10, 20, "1 15\n", line),
+            // longer than the log: of a disk that lost its end
+            ("1 30\n", 0, 20, "1 30\n", ""),
         ] {
-            std::fs::write(&path, before).unwrap();
-            complete(&path, base, end).unwrap();
-            let text = std::fs::read_to_string(&path).unwrap();
+            let (log, index) = (
+                service.log_at("stdout", base),
+                service.index_at("stdout", base),
+            );
+            std::fs::write(&log, vec![b'x'; (end - base) as usize]).unwrap();
+            std::fs::write(&index, before).unwrap();
+            let mut part = Part::open(&service, "stdout", base).unwrap();
+            part.note().unwrap();
+            let text = std::fs::read_to_string(&index).unwrap();
             let rest = text.strip_prefix(kept).unwrap();
             assert_eq!(rest.is_empty(), added.is_empty(), "{before:?}: {text:?}");
             assert!(rest.ends_with(added), "{before:?}: {text:?}");
+            assert_eq!(part.length as usize, text.len(), "{before:?}");
         }
+    }
+
+    /// One byte at a time, of which each has a line of the index.
+    #[test]
+    fn an_index_has_a_bound_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        let logging = Logging::Kept {
+            max_size: Some(60_000),
+            max_file: 2,
+        };
+        let mut pump = Pump::open(&service, "stdout", logging, None).unwrap();
+        for _ in 0..20_000 {
+            (&pump.pipe).write_all(b"x").unwrap();
+            assert!(!pump.drain().unwrap());
+        }
+        let all = parts::list(&service, "stdout").unwrap();
+        let length = |path| std::fs::metadata(path).unwrap().len();
+        let indexes = all
+            .iter()
+            .map(|base| length(service.index_at("stdout", *base)));
+        let indexes: Vec<u64> = indexes.collect();
+        assert_eq!(indexes.len(), 2);
+        assert!((INDEX..INDEX + 40).contains(&indexes[0]), "{indexes:?}");
+        assert!(indexes[1] < INDEX + 40, "{indexes:?}");
+        let last = length(service.log_at("stdout", all[1]));
+        assert_eq!(all[1] + last, 20_000);
+    }
+
+    #[test]
+    fn parts_that_a_killed_one_left_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        for base in [0, 4, 8, 12] {
+            std::fs::write(service.log_at("stdout", base), "text").unwrap();
+            std::fs::write(
+                service.index_at("stdout", base),
+                format!("1 {}\n", base + 4),
+            )
+            .unwrap();
+        }
+        let logging = Logging::Kept {
+            max_size: Some(4),
+            max_file: 2,
+        };
+        let mut pump = Pump::open(&service, "stdout", logging, None).unwrap();
+        pump.prepare().unwrap();
+        assert_eq!(parts::list(&service, "stdout").unwrap(), [8, 12]);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = service(dir.path());
+        let logging = Logging::Kept {
+            max_size: None,
+            max_file: 1,
+        };
+        let index = service.index_at("stdout", 0);
+        std::fs::create_dir(&index).unwrap();
+        let mut pump = Pump::open(&service, "stdout", logging, None).unwrap();
+        (&pump.pipe).write_all(b"text").unwrap();
+        let is_dir = Some(libc::EISDIR);
+        assert_eq!(pump.prepare().unwrap_err().raw_os_error(), is_dir);
+        assert_eq!(pump.drain().unwrap_err().raw_os_error(), is_dir);
+        std::fs::remove_dir(&index).unwrap();
+        assert!(!pump.drain().unwrap());
+        assert_eq!(std::fs::read(service.log_at("stdout", 0)).unwrap(), b"text");
+        assert!(std::fs::read_to_string(&index).unwrap().ends_with(" 4\n"));
     }
 
     #[test]
@@ -361,11 +484,7 @@ mod tests {
             (3, 2, 1, &[(0, "abc")]),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let service = ServiceDir {
-                dir: dir.path().to_path_buf(),
-                data: dir.path().to_path_buf(),
-            };
-            nix::unistd::mkfifo(&service.pipe("stdout"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let service = service(dir.path());
             let logging = Logging::Kept {
                 max_size: Some(4),
                 max_file,
@@ -392,11 +511,7 @@ mod tests {
     #[test]
     fn what_is_not_kept_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let service = ServiceDir {
-            dir: dir.path().to_path_buf(),
-            data: dir.path().to_path_buf(),
-        };
-        nix::unistd::mkfifo(&service.pipe("stdout"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let service = service(dir.path());
         let mut pump = Pump::open(&service, "stdout", Logging::None, None).unwrap();
         (&pump.pipe).write_all(&[b'x'; 5000]).unwrap();
         assert!(!pump.drain().unwrap());
