@@ -110,7 +110,7 @@ pub fn look(socket: &impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     }
 }
 
-/// Whether the other end of a pair is closed, whatever messages wait.
+/// Whether the other end is closed, whatever messages wait.
 pub fn is_closed(socket: &impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(socket, PollFlags::empty())];
     rustix::event::poll(&mut fds, Some(&Timespec::default()))?;

@@ -1,11 +1,11 @@
 //! Who asks and who waits: the server side of the control socket.
 //!
-//! *Invariant:* what is kept for a client that does not read is bounded.
+//! *Invariants:* what is kept for a client that does not read is bounded; nothing is kept for one that hung up.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -155,6 +155,16 @@ pub fn listen(path: &Path, events: mpsc::UnboundedSender<Event>) -> Result<()> {
     Ok(())
 }
 
+/// Returns when a client hung up. One that only will not ask more (shutdown(2)) may go on reading; that it hung up is then known when it is
+/// written to.
+async fn hung_up(mut reader: OwnedReadHalf) {
+    let mut ignored = [0; 1024];
+    while !matches!(reader.read(&mut ignored).await, Ok(0) | Err(_)) {}
+    if !socket::is_closed(&reader.as_ref().as_fd()).unwrap_or(true) {
+        std::future::pending::<()>().await;
+    }
+}
+
 async fn serve(stream: UnixStream, events: mpsc::UnboundedSender<Event>) {
     let (reader, writer) = stream.into_split();
     let mut line = String::new();
@@ -164,9 +174,16 @@ async fn serve(stream: UnixStream, events: mpsc::UnboundedSender<Event>) {
     }
     let (lines, answers) = mpsc::unbounded_channel();
     let waiting = Rc::new(Cell::new(0));
+    let (reader, backlog) = (reader.into_inner().into_inner(), waiting.clone());
+    let writer = tokio::task::spawn_local(async move {
+        tokio::select! {
+            () = write(writer, answers, backlog) => {}
+            () = hung_up(reader) => {}
+        }
+    });
     let client = Client {
         lines,
-        writer: tokio::task::spawn_local(write(writer, answers, waiting.clone())),
+        writer,
         waiting,
     };
     match serde_json::from_str(&line) {
@@ -453,6 +470,49 @@ mod tests {
         let machine = Machine::new(BTreeMap::new(), Default::default());
         clients.answer(&machine, None, (false, None));
         assert_eq!(clients.0.len(), 1);
+    }
+
+    /// One hangs up, one only says that it asks no more.
+    async fn let_go(socket: &Path) {
+        let (events, mut inbox) = mpsc::unbounded_channel();
+        listen(socket, events).unwrap();
+        let mut clients = Clients::default();
+        let mut connect = async |clients: &mut Clients| {
+            let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+            std::io::Write::write_all(&mut stream, b"{\"op\":\"wait\",\"services\":[]}\n").unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let Some(Event::Client(_, client)) = inbox.recv().await else {
+                panic!("no client");
+            };
+            clients.until_idle(client, vec!["web".to_owned()]);
+            stream
+        };
+        let gone = connect(&mut clients).await;
+        let there = connect(&mut clients).await;
+        let deaf = connect(&mut clients).await;
+        deaf.shutdown(std::net::Shutdown::Write).unwrap();
+        drop(gone);
+        while !clients.0[0].0.gone() {
+            tokio::task::yield_now().await;
+        }
+        // whoever hung up is not told anything first
+        for stream in [there, deaf] {
+            clients.progress("web", "goes on");
+            let line = next(&mut BufReader::new(stream)).await.unwrap();
+            assert!(line.contains("goes on"), "{line}");
+        }
+        assert!(clients.0[1..].iter().all(|(client, _)| !client.gone()));
+    }
+
+    #[test]
+    fn who_hangs_up_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let socket = dir.path().join("s");
+        tokio::task::LocalSet::new().block_on(&runtime, let_go(&socket));
     }
 
     #[test]
