@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 
@@ -16,6 +17,18 @@ use rustix::fs::MemfdFlags;
 pub fn start_time(pid: i32) -> io::Result<u64> {
     let (_, start) = stat(pid)?;
     Ok(start)
+}
+
+/// How long ago a process was started that has this [`start_time`]: by the clock that nobody sets.
+pub fn age(start_time: u64) -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    // SAFETY: a plain question.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    let since = |part: u64, of: u64| Duration::from_nanos(part.saturating_mul(1_000_000_000) / of);
+    let started = Duration::from_secs(start_time / ticks) + since(start_time % ticks, ticks);
+    Duration::try_from(now)
+        .unwrap_or_default()
+        .saturating_sub(started)
 }
 
 /// Whether process `pid` runs: `false` for a zombie. `NotFound` when there is none.
@@ -287,6 +300,21 @@ mod tests {
             parse_stat(b"12 (\xff\xfe) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 7"),
             Some((b'Z', 7))
         );
+    }
+
+    #[test]
+    fn what_began_with_the_machine_is_as_old() {
+        let uptime = || {
+            let text = fs::read_to_string("/proc/uptime").unwrap();
+            let seconds: f64 = text.split_once(' ').unwrap().0.parse().unwrap();
+            Duration::from_secs_f64(seconds)
+        };
+        // hundredths, cut off
+        let before = uptime();
+        let since = age(0);
+        assert!(before <= since && since < uptime() + Duration::from_millis(10));
+        let own = start_time(std::process::id() as i32).unwrap();
+        assert!(age(own) < since && age(u64::MAX / 2) == Duration::ZERO);
     }
 
     #[test]

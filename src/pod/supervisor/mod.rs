@@ -140,6 +140,7 @@ async fn supervise(dir: &Path, stores: Stores) -> Result<()> {
             move |text| notes.note("", text),
         );
     }
+    tokio::task::spawn_local(work::sweep_exits(context.clone()));
     let mut supervisor = Supervisor::new(context, failure)?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(Error::io("watch", dir_of(&supervisor)))?;

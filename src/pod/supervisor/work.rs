@@ -1,5 +1,6 @@
 //! Carrying out: the short processes of our own, the watch over a container, checks and timers.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
@@ -8,6 +9,7 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
@@ -29,6 +31,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const CLEAN_TRIES: u32 = 5;
 /// Pause after a removal that failed.
 const CLEAN_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two looks for exit records that nobody asks for, and how old they are at least.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Pause between two looks at a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
@@ -293,18 +297,47 @@ async fn watch(context: Rc<Context>, service: String, process: ProcessId, starte
     ended(&context, &service, process, pidfd, &started).await;
 }
 
+/// A record; `None` where there is none. One that cannot be read (no descriptor left, a bad disk) is tried again for as long as it takes, for
+/// what it says decides what becomes of the service; one that is no record says nothing and never will.
+async fn record_at<T: DeserializeOwned>(path: &Path, note: impl Fn(String)) -> Option<T> {
+    let mut told = false;
+    loop {
+        match record::read(path) {
+            Ok(found) => return found,
+            Err(error @ Error::Io { .. }) => {
+                if !told {
+                    note(format!("{error}; it is tried again every second"));
+                }
+                told = true;
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(error) => {
+                note(error.to_string());
+                return None;
+            }
+        }
+    }
+}
+
 /// Exit code: the keeper's record, else the kernel's own (Linux 6.15), else unknown.
-async fn exit_of(context: &Context, process: ProcessId, pidfd: &OwnedFd) -> Option<Exit> {
+async fn exit_of(
+    context: &Context,
+    process: ProcessId,
+    pidfd: &OwnedFd,
+    note: impl Fn(String),
+) -> Option<Exit> {
     let path = context.dir.exits().join(record::exit_name(process));
     let mut waited = Duration::ZERO;
     let mut pause = Duration::from_millis(1);
     while waited < EXIT_RECORD {
-        if let Ok(Some(exit)) = record::read::<Exit>(&path) {
+        if let Some(exit) = record_at(&path, &note).await {
             return Some(exit);
         }
-        if let Some(status) = pidfd::exit_status(pidfd)
-            && !path.exists()
-        {
+        if let Some(status) = pidfd::exit_status(pidfd) {
+            // it was reaped, before which the keeper writes what it can
+            if let Some(exit) = record_at(&path, &note).await {
+                return Some(exit);
+            }
             return Some(Exit {
                 code: exit_code(status),
                 signal: libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status)),
@@ -371,14 +404,15 @@ async fn end_of(
 ) -> Ended {
     let path = context.dir.service(service).ended();
     let exit_record = context.dir.exits().join(record::exit_name(process));
-    let known = record::read::<Ended>(&path).ok().flatten();
+    let note = |text| context.note(service, text);
+    let known: Option<Ended> = record_at(&path, note).await;
     if let Some(ended) = known.filter(|ended| ended.process == process) {
         let _ = std::fs::remove_file(exit_record);
         return ended;
     }
     let exit = match pidfd {
-        Some(pidfd) => exit_of(context, process, pidfd).await,
-        None => record::read(&exit_record).ok().flatten(),
+        Some(pidfd) => exit_of(context, process, pidfd, note).await,
+        None => record_at(&exit_record, note).await,
     };
     let stats = context.pod.cgroup.child(service).stats();
     let ended = Ended {
@@ -447,6 +481,45 @@ pub fn adopt(context: &Rc<Context>, service: &str, status: &Status) {
     });
 }
 
+/// Removes what the keeper wrote of processes that nobody asks for (children that others left to it), for as long as the pod lives.
+pub async fn sweep_exits(context: Rc<Context>) {
+    loop {
+        // the next time does what this one cannot
+        if let Ok(asked) = asked_for(&context) {
+            let _ = sweep(&context.dir.exits(), &asked);
+        }
+        tokio::time::sleep(SWEEP).await;
+    }
+}
+
+/// Names of the exit records that a service's end is known by, or will be.
+fn asked_for(context: &Context) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for service in context.pod.project.services.keys() {
+        let dir = context.dir.service(service);
+        let status: Option<Status> = record::read(&dir.status())?;
+        let state = container::load(&dir.dir).map_err(|error| Error::Other(error.to_string()))?;
+        let both = [
+            status.and_then(|status| status.process),
+            state.as_ref().map(process_of),
+        ];
+        names.extend(both.into_iter().flatten().map(record::exit_name));
+    }
+    Ok(names)
+}
+
+/// Young ones stay: one may be of a container that has no record yet.
+fn sweep(exits: &Path, asked: &BTreeSet<String>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(exits)? {
+        let entry = entry?;
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age >= SWEEP && !asked.contains(&*entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Waits for the `create`, `start` or `delete` of a supervisor that was killed.
 async fn unlocked(path: &Path) -> Result<()> {
     while lock::attempt(path)?.is_none() {
@@ -462,20 +535,81 @@ async fn check(
     which: usize,
     check: Rc<Check>,
 ) {
-    let began = jiff::Timestamp::now();
+    // not by the time of day, which may be set while it runs
+    let status = record::read::<Status>(&context.dir.service(&service).status());
+    let process = status.ok().flatten().and_then(|status| status.process);
+    let age = process.map_or(Duration::ZERO, |it| crate::sys::process::age(it.start_time));
     let tested = probe::run(&context, &service, &check).await;
-    let started = record::read::<Status>(&context.dir.service(&service).status());
-    let started = started.ok().flatten();
-    let started = started.and_then(|s| s.started.parse::<jiff::Timestamp>().ok());
-    let age = began.duration_since(started.unwrap_or(began));
     context.send(
         &service,
         Input::Tested {
             check: which,
             tested,
-            age: Duration::try_from(age).unwrap_or_default(),
+            age,
             at: record::now(),
             generation,
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn old_exits_of_others_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - 2 * SWEEP;
+        for (name, time) in [("1-10.json", old), ("2-20.json", old)] {
+            let file = std::fs::File::create(dir.path().join(name)).unwrap();
+            file.set_modified(time).unwrap();
+        }
+        std::fs::write(dir.path().join("3-30.json"), "").unwrap();
+        sweep(dir.path(), &BTreeSet::from(["2-20.json".to_owned()])).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["2-20.json", "3-30.json"]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("exit.json");
+        let exit = Exit {
+            code: 7,
+            signal: None,
+            time: 1,
+        };
+        let told = RefCell::new(Vec::new());
+        // once it is told, it can be read
+        let note = |text: String| {
+            told.borrow_mut().push(text);
+            if path.is_dir() {
+                std::fs::remove_dir(&path).unwrap();
+                record::put(&path, &exit).unwrap();
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let read = || runtime.block_on(record_at::<Exit>(&path, note));
+        assert_eq!(read(), None);
+        assert!(told.borrow().is_empty());
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(read(), Some(exit));
+        let text = format!(
+            "read {}: Is a directory (os error 21); it is tried again every second",
+            path.display()
+        );
+        assert_eq!(told.take(), [text]);
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(read(), None);
+        assert_eq!(told.borrow().len(), 1);
+    }
 }
