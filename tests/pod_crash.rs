@@ -278,6 +278,54 @@ fn exits_without_a_supervisor_are_known_afterwards() {
 }
 
 #[test]
+fn a_supervisor_that_cannot_be_started_is_tried_again() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let go = host.path().join(&host.name).join("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // the limit, so that there is a file for one above it; what it runs needs no process
+    host.compose(&format!(
+        "services:
+  seven:
+    image: {BUSYBOX}
+    command: [sh, -c, 'read x < /project/go; echo going; exit 7']
+    volumes: ['./:/project:ro']
+    pids_limit: 100
+    stop_grace_period: 0s
+"
+    ));
+    host.sampan(&["up", "-d"]).ok();
+    let supervisor = host.supervisor();
+    let pid = host.row("seven")["pid"].as_i64().unwrap();
+    let limits = host.cgroup_folders().into_iter();
+    let limit = limits
+        .map(|folder| folder.join("pids.max"))
+        .find(|file| file.exists())
+        .expect("no cgroup of this host has a limit of processes");
+    fs::write(&limit, "0").unwrap();
+    end(supervisor, Signal::SIGKILL);
+    until("no other can be started", || {
+        let log = fs::read_to_string(host.pod().join("keeper.log")).ok()?;
+        let text = "keeper: start the supervisor: Resource temporarily unavailable (os error 11); trying again\n";
+        log.contains(text).then_some(())
+    });
+    fs::write(&go, "\n").unwrap();
+    until("the end of the service to be recorded", || {
+        let mut exits = fs::read_dir(host.pod().join("exits")).unwrap();
+        let own = format!("{pid}-");
+        let found = exits.any(|entry| {
+            let name = entry.unwrap().file_name();
+            name.to_string_lossy().starts_with(&own)
+        });
+        found.then_some(())
+    });
+    fs::write(&limit, "max").unwrap();
+    host.after(supervisor);
+    host.await_row("seven", "exit_code", 7);
+    host.down(&before);
+}
+
+#[test]
 fn a_pod_goes_on_without_its_keeper() {
     let host = Host::new();
     let before = host.snapshot();

@@ -14,6 +14,7 @@ use super::control::{self, Request};
 use super::layout::{Folders, PodDir};
 use super::record::{self, Pod, ProcessId};
 use super::{Error, Result};
+use crate::sys::file::bound;
 
 /// How long a supervisor may take until its socket answers.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -206,7 +207,7 @@ pub fn ensure(dir: &PodDir) -> Result<()> {
                 return Err(Error::Other(format!(
                     "the supervisor of pod {} does not answer ({error}); see {}",
                     dir.name,
-                    dir.dir.join("keeper.log").display()
+                    dir.keeper_log().display()
                 )));
             }
         }
@@ -262,7 +263,7 @@ pub fn ask_unless(
     Err(Error::Other(format!(
         "the supervisor of pod {} ends each time it is asked; see {}",
         dir.name,
-        dir.dir.join("keeper.log").display()
+        dir.keeper_log().display()
     )))
 }
 
@@ -283,7 +284,7 @@ pub fn input(dir: &PodDir, service: &str) -> Result<OwnedFd> {
     Err(Error::Other(format!(
         "the supervisor of pod {} gives no input of service {service}; see {}",
         dir.name,
-        dir.dir.join("keeper.log").display()
+        dir.keeper_log().display()
     )))
 }
 
@@ -312,16 +313,25 @@ pub fn spawn(dir: &PodDir, step: &str) -> Result<()> {
     Ok(())
 }
 
-/// A step of `sampan internal` on a pod, with `keeper.log` for what it prints.
-pub fn command(dir: &PodDir, step: &str) -> Result<Command> {
-    let path = dir.dir.join("keeper.log");
+/// `keeper.log`, to be written to. Who has it open already goes on when it is bounded.
+pub fn log(dir: &PodDir) -> Result<File> {
+    let path = dir.keeper_log();
     let log = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
         .open(&path)
         .map_err(Error::io("open", &path))?;
-    let err = log.try_clone().map_err(Error::io("open", &path))?;
+    bound(&log, &path, record::LOG_MOST).map_err(Error::io("bound", &path))?;
+    Ok(log)
+}
+
+/// A step of `sampan internal` on a pod, with `keeper.log` for what it prints.
+pub fn command(dir: &PodDir, step: &str) -> Result<Command> {
+    let log = log(dir)?;
+    let err = log
+        .try_clone()
+        .map_err(Error::io("open", &dir.keeper_log()))?;
     let mut command = Command::new("/proc/self/exe");
     for name in SERVICE_MANAGER {
         command.env_remove(name);

@@ -9,12 +9,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::Pid;
 
 use super::layout::PodDir;
 use super::record::{self, Exit, ProcessId};
 use super::stores::Stores;
-use super::{Error, Result, lock};
+use super::{Error, Result, adopt, lock};
 use crate::sys::wait::{self, Ended};
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
@@ -56,27 +55,38 @@ pub fn run(dir: &Path) -> Result<()> {
     let pipes = hold_pipes(&pod_dir, &pod)?;
 
     let stores = Stores::make(&pod.project).map_err(Error::io("make the inputs in", dir))?;
-    let Some(pid) = fork()? else {
-        return supervise(pod_dir, pod, pipes, stores);
-    };
-    let mut supervisor = Supervisor::new(pid);
+    let mut supervisor = Supervisor::new();
     loop {
-        // WNOWAIT leaves a zombie whose start time can still be read
-        let ended = wait::await_any()
-            .map_err(|error| Error::Other(format!("keeper: wait: {error}")))?
-            .ok_or_else(|| Error::Other("keeper: there is no supervisor".to_owned()))?;
-        if ended.pid == supervisor.pid.as_raw() {
-            let _ = wait::reap_one(ended.pid);
-            // without its record the pod was removed
-            if ended.code == 0 || !pod_dir.record().exists() {
-                return Ok(());
+        // what has ended stays a zombie whose start time can still be read
+        let found = match supervisor.pid {
+            Some(_) => wait::await_any(),
+            None => wait::look(),
+        };
+        let found = found.map_err(|error| Error::Other(format!("keeper: wait: {error}")))?;
+        match found {
+            Some(ended) if Some(ended.pid) == supervisor.pid => {
+                let _ = wait::reap_one(ended.pid);
+                if ended.code == 0 {
+                    return Ok(());
+                }
+                supervisor.pid = None;
             }
-            if !supervisor.again()? {
-                return supervise(pod_dir, pod, pipes, stores);
+            Some(ended) => {
+                write_exit(&pod_dir, ended);
+                let _ = wait::reap_one(ended.pid);
             }
-        } else {
-            write_exit(&pod_dir, ended);
-            let _ = wait::reap_one(ended.pid);
+            None => {
+                // without its record the pod was removed
+                if !pod_dir.record().exists() {
+                    return Ok(());
+                }
+                if let Err(error) = adopt::log(&pod_dir) {
+                    eprintln!("{error}");
+                }
+                if !supervisor.start() {
+                    return supervise(pod_dir, pod, pipes, stores);
+                }
+            }
         }
     }
 }
@@ -110,41 +120,38 @@ fn hold_pipes(dir: &PodDir, pod: &record::Pod) -> Result<Vec<File>> {
 }
 
 struct Supervisor {
-    pid: Pid,
+    /// `None`: it is to be started.
+    pid: Option<i32>,
+    /// When that was done, or tried.
     started: Instant,
     delay: Duration,
 }
 
 impl Supervisor {
-    fn new(pid: Pid) -> Self {
+    fn new() -> Self {
         Supervisor {
-            pid,
+            pid: None,
             started: Instant::now(),
             delay: Duration::ZERO,
         }
     }
 
-    /// Starts it again; `false` in the new one.
-    fn again(&mut self) -> Result<bool> {
+    /// Starts it, without execve: what the two have in common is in memory once, and a start costs a tenth. `false` in the new one. One that
+    /// cannot be started, for want of memory or process ids say, is as one that died at once.
+    fn start(&mut self) -> bool {
         if self.started.elapsed() >= RESTART_RESET {
             self.delay = Duration::ZERO;
         }
         std::thread::sleep(self.delay);
         self.delay = (self.delay * 2).clamp(RESTART_DELAY, RESTART_DELAY_MOST);
-        let Some(pid) = fork()? else {
-            return Ok(false);
-        };
-        self.pid = pid;
         self.started = Instant::now();
-        Ok(true)
+        match crate::sys::process::fork() {
+            Ok(0) => return false,
+            Ok(pid) => self.pid = Some(pid),
+            Err(error) => eprintln!("keeper: start the supervisor: {error}; trying again"),
+        }
+        true
     }
-}
-
-/// `None` in the child. Without execve: what the two have in common is in memory once, and a start costs a tenth.
-fn fork() -> Result<Option<Pid>> {
-    let pid = crate::sys::process::fork()
-        .map_err(|error| Error::Other(format!("keeper: start the supervisor: {error}")))?;
-    Ok((pid != 0).then(|| Pid::from_raw(pid)))
 }
 
 /// What `ps` tells the two by, who have the same command line.

@@ -223,6 +223,11 @@ impl PodDir {
         self.dir.join("exits")
     }
 
+    /// `keeper.log`.
+    pub fn keeper_log(&self) -> PathBuf {
+        self.dir.join("keeper.log")
+    }
+
     /// `events.log`.
     pub fn events(&self) -> PathBuf {
         self.dir.join("events.log")

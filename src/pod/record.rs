@@ -14,7 +14,7 @@ use crate::cgroup::Cgroup;
 use crate::compose::Project;
 use crate::compose::project::{CheckKind, CheckTest, Logging, Network};
 use crate::network::{Attached, Cni, Offer, PortMapping};
-use crate::sys::file::{replace, write_atomic};
+use crate::sys::file::{bound, replace, write_atomic};
 
 /// Version of every record's form.
 pub const VERSION: u32 = 1;
@@ -58,12 +58,18 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         })
 }
 
+/// `events.log` and `keeper.log` have so many bytes each, and what was before that is `events.log.1` and `keeper.log.1`: they are in memory.
+pub const LOG_MOST: u64 = 1 << 20;
+
 /// Adds a line to `events.log`.
 pub fn event(path: &Path, service: &str, text: &str) -> Result<()> {
     let line = format!("{} {service} {}\n", now(), text.replace('\n', "\\n"));
     let file = fs::OpenOptions::new().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(line.as_bytes()))
-        .map_err(Error::io("write to", path))
+    file.and_then(|mut file| {
+        bound(&file, path, LOG_MOST)?;
+        file.write_all(line.as_bytes())
+    })
+    .map_err(Error::io("write to", path))
 }
 
 /// `pod.json`: everything the supervisor needs, decided by `up`.

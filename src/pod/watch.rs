@@ -113,7 +113,7 @@ async fn connect(dir: &PodDir, request: &Request) -> Result<Option<BufReader<Uni
     Err(Error::Other(format!(
         "the supervisor of pod {} does not answer; see {}",
         dir.name,
-        dir.dir.join("keeper.log").display()
+        dir.keeper_log().display()
     )))
 }
 

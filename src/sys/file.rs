@@ -25,6 +25,24 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     Draft::new(path, content, mode)?.publish()
 }
 
+/// Keeps a file that processes append to within `most` bytes, but for what comes between two calls: what is in it becomes that of `PATH.1`. It is
+/// copied, not renamed, so that whoever has it open goes on in the same file.
+pub fn bound(file: &File, path: &Path, most: u64) -> io::Result<()> {
+    let full = || Ok::<_, io::Error>(file.metadata()?.len() >= most);
+    if !full()? {
+        return Ok(());
+    }
+    file.lock()?;
+    // somebody else may have been first
+    if full()? {
+        let mut older = path.as_os_str().to_owned();
+        older.push(".1");
+        fs::copy(path, older)?;
+        file.set_len(0)?;
+    }
+    file.unlock()
+}
+
 /// A file under its temporary name. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Draft {
@@ -109,6 +127,33 @@ fn is_temporary(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_has_two_parts_at_most() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.log");
+        let open = || {
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(&path)
+                .unwrap()
+        };
+        let early = open();
+        for i in 0..10 {
+            let file = open();
+            bound(&file, &path, 6).unwrap();
+            (&file).write_all(format!("{i}\n").as_bytes()).unwrap();
+        }
+        let read = |name| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(
+            (read("events.log.1"), read("events.log")),
+            ("6\n7\n8\n".to_owned(), "9\n".to_owned())
+        );
+        (&early).write_all(b"early\n").unwrap();
+        assert_eq!(read("events.log"), "9\nearly\n");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 
     #[test]
     fn only_what_a_killed_writer_left_is_swept() {
