@@ -15,14 +15,14 @@ pub fn list(service: &ServiceDir, stream: &str) -> io::Result<Vec<u64>> {
     Ok(files(service, stream)?.0)
 }
 
-/// Where a stream ends now; 0 before the first output.
-pub fn end(service: &ServiceDir, stream: &str) -> io::Result<u64> {
+/// Where a stream ends now; `None` where it has no files.
+pub fn end(service: &ServiceDir, stream: &str) -> io::Result<Option<u64>> {
     loop {
         let Some(last) = list(service, stream)?.pop() else {
-            return Ok(0);
+            return Ok(None);
         };
         match fs::metadata(service.log_at(stream, last)) {
-            Ok(log) => return Ok(last + log.len()),
+            Ok(log) => return Ok(Some(last + log.len())),
             // others came, and it went meanwhile
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),

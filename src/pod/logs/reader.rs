@@ -179,7 +179,8 @@ impl Source {
     fn fix(&mut self) -> Result<()> {
         let (dir, stream) = (&self.stream.dir, self.stream.stream);
         let end = parts::end(dir, stream).map_err(Error::io("look for logs in", &dir.data))?;
-        self.until = end.max(self.stream.offset);
+        // of a pod that is gone what is open is read to its end, which stays where it is
+        self.until = end.map_or(u64::MAX, |end| end.max(self.stream.offset));
         Ok(())
     }
 
@@ -264,6 +265,10 @@ mod tests {
         let mut reader = Reader::new(std::slice::from_ref(&one), i64::MIN);
         reader.fix().unwrap();
         service(dir.path(), 3);
+        let gone = |stream| {
+            std::fs::remove_file(one.1.log_at(stream, 0)).unwrap();
+            std::fs::remove_file(one.1.index_at(stream, 0)).unwrap();
+        };
         let mut texts = || {
             let lines = std::iter::from_fn(|| reader.next(false).unwrap());
             let texts: String = lines.map(|l| String::from_utf8(l.text).unwrap()).collect();
@@ -272,6 +277,11 @@ mod tests {
         };
         assert_eq!(texts(), "stdout 0\nstderr 0\nstdout 1\n");
         assert_eq!(texts(), "stdout 2\n");
+        assert_eq!(texts(), "");
+        service(dir.path(), 4);
+        ["stdout", "stderr"].into_iter().for_each(gone);
+        assert_eq!(texts(), "");
+        assert_eq!(texts(), "stdout 3\nstderr 3\n");
         assert_eq!(texts(), "");
     }
 }
