@@ -28,6 +28,8 @@ use crate::compose::project::{LogFile, LogSink};
 
 /// Most bytes of one stream read at once.
 const BATCH: u64 = 1 << 18;
+/// Most passes in a row before others have their turn.
+const PASSES: usize = 4;
 /// Pause after a file that could not be written.
 const RETRY: Duration = Duration::from_secs(1);
 /// First pause after a file that somebody else was just writing; a program may hold it for long.
@@ -151,14 +153,17 @@ impl Sinks {
         }
     }
 
-    /// Reads all that there is, before some of it goes.
-    pub fn catch_up(&self, service: &str) {
-        for (sink, _) in self.of(service) {
+    /// Writes some of what a service printed, before it goes; whether that was all, as far as it can be.
+    pub fn catch_up(&self, service: &str) -> bool {
+        let mut all = true;
+        for (sink, wake) in self.of(service) {
             let mut sink = sink.borrow_mut();
             sink.mark(service, None, false);
             // one that fails tells by itself
-            while sink.pass().unwrap_or(false) {}
+            all &= (0..PASSES).any(|_| sink.pass().is_err() || !sink.owes(service));
+            wake.notify_one();
         }
+        all
     }
 
     /// A run of a service is over: what it printed is written before that is told, as far as it can be.
@@ -169,7 +174,8 @@ impl Sinks {
             loop {
                 let passed = sink.borrow_mut().pass();
                 match passed {
-                    Ok(true) => tokio::task::yield_now().await,
+                    // not until the file is dry: another service may print without end
+                    Ok(_) if sink.borrow().owes(service) => tokio::task::yield_now().await,
                     Err(error) if error.kind() == ErrorKind::WouldBlock && waited < PATIENCE => {
                         tokio::time::sleep(BUSY).await;
                         waited += BUSY;
@@ -289,6 +295,13 @@ impl Sink {
         }
     }
 
+    /// Some of a service's is not written, as far as is known.
+    fn owes(&self, service: &str) -> bool {
+        let of = |source: &Source| source.service == service;
+        let waits = |(_, number, _): &(_, usize, _)| self.sources.get(*number).is_some_and(of);
+        self.sources.iter().any(|s| s.dirty && of(s)) || self.pending.iter().any(waits)
+    }
+
     /// Writes some of what there is; whether there may be more.
     fn pass(&mut self) -> io::Result<bool> {
         if let Some((intent, after)) = self.state.intent.clone() {
@@ -373,3 +386,6 @@ impl Sink {
         let _ = record::put(&self.dir.sink(self.number), &self.state);
     }
 }
+
+#[cfg(test)]
+mod tests;
