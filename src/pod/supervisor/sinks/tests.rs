@@ -118,3 +118,62 @@ fn who_reads_along_is_waited_for_in_portions_and_for_one_service() {
     let of_a = written.lines().filter(|line| line.starts_with("a | "));
     assert_eq!(of_a.count(), 1 + batches(2 * PASSES).len() / line.len());
 }
+
+/// As far as there is anything to write.
+fn write_all(sink: &mut Sink) {
+    while sink.pass().unwrap() {}
+}
+
+#[test]
+fn a_successor_leaves_what_others_have_appended() {
+    let first = "a | one\n";
+    let others = "other | two\n";
+    // how much of the second batch is in the file, and what others wrote behind it
+    for (part, others) in [(0, ""), (0, others), (7, ""), (1000, ""), (1000, others)] {
+        let files = Files::new();
+        let mut sink = files.sink();
+        files.print("a", "one\n");
+        write_all(&mut sink);
+        assert_eq!(files.written(), first);
+        files.print("b", "three\nfour");
+        files.print("a", "five\nsix");
+        sink.mark("a", None, true);
+        sink.mark("b", None, true);
+        assert!(sink.pass().unwrap());
+        drop(sink);
+        let second = files.written()[first.len()..].to_owned();
+        assert_eq!(second.lines().count(), 4, "{second}");
+        let part = &second[..part.min(second.len())];
+        fs::write(files.out(), format!("{first}{part}{others}")).unwrap();
+        write_all(&mut files.sink());
+        let expected = match part == second {
+            true => format!("{first}{second}{others}"),
+            // what had no end has none again, as far as the next supervisor knows
+            false => format!("{first}{others}{}", whole_lines(&second)),
+        };
+        assert_eq!(files.written(), expected, "{part:?} {others:?}");
+    }
+}
+
+fn whole_lines(text: &str) -> String {
+    let ended = |line: &&str| ["b | three", "a | five"].contains(line);
+    let lines = text.lines().filter(ended);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn what_was_written_is_not_written_again_once_the_file_is_moved_away() {
+    let files = Files::new();
+    let mut sink = files.sink();
+    files.print("a", "one\n");
+    write_all(&mut sink);
+    drop(sink);
+    fs::rename(files.out(), files.folder.path().join("old")).unwrap();
+    let mut sink = files.sink();
+    write_all(&mut sink);
+    assert!(!files.out().exists());
+    files.print("a", "two\n");
+    sink.mark("a", None, false);
+    write_all(&mut sink);
+    assert_eq!(files.written(), "a | two\n");
+}
