@@ -539,12 +539,16 @@ impl Supervisor {
         }
     }
 
+    /// Sends a signal to all of them, whatever becomes of one.
     fn send_signal(&self, services: &[String], signal: i32) -> Answer {
-        for name in services {
+        let failure = |name: &String| {
             let dir = self.context.dir.service(name).dir;
-            if let Err(error) = container::kill(&dir, signal, false) {
-                return Answer::failed(format!("kill {name}: {error}"));
-            }
+            let error = container::kill(&dir, signal, false).err()?;
+            (!has_ended(&dir)).then(|| format!("kill {name}: {error}"))
+        };
+        let failures: Vec<String> = services.iter().filter_map(failure).collect();
+        if !failures.is_empty() {
+            return Answer::failed(failures.join("; "));
         }
         Answer::Done {
             exit_codes: Vec::new(),
@@ -636,6 +640,15 @@ impl Supervisor {
                 .machine
                 .statuses()
                 .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+    }
+}
+
+/// There is no first process any more: that it ended is about to be known.
+fn has_ended(dir: &Path) -> bool {
+    match container::load(dir) {
+        Ok(Some(state)) => container::status(&state) == container::Status::Stopped,
+        Ok(None) => true,
+        Err(_) => false,
     }
 }
 
