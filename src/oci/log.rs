@@ -97,7 +97,7 @@ fn line(global: &Values, level: &str, message: &str) -> std::io::Result<bool> {
         if level == "error" && !is_json(global) {
             plain(message);
         } else {
-            eprintln!("{text}");
+            let _ = writeln!(std::io::stderr(), "{text}");
         }
         return Ok(false);
     };
@@ -123,7 +123,8 @@ fn json(level: &str, message: &str) -> String {
 }
 
 fn plain(message: &str) {
-    eprintln!("{NAME}: {message}");
+    // nobody may read it any more
+    let _ = writeln!(std::io::stderr(), "{NAME}: {message}");
 }
 
 #[cfg(test)]

@@ -21,7 +21,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
 
@@ -29,6 +28,7 @@ use super::environment::TOKEN;
 use super::ledger::Ledger;
 use crate::pod::record::ProcessId;
 use crate::sys::process::{start_fresh, take_variable};
+use crate::sys::wait;
 
 /// First pause before a real executor that died soon is started again, doubled each time.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -239,25 +239,21 @@ impl Shim {
 
     /// Reaps whatever has ended; the code to end with.
     fn reap(&mut self) -> io::Result<Option<u8>> {
-        loop {
-            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
-                Ok(status) => status,
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if status.pid() != self.real {
+        while let Some(ended) = wait::reap()? {
+            if self.real != Some(Pid::from_raw(ended.pid)) {
                 continue;
             }
-            match status {
-                WaitStatus::Exited(_, code) => return Ok(Some(u8::try_from(code).unwrap_or(1))),
-                WaitStatus::Signaled(_, signal, _) => self.died(signal)?,
-                _ => {}
+            match ended.signal {
+                None => return Ok(Some(u8::try_from(ended.code).unwrap_or(1))),
+                Some(signal) => self.died(signal)?,
             }
         }
+        Ok(None)
     }
 
-    fn died(&mut self, signal: Signal) -> io::Result<()> {
+    fn died(&mut self, signal: i32) -> io::Result<()> {
+        let known = Signal::try_from(signal).map(|signal| signal.to_string());
+        let signal = known.unwrap_or_else(|_| format!("signal {signal}"));
         self.real = None;
         let soon = self.started.elapsed() < SOON;
         self.started = Instant::now();
