@@ -324,9 +324,12 @@ impl Pumps {
 
     /// Moves some of what the pipes hold now; whether there may be more.
     pub fn drain(&self) -> bool {
-        // a log that cannot be written is reported by its own task
-        let drain = |pump: &Rc<RefCell<Pump>>| pump.borrow_mut().drain().unwrap_or(false);
-        self.0.iter().fold(false, |more, pump| drain(pump) || more)
+        let mut more = false;
+        for pump in &self.0 {
+            // a log that cannot be written is reported by its own task
+            more |= pump.borrow_mut().drain().unwrap_or(false);
+        }
+        more
     }
 }
 
