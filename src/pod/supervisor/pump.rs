@@ -123,7 +123,7 @@ impl Pump {
                 max_size,
                 max_file,
                 part: None,
-                crowded: true,
+                crowded: max_size.is_some(),
             })),
         };
         Ok(Pump {
@@ -146,7 +146,9 @@ impl Pump {
             let (to, room) = match &mut self.log {
                 Log::Dropped(null) => (&*null, CHUNK),
                 Log::Kept(kept) => {
-                    let (part, room) = kept.room(&self.pipe)?;
+                    let Some((part, room)) = kept.room(&self.pipe)? else {
+                        return Ok(true);
+                    };
                     (&part.log, room)
                 }
             };
@@ -166,8 +168,9 @@ impl Pump {
 }
 
 impl Kept {
-    /// Where to write, and most bytes to move at once; where the part is full and the pipe has more, a new one is begun.
-    fn room(&mut self, pipe: &File) -> io::Result<(&mut Part, usize)> {
+    /// Where to write, and most bytes to move at once; where the part is full and the pipe has more, a new one is begun. None: those who read
+    /// along are behind.
+    fn room(&mut self, pipe: &File) -> io::Result<Option<(&mut Part, usize)>> {
         // one that fails is opened again: its files know what is to be done
         let mut part = match self.part.take() {
             Some(part) => part,
@@ -178,7 +181,12 @@ impl Kept {
         };
         // the last attempt may have failed
         part.note()?;
-        if self.max_size.is_some_and(|most| part.full(most)) && ioctl_fionread(pipe)? > 0 {
+        let full = self.max_size.is_some_and(|most| part.full(most)) && ioctl_fionread(pipe)? > 0;
+        if (full || self.crowded) && !self.is_read(usize::from(full))? {
+            self.part = Some(part);
+            return Ok(None);
+        }
+        if full {
             part = Part::open(&self.service, self.stream, part.end)?;
             self.crowded = true;
         }
@@ -189,7 +197,8 @@ impl Kept {
         let left = self
             .max_size
             .map_or(u64::MAX, |most| most.saturating_sub(part.end - part.base));
-        Ok((self.part.insert(part), left.min(CHUNK as u64) as usize))
+        let room = left.min(CHUNK as u64) as usize;
+        Ok(Some((self.part.insert(part), room)))
     }
 
     /// So many bytes are in the log.
@@ -204,15 +213,21 @@ impl Kept {
         Ok(())
     }
 
+    /// Whether those who read along have what goes when there are so many parts more.
+    fn is_read(&self, more: usize) -> io::Result<bool> {
+        let Some(Readers { service, sinks }) = &self.readers else {
+            return Ok(true);
+        };
+        let count = parts::list(&self.service, self.stream)?.len() + more;
+        Ok(count <= self.max_file as usize || sinks.catch_up(service))
+    }
+
     /// Removes the parts that are too many.
     fn prune(&self) -> io::Result<()> {
         let all = parts::list(&self.service, self.stream)?;
         let spare = all.len().saturating_sub(self.max_file as usize);
         match all.get(spare) {
             Some(first) if spare > 0 && self.max_size.is_some() => {
-                if let Some(Readers { service, sinks }) = &self.readers {
-                    sinks.catch_up(service);
-                }
                 parts::remove_before(&self.service, self.stream, *first)
             }
             _ => Ok(()),
@@ -346,12 +361,14 @@ impl Pumps {
         Ok(Pumps(pumps))
     }
 
-    /// Moves what the pipes hold now: after an exit, before it is told.
-    pub fn drain(&self) {
+    /// Moves some of what the pipes hold now; whether there may be more.
+    pub fn drain(&self) -> bool {
+        let mut more = false;
         for pump in &self.0 {
             // a log that cannot be written is reported by its own task
-            while pump.borrow_mut().drain().unwrap_or(false) {}
+            more |= pump.borrow_mut().drain().unwrap_or(false);
         }
+        more
     }
 }
 
