@@ -15,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::sys::{pidfd, process as calls};
+use crate::sys::{pidfd, process as calls, stderr};
 
 /// `argv[0]` that asks for it; the program's path and its arguments, the name first, follow.
 pub const NAME: &str = "sampan-init";
@@ -25,7 +25,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("{NAME}: {error}");
+            stderr::line(format_args!("{NAME}: {error}"));
             ExitCode::from(1)
         }
     }
@@ -76,7 +76,7 @@ fn execute(program: &CString, words: &[CString]) -> ! {
         })
         .collect();
     let error = calls::execve(program, words, &environment);
-    eprintln!("{NAME}: exec {program:?}: {error}");
+    stderr::line(format_args!("{NAME}: exec {program:?}: {error}"));
     calls::exit_now(match error.kind() {
         io::ErrorKind::NotFound => 127,
         _ => 126,

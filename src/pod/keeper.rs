@@ -16,6 +16,7 @@ use super::layout::PodDir;
 use super::record::{self, Exit, ProcessId};
 use super::stores::Stores;
 use super::{Error, Result, lock};
+use crate::sys::stderr;
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
 const RESTART_DELAY: Duration = Duration::from_millis(20);
@@ -110,7 +111,7 @@ fn write_exit(dir: &PodDir, pid: Pid, code: i32, signal: Option<i32>) {
     let path = dir.exits().join(record::exit_name(process));
     let exit = Exit { code, signal, time };
     if let Err(error) = record::put(&path, &exit) {
-        eprintln!("{error}");
+        stderr::line(error);
     }
 }
 
