@@ -97,7 +97,8 @@ fn child_call(step: &Value) -> Vec<String> {
             let named = flags.into_iter().filter_map(named).map(str::to_owned);
             return ["unshare(".to_owned()].into_iter().chain(named).collect();
         }
-        "awaitParent" | "awaitRelease" => "recvmsg(".into(),
+        "awaitParent" => "recvmsg(".into(),
+        "awaitRelease" => "read(".into(),
         "undumpable" => "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE".into(),
         "processors" => "sched_setaffinity(0".into(),
         "newSession" => "setsid(".into(),
@@ -123,7 +124,7 @@ fn child_call(step: &Value) -> Vec<String> {
         "seccomp" => "seccomp(SECCOMP_SET_MODE_FILTER".into(),
         "findHome" => "\"/etc/passwd\"".into(),
         "findProgram" => format!("faccessat2(AT_FDCWD, \"{}\"", of("name")),
-        "ready" => "sendmsg(".into(),
+        "ready" => "write(".into(),
         "outliveParent" => "prctl(PR_SET_PDEATHSIG, 0".into(),
         "resetSignals" => "rt_sigaction(".into(),
         "gate" => "read(".into(),

@@ -106,19 +106,19 @@ services:
   a:
     image: localhost/busybox
     init: true
-    command: [sh, -c, \"trap 'exit 7' TERM; (sh -c 'sleep 0.1 & exec true') ; sleep 0.4; ps -o stat,comm | grep -c ^Z; echo ready; while :; do sleep 0.1; done\"]
+    command: [sh, -c, \"trap 'exit 7' TERM; (sh -c 'sleep 0.1 & exec true') ; (sh -c 'kill -34 $$$$' &) ; sleep 0.4; ps -o stat,comm | grep -c ^Z; echo ready; while :; do sleep 0.1; done\"]
 ",
         )],
     );
     let output = place.shell(&format!(
         "{AWAIT}sampan up -d 2>/dev/null || exit; await $SAMPAN_ROOT/pods/{}/a/stdout.log ready
-         sampan exec a sh -c 'tr \"\\0\" \" \" </proc/1/cmdline | cut -d\" \" -f1'
+         sampan exec a sh -c 'tr \"\\0\" \" \" </proc/1/cmdline | cut -d\" \" -f1'; sampan exec a sh -c 'kill -34 $$'; echo $?
          sampan logs --no-log-prefix; sampan stop; sampan wait a",
         place.pod
     ));
     assert_eq!(
         text(&output),
-        "sampan-init\n0\nready\na 7\na exited with code 7\nservice a was stopped on request\n"
+        "sampan-init\n162\n0\nready\na 7\na exited with code 7\nservice a was stopped on request\n"
     );
 }
 

@@ -169,7 +169,7 @@ pub(super) fn step_back(folder: &Path) -> Result<(), Error> {
 }
 
 pub(super) fn writes(path: &Path, resources: &LinuxResources) -> Result<Vec<Write>, Error> {
-    let settings = limits::v2(resources, None)?;
+    let settings = limits::v2(resources, &limits::Present::default())?;
     let mut writes: Vec<Write> = settings
         .into_iter()
         .map(|setting| Write {
@@ -188,17 +188,8 @@ pub(super) fn writes(path: &Path, resources: &LinuxResources) -> Result<Vec<Writ
 
 /// Sets the limits.
 pub(super) fn apply(path: &Path, resources: &LinuxResources) -> Result<(), Error> {
-    // one half of the file alone keeps the other
-    let half = resources
-        .cpu()
-        .as_ref()
-        .is_some_and(|cpu| cpu.quota().is_some() != cpu.period().is_some());
-    let cpu_max = if half {
-        file::read_optional(&path.join("cpu.max"))?
-    } else {
-        None
-    };
-    let settings = limits::v2(resources, cpu_max.as_deref())?;
+    // one half of a limit alone keeps the other
+    let settings = limits::v2(resources, &limits::Present::of(path, resources)?)?;
     let controllers = if settings.is_empty() {
         String::new()
     } else {

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Outcome;
 use super::terminal::Raw;
 use crate::container::Exec;
-use crate::sys::pidfd;
+use crate::sys::{pidfd, wait};
 
 /// Our signals, which are the program's while we wait for it. The process has them blocked from now on; a container's own begins
 /// with none blocked.
@@ -96,18 +95,14 @@ pub fn wait_until(
             break;
         }
     }
-    let status = waitpid(Pid::from_raw(running.pid), None)?;
+    let ended = wait::reap_one(running.pid)?;
     if let Some(bridge) = &mut bridge {
         bridge.rest()?;
     }
     if timed_out {
         return Ok(None);
     }
-    Ok(Some(match status {
-        WaitStatus::Exited(_, code) => u8::try_from(code).unwrap_or(255),
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
-        _ => 255,
-    }))
+    Ok(Some(u8::try_from(ended.code).unwrap_or(255)))
 }
 
 /// Kills a program with its process group.
@@ -132,20 +127,11 @@ fn pass(signal: i32, pid: i32, process: &OwnedFd, bridge: Option<&Bridge>) -> an
 
 /// Orphans that became our children; `pid` is left for whoever wants to know how it ended.
 fn reap_others(pid: i32) -> anyhow::Result<()> {
-    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WEXITED;
-    loop {
-        match waitid(Id::All, flags | WaitPidFlag::WNOWAIT) {
-            Ok(WaitStatus::StillAlive) | Err(nix::errno::Errno::ECHILD) => return Ok(()),
-            Ok(status) => match status.pid() {
-                Some(other) if other.as_raw() != pid => {
-                    waitpid(other, Some(WaitPidFlag::WNOHANG))?;
-                }
-                // it ended itself, which ends the wait
-                _ => return Ok(()),
-            },
-            Err(error) => return Err(error.into()),
-        }
+    // it ended itself, which ends the wait
+    while let Some(ended) = wait::look()?.filter(|ended| ended.pid != pid) {
+        wait::reap_one(ended.pid)?;
     }
+    Ok(())
 }
 
 struct Ready {

@@ -199,9 +199,11 @@ fn plan(
         dies_with_parent: false,
     };
     let mut steps = process::begin(preserved, 0, false);
-    steps.push(match last {
-        Some(mask) => Step::Processors { mask, must: true },
-        None => kernel::all_processors(),
+    // config.md "execCPUAffinity": without `final` what `initial` says stays
+    steps.extend(match (initial.is_some(), last) {
+        (_, Some(mask)) => Some(Step::Processors { mask, must: true }),
+        (true, None) => None,
+        (false, None) => Some(kernel::all_processors()),
     });
     steps.push(Step::NewSession);
     if !state.keep_keyring {

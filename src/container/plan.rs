@@ -2,9 +2,11 @@
 //! as [`Host`]. The order of a container's set-up is here and nowhere else; [`super::create`] and [`crate::init`] take the steps.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Spec,
+};
 use serde::{Serialize, Serializer};
 
 use super::CreateRequest;
@@ -33,6 +35,8 @@ pub struct Host {
     pub user_namespace: bool,
     /// SELinux is active; asked only where it matters.
     pub selinux: bool,
+    /// `CLONE_NEW*` bits of namespaces that are to be joined and are the caller's own; asked only where it matters.
+    pub shared: u64,
 }
 
 impl Host {
@@ -45,8 +49,37 @@ impl Host {
             user_namespace: process_calls::in_user_namespace().unwrap_or(true),
             selinux: label.is_some_and(|label| !label.is_empty())
                 && std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+            shared: linux.map_or(0, shared_namespaces),
         }
     }
+}
+
+/// Those by path whose sysctls or cgroups would be the caller's.
+fn shared_namespaces(linux: &Linux) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let id = |path: &Path| {
+        let found = std::fs::metadata(path).ok();
+        found.map(|found| (found.dev(), found.ino()))
+    };
+    let sysctls = linux.sysctl().as_ref().is_some_and(|all| !all.is_empty());
+    let mut bits = 0;
+    for namespace in linux.namespaces().iter().flatten() {
+        let own = match namespace.typ() {
+            LinuxNamespaceType::Cgroup => "/proc/self/ns/cgroup",
+            LinuxNamespaceType::Network if sysctls => "/proc/self/ns/net",
+            LinuxNamespaceType::Ipc if sysctls => "/proc/self/ns/ipc",
+            LinuxNamespaceType::Uts if sysctls => "/proc/self/ns/uts",
+            _ => continue,
+        };
+        let path = namespace.path().as_deref();
+        // one that is not there is told when it is to be joined
+        if let Some(joined) = path.and_then(id)
+            && Some(joined) == id(Path::new(own))
+        {
+            bits |= namespace.typ() as u64;
+        }
+    }
+    bits
 }
 
 /// One line of an id map: `size` ids from `inside` on are those from `outside` on.
@@ -148,7 +181,8 @@ pub fn container(spec: &Spec, request: &CreateRequest, host: Host) -> Result<Pla
     refuse_unsupported(spec)?;
     let linux = spec.linux().as_ref().ok_or("linux: is missing")?;
     let spec_process = spec.process().as_ref().ok_or("process: is missing")?;
-    let namespaces = namespaces::namespaces(linux)?;
+    let mut namespaces = namespaces::namespaces(linux)?;
+    namespaces.shared = host.shared;
     let (uids, gids) = namespaces::id_maps(linux, &namespaces)?;
     let devices = namespaces::net_devices(linux, &namespaces)?;
     let new = namespaces.of_clone(linux);

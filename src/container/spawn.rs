@@ -1,10 +1,10 @@
 //! Cloning a child into namespaces, new and existing, and the first half of the talk with it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{DumpableBehavior, Pid, WaitOptions, WaitStatus, set_dumpable_behavior};
 
 use super::{Error, idmap};
 use crate::cgroup::Entry;
@@ -45,6 +45,7 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// It was told to go on, and was not heard of since.
     begun: Cell<bool>,
+    terminal: RefCell<Option<OwnedFd>>,
     channel: OwnedFd,
 }
 
@@ -81,6 +82,7 @@ pub fn spawn(
                 pid,
                 pidfd,
                 begun: Cell::new(false),
+                terminal: RefCell::new(None),
                 channel,
             }),
         };
@@ -118,6 +120,7 @@ pub fn spawn(
                 pid,
                 pidfd,
                 begun: Cell::new(false),
+                terminal: RefCell::new(None),
                 channel,
             })
         }
@@ -128,15 +131,27 @@ pub fn spawn(
     }
 }
 
+/// Nobody whose namespaces are joined gets at the child, which inherits this: it is root of the host until it has become the container's
+/// user, and CAP_SYS_PTRACE in its user namespace would be enough (CVE-2016-9962). The files in /proc of one that cannot be traced are
+/// root's, so an ordinary user could not write the child's: one has no rights to lose either that its containers don't have.
+fn hide(place: &Place<'_>) -> Result<(), Failure> {
+    if place.join.is_none() || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the joining process undumpable")
+}
+
 /// Joins, and makes the time namespace when it has offsets; what is left to make comes back.
 fn prepare(place: &Place<'_>) -> Result<u64, Failure> {
     let Some(offsets) = place.time_offsets else {
+        hide(place)?;
         place.join.map_or(Ok(()), enter)?;
         return Ok(place.new);
     };
     // before another mount namespace brings another /proc
     let file = procfs::open_own("timens_offsets")
         .step("open timens_offsets (a kernel without time namespaces?)")?;
+    hide(place)?;
     place.join.map_or(Ok(()), enter)?;
     unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).step("make a time namespace")?;
     procfs::write_to(&file, offsets).step(&format!("write {offsets:?} to timens_offsets"))?;
@@ -224,7 +239,7 @@ impl Child {
     /// Lets it set itself up; gives the terminal when it sends one.
     pub fn set_up(&self) -> Result<Option<OwnedFd>, Error> {
         match self.go_on()? {
-            Some((Message::Ready, fd)) => Ok(fd),
+            Some((Message::Ready, _)) => Ok(self.terminal.take()),
             other => Err(unexpected(other)),
         }
     }
@@ -238,6 +253,11 @@ impl Child {
             match self.hear()? {
                 Some((Message::MapSource(map), Some(tree))) => {
                     idmap::map_source(self.pid, &tree, &map)?;
+                }
+                Some((Message::Terminal, Some(master))) => {
+                    self.terminal.replace(Some(master));
+                    // it does not wait for an answer
+                    self.begun.set(true);
                 }
                 other => return Ok(other),
             }

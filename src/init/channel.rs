@@ -13,7 +13,8 @@
 //!   │◄─────────────────── Listener (only of a filter) ────┤ from here on held by the filter
 //!   │ to whoever listens                                  │
 //!   ├──────────────────── Continue ──────────────────────►│
-//!   │◄─────────────────── Ready [terminal] ───────────────┤
+//!   │◄─────────────────── Terminal (exec only) ───────────┤
+//!   │◄─────────────────── Ready ──────────────────────────┤
 //!   │ state.json                                          │
 //!   ├──────────────────── Release ───────────────────────►│ gate (first process only), filter, execve
 //!   │◄──── end of file: executed, or goes to the gate ────┤
@@ -43,7 +44,9 @@ pub enum Message {
     Listener,
     /// The descriptor is a detached mount that is to get an id map; `Continue` answers.
     MapSource(rootfs::SourceMap),
-    /// All is set up; the terminal's master comes along when it is wanted.
+    /// The terminal's master comes along.
+    Terminal,
+    /// All is set up.
     Ready,
     /// Go to the gate, or to execve.
     Release,
@@ -132,6 +135,24 @@ pub fn receive_all(channel: &impl AsFd) -> io::Result<Option<(Message, Vec<Owned
         return Ok(None);
     }
     Ok(Some((serde_json::from_slice(&bytes)?, fds)))
+}
+
+/// [`send`] by write(2), which hardly any filter forbids: a program without the rights to load a filter has it loaded before this.
+pub fn write(channel: &impl AsFd, message: &Message) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    // one write is one message
+    rustix::io::retry_on_intr(|| rustix::io::write(channel, &bytes))?;
+    Ok(())
+}
+
+/// [`receive`] by read(2), of a short message without a descriptor.
+pub fn read(channel: &impl AsFd) -> io::Result<Option<Message>> {
+    let mut bytes = [0; 64];
+    let count = rustix::io::retry_on_intr(|| rustix::io::read(channel, &mut bytes))?;
+    match bytes.get(..count) {
+        None | Some([]) => Ok(None),
+        Some(bytes) => Ok(Some(serde_json::from_slice(bytes)?)),
+    }
 }
 
 /// The next message, which stays in the queue; `None` when there is none yet.

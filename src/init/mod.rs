@@ -44,8 +44,8 @@ pub fn run(steps: &[PlanStep], inherited: &Inherited) -> ! {
     let mut child = Child {
         inherited,
         rootfs: rootfs::Work::default(),
-        master: None,
         reaper: None,
+        heard: false,
         entered: false,
         program: None,
         home: None,
@@ -89,13 +89,21 @@ fn close_descriptors(preserved: u32, inherited: &Inherited) -> Result<(), Failur
     fd::close_others(preserved, &keep).step("close inherited descriptors")
 }
 
+fn is(message: &Message, want: &Message) -> Result<(), Failure> {
+    if message == want {
+        return Ok(());
+    }
+    let unexpected = format!("unexpected message {message:?}");
+    Err(Failure::new("hear from the parent", unexpected))
+}
+
 /// What the steps leave to later ones.
 struct Child<'a> {
     inherited: &'a Inherited,
     rootfs: rootfs::Work,
-    /// The terminal's, wanted by the parent.
-    master: Option<OwnedFd>,
     reaper: Option<OwnedFd>,
+    /// Somebody listens to the filter.
+    heard: bool,
     /// In the working directory.
     entered: bool,
     program: Option<CString>,
@@ -219,12 +227,17 @@ impl Child<'_> {
                 self.program = Some(process::find_program(name, search)?);
                 Ok(())
             }
-            PlanStep::Ready => {
-                let master = self.master.take();
-                channel::send(&self.inherited.channel, &Message::Ready, master.as_ref())
-                    .step("report to the parent")
+            // under a filter that may forbid all of socket(7)
+            PlanStep::Ready => channel::write(&self.inherited.channel, &Message::Ready)
+                .step("report to the parent"),
+            // who listens may answer for read(2) as a program would want it
+            PlanStep::AwaitRelease if self.heard => self.expect(&Message::Release),
+            PlanStep::AwaitRelease => {
+                match channel::read(&self.inherited.channel).step("hear from the parent")? {
+                    Some(message) => is(&message, &Message::Release),
+                    None => calls::exit_now(1),
+                }
             }
-            PlanStep::AwaitRelease => self.expect(&Message::Release),
             PlanStep::OutliveParent => rustix::process::set_parent_process_death_signal(None)
                 .step("clear the parent death signal"),
             PlanStep::ResetSignals => {
@@ -247,11 +260,7 @@ impl Child<'_> {
     /// Waits for one message of the parent. When that is gone, there is nobody to tell.
     fn await_message(&self, want: &Message) -> Result<Vec<OwnedFd>, Failure> {
         match channel::receive_all(&self.inherited.channel).step("hear from the parent")? {
-            Some((message, fds)) if message == *want => Ok(fds),
-            Some((message, _)) => Err(Failure::new(
-                "hear from the parent",
-                format!("unexpected message {message:?}"),
-            )),
+            Some((message, fds)) => is(&message, want).map(|()| fds),
             None => calls::exit_now(1),
         }
     }
@@ -277,15 +286,13 @@ impl Child<'_> {
         match &self.inherited.console_socket {
             Some(console) => socket::send(console, b"/dev/ptmx", Some(&master))
                 .step("send the terminal to the console socket"),
-            None => {
-                self.master = Some(master);
-                Ok(())
-            }
+            None => channel::send(&self.inherited.channel, &Message::Terminal, Some(&master))
+                .step("send the terminal to the parent"),
         }
     }
 
     /// Loads the filter; a listener goes to the parent, which passes it on.
-    fn load_filter(&self, program: &seccomp::Program) -> Result<(), Failure> {
+    fn load_filter(&mut self, program: &seccomp::Program) -> Result<(), Failure> {
         const STEP: &str = "load the seccomp filter";
         let (instructions, flags) = (&program.instructions, program.flags);
         if !program.notifies {
@@ -296,6 +303,7 @@ impl Child<'_> {
             |listener: &OwnedFd| channel::send(channel, &Message::Listener, Some(listener));
         let (listener, helper) =
             filters::load_with_listener(instructions, flags, hand_over).step(STEP)?;
+        self.heard = true;
         // from here on the one who listens may have to answer for any call
         self.expect(&Message::Continue)?;
         drop(listener);

@@ -12,10 +12,8 @@ use std::process::ExitCode;
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
-use crate::sys::{pidfd, process as calls, stderr};
+use crate::sys::{pidfd, process as calls, stderr, wait};
 
 /// `argv[0]` that asks for it; the program's path and its arguments, the name first, follow.
 pub const NAME: &str = "sampan-init";
@@ -48,7 +46,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> io::Result<u8> {
     };
     let child = pidfd::open(pid)?;
     loop {
-        if let Some(code) = reap(Pid::from_raw(pid))? {
+        if let Some(code) = reap(pid)? {
             return Ok(code);
         }
         let Some(signal) = signals.read_signal()? else {
@@ -84,19 +82,14 @@ fn execute(program: &CString, words: &[CString]) -> ! {
 }
 
 /// Reaps everything that has ended; the program's exit code once it is among it.
-fn reap(program: Pid) -> io::Result<Option<u8>> {
+fn reap(program: i32) -> io::Result<Option<u8>> {
     let mut code = None;
-    loop {
-        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, status)) if pid == program => code = Some(status as u8),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == program => {
-                code = Some(128 + signal as u8);
-            }
-            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(code),
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
+    while let Some(ended) = wait::reap()? {
+        if ended.pid == program {
+            code = Some(ended.code as u8);
         }
     }
+    Ok(code)
 }
 
 fn pass_on(child: &OwnedFd, signal: i32) -> io::Result<()> {

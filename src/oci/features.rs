@@ -132,6 +132,7 @@ fn plannable(spec: Value) -> bool {
     let host = Host {
         user_namespace: false,
         selinux: true,
+        shared: 0,
     };
     plan::container(&spec, &request, host).is_ok()
 }

@@ -40,17 +40,26 @@ pub fn delete(call: &Invocation) -> Result<u8, Error> {
     if dir.exists()
         && let Some(_only) = store::hold_to_delete(&dir, force)?
     {
-        let half_made = match container::load(&dir)? {
-            None => store::undo_half_made(&dir)?,
-            Some(state) => {
+        let warning = match container::load(&dir) {
+            Ok(None) => {
+                let half_made = store::undo_half_made(&dir)?;
+                container::delete(&dir)?.or(half_made)
+            }
+            Ok(Some(state)) => {
                 if !force {
                     may_go(id, container::status(&state))?;
                 }
                 was_there = true;
-                None
+                container::delete(&dir)?
             }
+            // nobody will ever read it: what was asked for is taken away
+            Err(error) if force => {
+                let done = store::undo_half_made(&dir)?;
+                let text = format!("{error}: removed by what its creation was asked for");
+                Some(done.map_or(text.clone(), |done| format!("{text}; {done}")))
+            }
+            Err(error) => return Err(error.into()),
         };
-        let warning = container::delete(&dir)?.or(half_made);
         store::remove(&dir)?;
         if let Some(text) = warning {
             log::warning(&call.global, &text)?;

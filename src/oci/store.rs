@@ -16,8 +16,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Error;
 use super::args::Values;
+use super::{Error, log};
 use crate::container::{self, CreateRequest, State};
 use crate::pod::lock::{self, Held};
 
@@ -201,7 +201,11 @@ pub fn all(global: &Values) -> Result<Vec<State>, Error> {
     for entry in entries {
         let entry = entry.map_err(failed)?;
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            states.extend(container::load(&entry.path())?);
+            // one that cannot be read hides no others
+            match container::load(&entry.path()) {
+                Ok(state) => states.extend(state),
+                Err(error) => log::warning(global, &error.to_string())?,
+            }
         }
     }
     states.sort_by(|one, two| one.id.cmp(&two.id));

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 use super::layout::PodDir;
@@ -17,6 +16,7 @@ use super::record::{self, Exit, ProcessId};
 use super::stores::Stores;
 use super::{Error, Result, lock};
 use crate::sys::stderr;
+use crate::sys::wait::{self, Ended};
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
 const RESTART_DELAY: Duration = Duration::from_millis(20);
@@ -63,50 +63,32 @@ pub fn run(dir: &Path) -> Result<()> {
     let mut supervisor = Supervisor::new(pid);
     loop {
         // WNOWAIT leaves a zombie whose start time can still be read
-        let status = match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-            Ok(status) => status,
-            Err(nix::Error::EINTR) => continue,
-            Err(error) => return Err(failed("wait", error)),
-        };
-        let Some((pid, code, signal)) = ended(status) else {
-            continue;
-        };
-        if pid == supervisor.pid {
-            let _ = waitpid(pid, None);
+        let ended = wait::await_any()
+            .map_err(|error| Error::Other(format!("keeper: wait: {error}")))?
+            .ok_or_else(|| Error::Other("keeper: there is no supervisor".to_owned()))?;
+        if ended.pid == supervisor.pid.as_raw() {
+            let _ = wait::reap_one(ended.pid);
             // without its record the pod was removed
-            if code == 0 || !pod_dir.record().exists() {
+            if ended.code == 0 || !pod_dir.record().exists() {
                 return Ok(());
             }
             if !supervisor.again()? {
                 return supervise(pod_dir, pod, pipes, stores);
             }
         } else {
-            write_exit(&pod_dir, pid, code, signal);
-            let _ = waitpid(pid, None);
+            write_exit(&pod_dir, ended);
+            let _ = wait::reap_one(ended.pid);
         }
-    }
-}
-
-/// Process, exit code, signal.
-fn ended(status: WaitStatus) -> Option<(Pid, i32, Option<i32>)> {
-    match status {
-        WaitStatus::Exited(pid, code) => Some((pid, code, None)),
-        WaitStatus::Signaled(pid, signal, _) => {
-            Some((pid, 128 + signal as i32, Some(signal as i32)))
-        }
-        _ => None,
     }
 }
 
 /// A record that cannot be written must not stop the reaping; the supervisor then asks the kernel.
-fn write_exit(dir: &PodDir, pid: Pid, code: i32, signal: Option<i32>) {
-    let Ok(start_time) = crate::sys::process::start_time(pid.as_raw()) else {
+fn write_exit(dir: &PodDir, ended: Ended) {
+    let Ended { pid, code, signal } = ended;
+    let Ok(start_time) = crate::sys::process::start_time(pid) else {
         return;
     };
-    let process = ProcessId {
-        pid: pid.as_raw(),
-        start_time,
-    };
+    let process = ProcessId { pid, start_time };
     let time = jiff::Timestamp::now().as_nanosecond() as i64;
     let path = dir.exits().join(record::exit_name(process));
     let exit = Exit { code, signal, time };

@@ -114,6 +114,16 @@ impl Case {
         Ok(case)
     }
 
+    /// A user namespace whose root is this user of the host.
+    pub fn add_user_namespace(&mut self, host: u32) {
+        if let Some(all) = self.spec["linux"]["namespaces"].as_array_mut() {
+            all.push(json!({"type": "user"}));
+        }
+        for key in ["uidMappings", "gidMappings"] {
+            self.spec["linux"][key] = json!([{"containerID": 0, "hostID": host, "size": 65536}]);
+        }
+    }
+
     /// The root file system.
     pub fn root(&self) -> PathBuf {
         self.dir.join("bundle/rootfs")

@@ -1,7 +1,7 @@
 //! What a container can get at of the program that starts it: its file, its descriptors, its memory.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use serde_json::{Value, json};
 
@@ -51,8 +51,16 @@ fn allow(case: &mut Case, capabilities: &[&str]) {
         json!({"bounding": all, "effective": all, "permitted": all});
 }
 
-fn spied(capabilities: &[&str]) -> Result<Value, Stop> {
+fn spied(capabilities: &[&str], root: Option<u32>) -> Result<Value, Stop> {
     let mut case = Case::new(&["hold", "and", "spy"])?;
+    if let Some(root) = root {
+        case.add_user_namespace(root);
+        // the way to the root file system, and that
+        fs::set_permissions(&case.dir, fs::Permissions::from_mode(0o711))?;
+        for folder in [case.root(), case.root().join("bin")] {
+            chown(folder, Some(root), Some(root))?;
+        }
+    }
     case.copy_runtime()?;
     with_long_path(&mut case);
     allow(&mut case, capabilities);
@@ -75,12 +83,20 @@ fn spied(capabilities: &[&str]) -> Result<Value, Stop> {
 }
 
 fn cve_2016_9962() -> Tried {
-    let loot = spied(&[])?;
-    expect(loot == json!([]), || {
-        format!("the container got at {loot} of a process on its way into it")
-    })?;
+    // nor with all power over its user namespace, be its root the host's or another
+    for (capabilities, root) in [
+        (&[][..], None),
+        (&["CAP_SYS_PTRACE"], Some(0)),
+        (&["CAP_SYS_PTRACE"], Some(100_000)),
+    ] {
+        let loot = spied(capabilities, root)?;
+        expect(loot == json!([]), || {
+            let whose = root.map_or(String::new(), |root| format!(" (its root is user {root})"));
+            format!("the container got at {loot} of a process on its way into it{whose}")
+        })?;
+    }
     // who may trace everything in the container may look: then nothing of the host may be there
-    let loot = spied(&["CAP_SYS_PTRACE"])?;
+    let loot = spied(&["CAP_SYS_PTRACE"], None)?;
     let harmless = [
         "its program",
         "its memory",

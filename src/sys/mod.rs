@@ -26,6 +26,7 @@ pub mod seal;
 pub mod seccomp;
 pub mod socket;
 pub mod stderr;
+pub mod wait;
 pub mod watch;
 
 /// What a system call answered that gives nothing but success.

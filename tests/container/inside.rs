@@ -487,7 +487,7 @@ fn seccomp_filter() {
         case.spec["linux"]["seccomp"] = json!({
             "defaultAction": "SCMP_ACT_ALLOW",
             "syscalls": [{
-                "names": ["mkdir", "mkdirat", "mount", "pivot_root", "fsopen", "accept4", "connect"],
+                "names": ["mkdir", "mkdirat", "mount", "pivot_root", "fsopen", "accept4", "connect", "sendmsg", "sendto", "recvmsg", "recvfrom"],
                 "action": "SCMP_ACT_ERRNO",
                 "errnoRet": 42,
             }],

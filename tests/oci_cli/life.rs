@@ -36,6 +36,26 @@ fn exit_codes_of_run() {
     case.assert_gone();
 }
 
+/// By a machine that lost power, or by another version: the others are there all the same, and with force it goes.
+#[test]
+fn a_record_that_cannot_be_read() {
+    let case = Case::new(SLEEP);
+    case.up();
+    let state = case.dir().join("state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, &text[..text.len() / 2]).unwrap();
+    let listed = case.oci(&["list", "--quiet"]);
+    assert!(listed.err.contains("state.json"), "{}", listed.err);
+    assert_eq!((listed.code, &*listed.out), (0, ""));
+    let said = case.oci(&["delete", &case.id]).failed(1);
+    assert!(said.contains("state.json"), "{said}");
+    let removed = case.oci(&["delete", "--force", &case.id]);
+    let expected = "removed by what its creation was asked for";
+    assert!(removed.err.contains(expected), "{}", removed.err);
+    assert_eq!((removed.code, &*removed.out), (0, ""));
+    case.assert_gone();
+}
+
 #[test]
 fn a_wrong_bundle_leaves_nothing() {
     type Change = fn(&mut Value);

@@ -16,7 +16,7 @@ mod v1;
 mod v2;
 
 pub(super) use v1::v1;
-pub(super) use v2::v2;
+pub(super) use v2::{Present, v2};
 
 /// One value for one file of one controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) enum Absent {
 
 /// Where no cgroup may be written to: an error for the first limit that was asked for. Device rules need none in a user namespace.
 pub(super) fn refuse(resources: &LinuxResources, why: &str) -> Result<(), Error> {
-    for setting in v2(resources, None)? {
+    for setting in v2(resources, &Present::default())? {
         let lifts = setting.absent == Absent::Ignore || setting.value.starts_with("max");
         if !lifts {
             return Err(Error::Controller {

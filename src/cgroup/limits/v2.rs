@@ -5,23 +5,59 @@ use oci_spec::runtime::{
     LinuxResources, LinuxThrottleDevice,
 };
 
-use super::super::Error;
+use std::path::Path;
+
+use super::super::{Error, file};
 use super::{Setting, cpu_list, device, invalid, page_size, rdma, set};
 
 /// The kernel's own default, used when a quota comes without a period.
 const DEFAULT_PERIOD: u64 = 100_000;
 
-/// Settings for a v2 cgroup; `cpu_max` is the present content of that file, for an update of one half.
+/// What files with two halves of a limit hold, where one half is to be set.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(in super::super) struct Present {
+    /// `cpu.max`.
+    pub cpu: Option<String>,
+    /// `memory.max` in bytes, where there is a limit.
+    pub memory: Option<i64>,
+    /// `memory.swap.max` likewise.
+    pub swap: Option<i64>,
+}
+
+impl Present {
+    /// Looks at a cgroup, as far as `resources` need it.
+    pub fn of(path: &Path, resources: &LinuxResources) -> Result<Present, Error> {
+        let mut present = Present::default();
+        if let Some(cpu) = resources.cpu()
+            && cpu.quota().is_some() != cpu.period().is_some()
+        {
+            present.cpu = file::read_optional(&path.join("cpu.max"))?;
+        }
+        if let Some(memory) = resources.memory()
+            && set(memory.limit()).is_some() != set(memory.swap()).is_some()
+        {
+            let number = |name| -> Result<Option<i64>, Error> {
+                let text = file::read_optional(&path.join(name))?;
+                Ok(text.and_then(|text| text.trim().parse().ok()))
+            };
+            present.memory = number("memory.max")?;
+            present.swap = number("memory.swap.max")?;
+        }
+        Ok(present)
+    }
+}
+
+/// Settings for a v2 cgroup.
 pub(in super::super) fn v2(
     resources: &LinuxResources,
-    cpu_max: Option<&str>,
+    present: &Present,
 ) -> Result<Vec<Setting>, Error> {
     let mut settings = Vec::new();
     if let Some(memory) = resources.memory() {
-        settings.extend(memory_settings(memory)?);
+        settings.extend(memory_settings(memory, present)?);
     }
     if let Some(cpu) = resources.cpu() {
-        settings.extend(cpu_settings(cpu, cpu_max)?);
+        settings.extend(cpu_settings(cpu, present.cpu.as_deref())?);
     }
     if let Some(pids) = resources.pids() {
         settings.push(pids_setting(pids));
@@ -55,7 +91,7 @@ fn unsupported(field: &str) -> Error {
     invalid(field, "cgroup v2 has no such limit; leave it out")
 }
 
-fn memory_settings(memory: &LinuxMemory) -> Result<Vec<Setting>, Error> {
+fn memory_settings(memory: &LinuxMemory, present: &Present) -> Result<Vec<Setting>, Error> {
     if memory.swappiness().is_some() {
         return Err(unsupported("memory.swappiness"));
     }
@@ -63,7 +99,7 @@ fn memory_settings(memory: &LinuxMemory) -> Result<Vec<Setting>, Error> {
         return Err(unsupported("memory.disableOOMKiller"));
     }
     let mut settings = Vec::new();
-    if let Some(swap) = swap(memory)? {
+    if let Some(swap) = swap(memory, present)? {
         let setting = Setting::new("memory.swap.max", max_or(swap));
         // a kernel without swap accounting has no swap to limit for this cgroup
         settings.push(if swap <= 0 {
@@ -81,10 +117,15 @@ fn memory_settings(memory: &LinuxMemory) -> Result<Vec<Setting>, Error> {
     Ok(settings)
 }
 
-/// memory.swap.max counts swap alone, OCI's `swap` is memory and swap together. `None`: leave it.
-fn swap(memory: &LinuxMemory) -> Result<Option<i64>, Error> {
-    let limit = memory.limit().unwrap_or(0);
-    match memory.swap().unwrap_or(0) {
+/// memory.swap.max counts swap alone, OCI's `swap` is memory and swap together: the half that is not set stays what it is `present`.
+/// `None`: leave it.
+fn swap(memory: &LinuxMemory, present: &Present) -> Result<Option<i64>, Error> {
+    let limit = set(memory.limit()).or(present.memory).unwrap_or(0);
+    let sum = match (limit, present.memory, present.swap) {
+        (1.., Some(memory), Some(swap)) => Some(memory.saturating_add(swap)),
+        _ => None,
+    };
+    match set(memory.swap()).or(sum).unwrap_or(0) {
         0 if limit == -1 => Ok(Some(-1)),
         0 => Ok(None),
         swap if swap < 0 => Ok(Some(-1)),
@@ -273,11 +314,7 @@ mod tests {
     use super::*;
 
     fn run(json: &str) -> Result<Vec<Setting>, Error> {
-        run_with(json, None)
-    }
-
-    fn run_with(json: &str, cpu_max: Option<&str>) -> Result<Vec<Setting>, Error> {
-        v2(&serde_json::from_str(json).unwrap(), cpu_max)
+        v2(&serde_json::from_str(json).unwrap(), &Present::default())
     }
 
     /// `file=value`, with `?` for one that may be absent and `|file=value` for its substitute.
@@ -384,7 +421,64 @@ mod tests {
             ),
             (r#"{"cpu":{"quota":7000}}"#, "", "cpu.max=7000 100000"),
         ] {
-            assert_eq!(lines(&run_with(json, Some(present)).unwrap()), [expected]);
+            let present = Present {
+                cpu: Some(present.to_owned()),
+                ..Present::default()
+            };
+            let resources = serde_json::from_str(json).unwrap();
+            assert_eq!(lines(&v2(&resources, &present).unwrap()), [expected]);
+        }
+    }
+
+    /// The sum of memory and swap stays when one of them changes.
+    #[test]
+    fn update_of_one_half_of_memory_and_swap() {
+        let present = Present {
+            memory: Some(100),
+            swap: Some(100),
+            ..Present::default()
+        };
+        let run = |json| v2(&serde_json::from_str(json).unwrap(), &present);
+        for (json, expected) in [
+            (
+                r#"{"memory":{"limit":150}}"#,
+                &["memory.swap.max=50", "memory.max=150"][..],
+            ),
+            (
+                r#"{"memory":{"limit":200}}"#,
+                &["memory.swap.max=0?", "memory.max=200"],
+            ),
+            (
+                r#"{"memory":{"limit":-1}}"#,
+                &["memory.swap.max=max?", "memory.max=max"],
+            ),
+            (r#"{"memory":{"swap":300}}"#, &["memory.swap.max=200"]),
+            (
+                r#"{"memory":{"limit":0,"swap":-1}}"#,
+                &["memory.swap.max=max?"],
+            ),
+            (
+                r#"{"memory":{"limit":50,"swap":60}}"#,
+                &["memory.swap.max=10", "memory.max=50"],
+            ),
+        ] {
+            assert_eq!(lines(&run(json).unwrap()), expected, "{json}");
+        }
+        // without a limit of swap there is no sum
+        let open = Present {
+            memory: Some(100),
+            ..Present::default()
+        };
+        let resources = serde_json::from_str(r#"{"memory":{"limit":150}}"#).unwrap();
+        assert_eq!(lines(&v2(&resources, &open).unwrap()), ["memory.max=150"]);
+        let resources = serde_json::from_str(r#"{"memory":{"swap":150}}"#).unwrap();
+        assert_eq!(
+            lines(&v2(&resources, &open).unwrap()),
+            ["memory.swap.max=50"]
+        );
+        for json in [r#"{"memory":{"limit":201}}"#, r#"{"memory":{"swap":99}}"#] {
+            let error = run(json).unwrap_err().to_string();
+            assert!(error.contains("memory.swap"), "{error}");
         }
     }
 

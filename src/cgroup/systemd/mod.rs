@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
+use super::limits::Present;
 use super::{Cgroup, Error, Unit};
 
 mod annotation;
@@ -116,7 +117,13 @@ pub(super) fn begin(
     let mut properties = properties::fixed(unit, unified, pid);
     // after ours, of which they may replace one, as in runc
     properties.extend(annotation::properties(annotations)?);
-    properties.extend(properties::limits(resources, unified, None, version, true)?);
+    properties.extend(properties::limits(
+        resources,
+        unified,
+        &Present::default(),
+        version,
+        true,
+    )?);
     let body = || {
         Body::default()
             .text(&unit.name)
@@ -159,11 +166,11 @@ pub(super) fn update(
     let what = || format!("change unit {}", unit.name);
     let mut connection = connect(unit.user)?;
     let version = version(&mut connection).map_err(|failure| told(what(), failure))?;
-    let (unified, cpu_max) = match cgroup {
-        Cgroup::V2(path) => (true, super::file::read_optional(&path.join("cpu.max"))?),
-        _ => (false, None),
+    let (unified, present) = match cgroup {
+        Cgroup::V2(path) => (true, Present::of(path, resources)?),
+        _ => (false, Present::default()),
     };
-    let properties = properties::limits(resources, unified, cpu_max.as_deref(), version, false)?;
+    let properties = properties::limits(resources, unified, &present, version, false)?;
     if properties.is_empty() {
         return Ok(());
     }

@@ -5,7 +5,7 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use super::super::limits::{self, Setting};
+use super::super::limits::{self, Present, Setting};
 use super::super::{Error, Unit, devices};
 use super::bus::{Property, Value};
 
@@ -54,16 +54,16 @@ pub(super) fn fixed(unit: &Unit, unified: bool, pid: u32) -> Vec<Property> {
     found
 }
 
-/// Limits and device rules. `cpu_max` is the present content of that file; `new` for a unit that is being made.
+/// Limits and device rules. `present` for an update; `new` for a unit that is being made.
 pub(super) fn limits(
     resources: &LinuxResources,
     unified: bool,
-    cpu_max: Option<&str>,
+    present: &Present,
     version: u32,
     new: bool,
 ) -> Result<Vec<Property>, Error> {
     let settings = if unified {
-        limits::v2(resources, cpu_max)?
+        limits::v2(resources, present)?
     } else {
         limits::v1(resources)?
     };
@@ -211,7 +211,11 @@ mod tests {
     /// `Name=value` of each, numbers in decimal, infinity as such.
     fn run(json: &str, unified: bool, version: u32) -> Result<Vec<String>, Error> {
         let resources = serde_json::from_str(json).unwrap();
-        let found = limits(&resources, unified, Some("max 100000"), version, true)?;
+        let present = Present {
+            cpu: Some("max 100000".to_owned()),
+            ..Present::default()
+        };
+        let found = limits(&resources, unified, &present, version, true)?;
         let show = |(name, value): &Property| match value {
             Value::U64(INFINITY) => format!("{name}=infinity"),
             Value::U64(value) => format!("{name}={value}"),

@@ -140,6 +140,7 @@ fn any_specification_has_an_answer() {
         let host = Host {
             user_namespace: seed % 3 == 0,
             selinux: false,
+            shared: 0,
         };
         let _ = parse_process(&text);
         match parse_spec(&text).and_then(|spec| container(&spec, &request, host)) {

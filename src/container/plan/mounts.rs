@@ -132,7 +132,7 @@ impl Draft<'_> {
             ("cgroup" | "cgroup2", _) => {
                 let path = self.cgroup_v2(plain);
                 if self.around.in_user_namespace()
-                    && !self.around.namespaces.own(libc::CLONE_NEWCGROUP)
+                    && !self.around.namespaces.apart(libc::CLONE_NEWCGROUP)
                 {
                     // the caller may own more of the hierarchy than the container (CVE-2023-25809)
                     self.parsed.attributes.set |= libc::MOUNT_ATTR_RDONLY;
@@ -300,7 +300,7 @@ impl Draft<'_> {
         const HIERARCHY: &str = "/sys/fs/cgroup";
         match cgroup {
             Cgroup::V2(path)
-                if self.around.namespaces.own(libc::CLONE_NEWCGROUP)
+                if self.around.namespaces.apart(libc::CLONE_NEWCGROUP)
                     || !path.starts_with(HIERARCHY) =>
             {
                 path.clone()

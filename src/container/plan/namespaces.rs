@@ -15,6 +15,8 @@ pub struct Namespaces {
     pub new: u64,
     /// To join.
     pub joins: Vec<Join>,
+    /// Joined, but the caller's own: [`super::Host::shared`].
+    pub shared: u64,
 }
 
 /// A namespace to join.
@@ -50,6 +52,11 @@ impl Namespaces {
         let bits = bits as u64;
         self.new & bits != 0 || self.joins.iter().any(|join| join.kind & bits != 0)
     }
+
+    /// As [`Self::own`], where joining is not enough: what is changed there may not be the caller's.
+    pub fn apart(&self, bits: i32) -> bool {
+        self.own(bits & !(self.shared as i32))
+    }
 }
 
 /// `CLONE_NEW*` bits to make, and what to join.
@@ -73,7 +80,11 @@ pub fn namespaces(linux: &Linux) -> Result<Namespaces, String> {
             _ => new |= flag,
         }
     }
-    let namespaces = Namespaces { new, joins };
+    let namespaces = Namespaces {
+        new,
+        joins,
+        shared: 0,
+    };
     if !namespaces.own(libc::CLONE_NEWNS) {
         shares_mounts(linux, &namespaces)?;
     }
@@ -270,9 +281,9 @@ pub fn sysctls(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(PathBuf, S
                 ));
             }
         };
-        if !namespaces.own(flag) {
+        if !namespaces.apart(flag) {
             return Err(format!(
-                "linux.sysctl: {key} needs a {name} namespace in linux.namespaces"
+                "linux.sysctl: {key} needs a {name} namespace in linux.namespaces other than the caller's"
             ));
         }
         out.push((path.into(), value.clone()));

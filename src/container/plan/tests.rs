@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 const HOST: Host = Host {
     user_namespace: false,
     selinux: false,
+    shared: 0,
 };
 
 fn plan(linux: Value, host: Host) -> Result<Plan, String> {
@@ -501,4 +502,29 @@ fn namespaces_are_made_when_ids_are_mapped() {
     };
     let own = json!([{"type": "mount"}, {"type": "network"}, {"type": "user"}]);
     assert_eq!(words(own), ["awaitParent", "namespaces"]);
+}
+
+/// A namespace by path that turns out to be the caller's: what is set there would be set for the host.
+#[test]
+fn sysctls_of_the_caller() {
+    let linux = json!({
+        "namespaces": [{"type": "mount"}, {"type": "network", "path": "/proc/1/ns/net"}], "sysctl": {"net.x": "1"},
+    });
+    plan(linux.clone(), HOST).unwrap();
+    let shared = Host {
+        shared: libc::CLONE_NEWNET as u64,
+        ..HOST
+    };
+    let error = plan(linux, shared).unwrap_err();
+    assert!(error.contains("other than the caller's"), "{error}");
+    let mut spec = Spec::default();
+    let linux = |path: &str| json!({"namespaces": [{"type": "network", "path": path}], "sysctl": {"net.x": "1"}});
+    for (path, bits) in [
+        ("/proc/self/ns/net", libc::CLONE_NEWNET),
+        ("/proc/self/ns/ipc", 0),
+        ("/none", 0),
+    ] {
+        spec.set_linux(serde_json::from_value(linux(path)).unwrap());
+        assert_eq!(Host::here(&spec).shared, bits as u64, "{path}");
+    }
 }

@@ -21,7 +21,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
 
@@ -30,6 +29,7 @@ use super::ledger::Ledger;
 use crate::pod::record::ProcessId;
 use crate::sys::process::{start_fresh, take_variable};
 use crate::sys::stderr;
+use crate::sys::wait;
 
 /// First pause before a real executor that died soon is started again, doubled each time.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -247,29 +247,23 @@ impl Shim {
 
     /// Reaps whatever has ended; the code to end with.
     fn reap(&mut self) -> io::Result<Option<u8>> {
-        loop {
-            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
-                Ok(status) => status,
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            if status.pid() != self.real {
+        while let Some(ended) = wait::reap()? {
+            if self.real != Some(Pid::from_raw(ended.pid)) {
                 continue;
             }
-            match status {
-                WaitStatus::Exited(_, code) => match u8::try_from(code).unwrap_or(1) {
-                    0 => return Ok(Some(0)),
-                    OVER => return Ok(Some(1)),
-                    code if !self.is_needed() => return Ok(Some(code)),
-                    code => self.died(&format!("ended with code {code}"))?,
-                },
-                WaitStatus::Signaled(_, signal, _) => {
+            match (ended.signal, u8::try_from(ended.code).unwrap_or(1)) {
+                (Some(signal), _) => {
+                    let known = Signal::try_from(signal).map(|signal| signal.to_string());
+                    let signal = known.unwrap_or_else(|_| format!("signal {signal}"));
                     self.died(&format!("was ended by {signal}"))?;
                 }
-                _ => {}
+                (None, 0) => return Ok(Some(0)),
+                (None, OVER) => return Ok(Some(1)),
+                (None, code) if !self.is_needed() => return Ok(Some(code)),
+                (None, code) => self.died(&format!("ended with code {code}"))?,
             }
         }
+        Ok(None)
     }
 
     /// The real executor is gone, and not of its own accord; `how`: words after "it".
