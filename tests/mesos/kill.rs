@@ -268,9 +268,9 @@ fn a_removal_that_fails_is_tried_again() {
 /// As many pods are made as may be at once, and their registry never answers.
 #[test]
 fn a_removal_does_not_wait_for_pulls() {
-    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let image = format!("{}/never", registry.local_addr().unwrap());
     let mesos = Mesos::new();
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/never", registry.local_addr().unwrap());
     mesos.agent.launch(script("a", "sleep 1000"));
     mesos.start();
     mesos.wait("a", "RUNNING");
