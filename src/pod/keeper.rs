@@ -14,6 +14,7 @@ use super::layout::PodDir;
 use super::record::{self, Exit, ProcessId};
 use super::stores::Stores;
 use super::{Error, Result, adopt, lock};
+use crate::sys::stderr;
 use crate::sys::wait::{self, Ended};
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
@@ -81,7 +82,7 @@ pub fn run(dir: &Path) -> Result<()> {
                     return Ok(());
                 }
                 if let Err(error) = adopt::log(&pod_dir) {
-                    eprintln!("{error}");
+                    stderr::line(error);
                 }
                 if !supervisor.start() {
                     return supervise(pod_dir, pod, pipes, stores);
@@ -102,7 +103,7 @@ fn write_exit(dir: &PodDir, ended: Ended) {
     let path = dir.exits().join(record::exit_name(process));
     let exit = Exit { code, signal, time };
     if let Err(error) = record::put(&path, &exit) {
-        eprintln!("{error}");
+        stderr::line(error);
     }
 }
 
@@ -148,7 +149,9 @@ impl Supervisor {
         match crate::sys::process::fork() {
             Ok(0) => return false,
             Ok(pid) => self.pid = Some(pid),
-            Err(error) => eprintln!("keeper: start the supervisor: {error}; trying again"),
+            Err(error) => stderr::line(format_args!(
+                "keeper: start the supervisor: {error}; trying again"
+            )),
         }
         true
     }
