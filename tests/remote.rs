@@ -109,6 +109,53 @@ impl Api {
         self.raw(request.as_bytes())
     }
 
+    /// Begins a session in `copy`: a program on a terminal or not. Records are protobuf, so that text is seen as it is.
+    fn launch(&self, id: &str, program: &str, terminal: bool) -> UnixStream {
+        let mut launch = json!({
+            "container_id": {"value": id, "parent": {"value": "copy"}},
+            "command": {"value": program},
+        });
+        if terminal {
+            launch["container"] = json!({"type": "MESOS", "tty_info": {}});
+        }
+        let call = json!({"type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": launch});
+        let call = call.to_string();
+        let text = format!(
+            "POST /api/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTE: trailers\r\nContent-Type: application/json\r\n\
+             Message-Accept: application/x-protobuf\r\nContent-Length: {}\r\n\r\n{call}",
+            call.len()
+        );
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        let limit = Some(Duration::from_secs(60));
+        stream.set_read_timeout(limit).unwrap();
+        stream
+    }
+
+    /// A call about a session of [`Api::launch`].
+    fn about(&self, kind: &str, id: &str, more: Value) -> (u16, String) {
+        let mut body = json!({"container_id": {"value": id, "parent": {"value": "copy"}}});
+        let more = more.as_object().cloned().unwrap_or_default();
+        body.as_object_mut().unwrap().extend(more);
+        let call = json!({"type": kind, kind.to_lowercase(): body});
+        self.call("Content-Type: application/json\r\n", &call.to_string())
+    }
+
+    /// What a command in `copy` prints.
+    fn inside(&self, command: &str) -> String {
+        self.host
+            .sampan(&["exec", "copy", "sh", "-c", command])
+            .out()
+    }
+
+    /// Waits until a process whose number is in a file has ended: one that nobody reaps has no command line.
+    fn await_end(&self, file: &str) {
+        let ask = format!("tr '\\0' ' ' < /proc/$(cat {file})/cmdline");
+        until("its program ends", || {
+            self.inside(&ask).is_empty().then_some(())
+        });
+    }
+
     fn end(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -134,6 +181,18 @@ fn answer(mut stream: UnixStream) -> (u16, String) {
     let text = String::from_utf8_lossy(&all).into_owned();
     let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
     (status.unwrap_or(0), text)
+}
+
+/// Reads until a text has come.
+#[track_caller]
+fn await_in(stream: &mut UnixStream, text: &str) {
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "never {text:?}");
+        seen.extend_from_slice(&piece[..count]);
+    }
 }
 
 /// The test's own process.
@@ -241,6 +300,11 @@ fn commands_on_a_socket_are_those_of_the_machine() {
         "{ended:?}"
     );
     assert_eq!(run(&["exec", "copy", "/no/such"]).code, 127);
+    // a program is none of our options, whatever it is called
+    for name in ["--state=/x", "--help"] {
+        let ended = run(&["exec", "copy", "--", name]);
+        assert!(ended.fails(127).contains(name), "{ended:?}");
+    }
     // a variable of the program is none of ours
     let named = "exec -e SAMPAN_STATE=/x -e SAMPAN_REMOTE=y copy sh -c".split(' ');
     let named: Vec<&str> = named.chain(["echo $SAMPAN_STATE $SAMPAN_REMOTE"]).collect();
@@ -568,6 +632,73 @@ fn clients_that_speak_badly() {
         let (status, text) = api.call(json, &exec(number));
         assert_eq!(status, 200, "{number}: {text}");
     }
+    api.end();
+}
+
+#[test]
+fn every_signal_is_the_program_s() {
+    let api = Api::new();
+    let kill = |id: &str, signal: i32| {
+        let (status, text) = api.about("KILL_CONTAINER", id, json!({"signal": signal}));
+        assert_eq!(status, 200, "{signal}: {text}");
+    };
+    // those that stop or kill whoever gets them, that it has its own use for, or ignores
+    let signals = [1, 3, 4, 5, 6, 7, 8, 11, 13, 15, 22, 23, 28, 30, 31];
+    let traps = signals.map(|signal| format!("trap 'echo got {signal}.' {signal}; "));
+    let program = format!(
+        "{}echo $$ > /tmp/trap; echo ready.; while :; do sleep 0.1; done",
+        traps.concat()
+    );
+    let mut stream = api.launch("s", &program, false);
+    await_in(&mut stream, "ready.");
+    for signal in signals {
+        kill("s", signal);
+        await_in(&mut stream, &format!("got {signal}."));
+    }
+    kill("s", libc::SIGSTOP);
+    let stopped = |file: &str| {
+        let ask = format!("grep State: /proc/$(cat {file})/status");
+        until("it is stopped", || {
+            api.inside(&ask).contains("T (stopped)").then_some(())
+        });
+    };
+    stopped("/tmp/trap");
+    kill("s", libc::SIGHUP);
+    kill("s", libc::SIGCONT);
+    await_in(&mut stream, "got 1.");
+    kill("s", libc::SIGKILL);
+    await_in(&mut stream, "sampan-exit-code: 137");
+    // what is stopped is ended with its session like anything else
+    let mut stream = api.launch(
+        "t",
+        "echo $$ > /tmp/still; echo ready.; sleep 1000; true",
+        false,
+    );
+    await_in(&mut stream, "ready.");
+    kill("t", libc::SIGSTOP);
+    stopped("/tmp/still");
+    drop(stream);
+    api.await_end("/tmp/still");
+    assert_eq!(api.about("WAIT_CONTAINER", "t", json!({})).0, 200);
+    api.end();
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_ends_with_its_reader() {
+    let api = Api::new();
+    let slow = api.launch("s", "echo $$ > /tmp/pid; exec yes", true);
+    let written = || api.inside("grep wchar /proc/$(cat /tmp/pid)/io");
+    until("it is held up", || {
+        let (one, two) = (written(), written());
+        (!one.is_empty() && one == two).then_some(())
+    });
+    drop(slow);
+    api.await_end("/tmp/pid");
+    let (status, text) = api.about("WAIT_CONTAINER", "s", json!({}));
+    assert!(
+        status == 200 && text.contains("exit_status"),
+        "{status} {text}"
+    );
     api.end();
 }
 

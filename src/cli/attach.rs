@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
 
     /// An exit code when a signal is for us and not for the program.
     fn signals(&mut self, signals: &Signals) -> anyhow::Result<Option<u8>> {
-        while let Some(signal) = signals.next()? {
+        while let Some((signal, _)) = signals.next()? {
             match (signal, &self.input) {
                 (libc::SIGCHLD, _) => {}
                 (libc::SIGWINCH, Some(input)) => {

@@ -37,7 +37,7 @@ pub struct Args {
     /// Working folder inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// SIGHUP kills the program and its process group: whoever wanted it is gone. Variables come as `session.NAME`
+    /// SIGPWR kills the program and its process group: whoever wanted it is gone. Variables come as `session.NAME`
     #[arg(long, hide = true)]
     session: bool,
     /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
@@ -74,7 +74,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
     if args.session {
         // whoever asked for it was killed
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::HUP))?;
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::POWER))?;
     }
     // the container must not get at this program through /proc (CVE-2019-5736)
     crate::sys::seal::ensure()?;
@@ -117,7 +117,7 @@ pub struct Request {
     pub workdir: Option<String>,
     /// With a terminal.
     pub tty: bool,
-    /// SIGHUP kills it.
+    /// For the API of an executor: [`console::wait_until`].
     pub session: bool,
     /// With all capabilities.
     pub privileged: bool,

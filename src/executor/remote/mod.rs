@@ -37,7 +37,7 @@ use crate::pod::{Error, Result};
 use crate::sys::watch::watch;
 
 pub use serve::{Server, serve};
-pub use session::SESSION_ENV;
+pub use session::{GONE, RELAY, SESSION_ENV};
 
 /// Name of the socket in the executor's folder.
 pub const SOCKET: &str = "api.sock";

@@ -287,7 +287,11 @@ impl Api {
                 whole(encoding.media_type(), encoding.write(&reply))
             }
             Order::Kill(path, signal) => {
-                self.session(&path, caller)?.signal(signal);
+                let sent = self.session(&path, caller)?.signal(signal);
+                sent.map_err(|error| {
+                    let why = format!("send signal {signal}: {error}");
+                    Refusal(StatusCode::INTERNAL_SERVER_ERROR, why)
+                })?;
                 whole("text/plain", Vec::new())
             }
         }
