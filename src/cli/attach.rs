@@ -65,7 +65,7 @@ pub fn attach(dir: &PodDir, service: &str, from: From, stdin: Stdin) -> Outcome 
     let follower = Follower::new(&dir.service(service), from)?;
     let Some(run) = follow::run(dir, service)? else {
         if from == From::Now {
-            return Err(exec::not_running(dir, service)?);
+            return Err(exec::not_running(dir, service, false)?);
         }
         // it was too quick for us
         let mut session = Session::new(dir, service, follower, None);

@@ -305,7 +305,7 @@ fn pipe(end: io::Result<OwnedFd>) -> Option<Rc<AsyncFd<OwnedFd>>> {
     watched.ok().map(Rc::new)
 }
 
-/// Until nobody has the other side, or the program has ended and all that is there has been read.
+/// Until nobody has the other side, or the program has ended and all that was there by then has been read: others may go on writing.
 async fn copy(
     fd: Option<Rc<AsyncFd<OwnedFd>>>,
     kind: process_io::data::Type,
@@ -314,12 +314,17 @@ async fn copy(
 ) -> Result<(), Gone> {
     let Some(fd) = fd else { return Ok(()) };
     let mut buffer = vec![0; PIECE];
-    let mut over = false;
+    // once it has ended
+    let mut left = None;
     loop {
-        let read = match over {
-            true => rustix::io::read(fd.get_ref(), &mut *buffer).map_err(io::Error::from),
+        let read = match left {
+            Some(left) => {
+                let size = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
+                let buffer = buffer.get_mut(..size).unwrap_or_default();
+                rustix::io::read(fd.get_ref(), buffer).map_err(io::Error::from)
+            }
             // a piece that was read is never let go of: only the wait for one is cut short
-            false => tokio::select! {
+            None => tokio::select! {
                 ready = fd.readable() => {
                     let Ok(mut ready) = ready else { return Ok(()) };
                     let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut *buffer)?));
@@ -327,7 +332,7 @@ async fn copy(
                     read
                 }
                 _ = session.ended() => {
-                    over = true;
+                    left = Some(rest(fd.get_ref()));
                     continue;
                 }
             },
@@ -337,10 +342,19 @@ async fn copy(
             // EIO: a terminal whose other side is closed
             Ok(0) | Err(_) => return Ok(()),
             Ok(count) => {
+                left = left.map(|left| left.saturating_sub(count as u64));
                 let bytes = buffer.get(..count).unwrap_or_default();
                 writer.send(&ProcessIo::data(kind, bytes)).await?;
             }
         }
+    }
+}
+
+/// So many bytes are there. A terminal's are not all counted; nobody but the command itself has written to it, so they end.
+fn rest(fd: &OwnedFd) -> u64 {
+    match rustix::termios::isatty(fd) {
+        true => u64::MAX,
+        false => rustix::io::ioctl_fionread(fd).unwrap_or(0),
     }
 }
 
