@@ -336,7 +336,7 @@ impl Machine {
         }
     }
 
-    /// A signal that ends services was sent on request: their restart policy does not apply.
+    /// SIGKILL was sent on request: the restart policy of services does not apply. One that it does not end is killed as any that stops.
     pub fn killed(&mut self, services: &[String]) {
         for name in services {
             if let Some(unit) = self.units.get_mut(name)
@@ -346,6 +346,8 @@ impl Machine {
                 unit.status.ready = false;
                 unit.ends_for(Cause::Stopped);
                 unit.status.phase = Phase::Stopping;
+                let timer = unit.grace_timer();
+                self.actions.push((name.clone(), timer));
             }
         }
     }

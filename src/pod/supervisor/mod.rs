@@ -1,8 +1,8 @@
 //! The supervisor: turns what happens to a pod's services into what is done about it, one event at a time.
 //!
 //! Single-threaded; it never clones: containers are made by short processes of our own. *Invariants:* a status is on
-//! disk before anybody is told of it; a supervisor that starts finds in the pod's folder all it needs to go on
-//! where the last one was killed.
+//! disk before anybody is told of it and before anything is done that follows from it; what cannot be written is tried again;
+//! a supervisor that starts finds in the pod's folder all it needs to go on where the last one was killed.
 
 mod clients;
 mod hooks;
@@ -16,7 +16,7 @@ mod terminal;
 mod work;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -43,6 +43,9 @@ use super::stores::{Store, Stores};
 use super::{Error, Result, checks, gc, lock, plan, resolver, sandbox, teardown, volumes};
 use crate::container;
 
+/// Pause before what could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What reaches the loop.
 enum Event {
     Service(String, Input),
@@ -50,6 +53,8 @@ enum Event {
     Client(Request, Client),
     /// The process of a hook ended.
     Hook(Result<()>),
+    /// What could not be written is due again.
+    Again,
 }
 
 /// What tasks need; shared. Of the record nothing changes; what the kernel has of networks and ports does.
@@ -240,6 +245,12 @@ struct Supervisor {
     machine: Machine,
     /// What is on disk.
     saved: BTreeMap<String, Status>,
+    /// Decided, by service and generation, and not done before what it follows from is on disk.
+    waiting: Vec<(String, u64, Action)>,
+    /// What could not be written the last time and why, by service.
+    unwritten: BTreeSet<(String, String)>,
+    /// [`Event::Again`] is on its way.
+    again: bool,
     /// As on disk.
     verdict: Option<Verdict>,
     clients: Clients,
@@ -280,6 +291,9 @@ impl Supervisor {
             hooks: Hooks::load(&context)?,
             context,
             saved,
+            waiting: Vec::new(),
+            unwritten: BTreeSet::new(),
+            again: false,
             clients: Clients::default(),
             failure,
         };
@@ -318,6 +332,7 @@ impl Supervisor {
                 Ok(text) => text.iter().for_each(|text| self.clients.progress("", text)),
                 Err(error) => self.note("", &error.to_string()),
             },
+            Event::Again => self.again = false,
         }
     }
 
@@ -325,9 +340,12 @@ impl Supervisor {
     fn settle(&mut self) {
         // what a hook's end sets free is done at once
         while self.step() {}
-        let hooks = (self.hooks.busy(), self.hooks.failure());
-        self.clients
-            .answer(&self.machine, self.failure.as_ref(), hooks);
+        // where nothing can run, nothing has to be known of it
+        if self.unwritten.is_empty() || self.failure.is_some() {
+            let hooks = (self.hooks.busy(), self.hooks.failure());
+            self.clients
+                .answer(&self.machine, self.failure.as_ref(), hooks);
+        }
     }
 
     /// Gives whether there may be more to do.
@@ -336,24 +354,27 @@ impl Supervisor {
             self.stop_for(Cause::Hook);
         }
         self.machine.hold(self.hooks.holds());
-        let actions = self.machine.take_actions();
-        if actions.iter().any(|(_, action)| *action == Action::Start)
-            && let Err(error) = self.hooks.begin(&self.context)
-        {
-            self.note("", &error.to_string());
-        }
-        for (name, action) in actions {
+        for (name, action) in self.machine.take_actions() {
             if let Action::Note(text) = &action {
                 self.note(&name, text);
             }
-            self.save(&name);
-            work::perform(&self.context, &name, self.machine.generation(&name), action);
+            let generation = self.machine.generation(&name);
+            self.waiting.push((name, generation, action));
         }
-        let names: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
-        for name in names {
-            self.save(&name);
+        let mut unwritten = self.write();
+        if unwritten.is_empty() {
+            for (name, generation, action) in std::mem::take(&mut self.waiting) {
+                // the run that it was meant for may have ended meanwhile
+                if generation == self.machine.generation(&name) {
+                    work::perform(&self.context, &name, generation, action);
+                }
+            }
+            unwritten.extend(self.judge().err().map(|e| (String::new(), e.to_string())));
         }
-        self.judge();
+        self.try_again(unwritten);
+        if !self.unwritten.is_empty() {
+            return false;
+        }
         let view = View {
             broken: self.failure.is_some(),
             ..View::of(self.machine.statuses().map(|(_, status)| status))
@@ -366,29 +387,55 @@ impl Supervisor {
             })
     }
 
-    fn save(&mut self, name: &str) {
-        let Some(status) = self.machine.status(name) else {
-            return;
-        };
-        let path = self.context.dir.service(name).status();
-        if self.saved.get(name) == Some(status) {
-            return;
+    /// Puts on disk what there is to know before anything is done; gives what could not be.
+    fn write(&mut self) -> BTreeSet<(String, String)> {
+        let starts = |(_, _, action): &(_, _, Action)| *action == Action::Start;
+        if self.waiting.iter().any(starts)
+            && let Err(error) = self.hooks.begin(&self.context)
+        {
+            // nor is it known that they are to start: a successor would go on with that
+            return BTreeSet::from([(String::new(), error.to_string())]);
         }
-        match record::put(&path, status) {
-            Ok(()) => {
-                self.saved.insert(name.to_string(), status.clone());
-                self.clients.status(name, status);
+        let mut unwritten = BTreeSet::new();
+        let names: Vec<String> = self.context.pod.project.services.keys().cloned().collect();
+        for name in names {
+            if let Err(error) = self.save(&name) {
+                unwritten.insert((name, error.to_string()));
             }
-            // told, and tried again at the next event
-            Err(error) => {
-                let text = error.to_string();
-                self.note(name, &text);
-            }
+        }
+        unwritten
+    }
+
+    /// Tells what could not be written, once, and has it tried again.
+    fn try_again(&mut self, unwritten: BTreeSet<(String, String)>) {
+        for (name, why) in unwritten.difference(&self.unwritten) {
+            self.note(name, &format!("{why}; trying again"));
+        }
+        self.unwritten = unwritten;
+        if !self.unwritten.is_empty() && !self.again {
+            self.again = true;
+            let events = self.context.events.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(AGAIN).await;
+                let _ = events.send(Event::Again);
+            });
         }
     }
 
+    fn save(&mut self, name: &str) -> Result<()> {
+        let Some(status) = self.machine.status(name) else {
+            return Ok(());
+        };
+        if self.saved.get(name) != Some(status) {
+            record::put(&self.context.dir.service(name).status(), status)?;
+            self.saved.insert(name.to_string(), status.clone());
+            self.clients.status(name, status);
+        }
+        Ok(())
+    }
+
     /// Writes the verdict of a pod that has come to rest, then tells it; takes back that of one which goes on.
-    fn judge(&mut self) {
+    fn judge(&mut self) -> Result<()> {
         let verdict = match &self.failure {
             Some(failure) => Some(no_sandbox(failure)),
             None => self
@@ -407,21 +454,19 @@ impl Supervisor {
                 }),
         };
         if verdict == self.verdict {
-            return;
+            return Ok(());
         }
         let path = self.context.dir.verdict();
-        let done = match &verdict {
-            Some(verdict) => record::put(&path, verdict),
-            None => remove_stale(&path),
-        };
-        if let Err(error) = done {
-            return self.note("", &error.to_string());
+        match &verdict {
+            Some(verdict) => record::put(&path, verdict)?,
+            None => remove_stale(&path)?,
         }
         if let Some(verdict) = &verdict {
             self.note("", &verdict.message);
             self.clients.verdict(verdict);
         }
         self.verdict = verdict;
+        Ok(())
     }
 
     /// One line in the pod's events and to every client that waits.
@@ -501,7 +546,8 @@ impl Supervisor {
                 if signal == libc::SIGKILL {
                     self.machine.killed(&running);
                 }
-                client.send(&self.send_signal(&running, signal));
+                let answer = self.send_signal(&running, signal);
+                client.send(&answer);
             }
             Request::Snooze { services, seconds } => {
                 let length = Duration::from_secs(seconds);
@@ -539,12 +585,23 @@ impl Supervisor {
         }
     }
 
-    fn send_signal(&self, services: &[String], signal: i32) -> Answer {
+    /// Sends a signal to all of them, whatever becomes of one.
+    fn send_signal(&mut self, services: &[String], signal: i32) -> Answer {
+        let mut failures = Vec::new();
         for name in services {
             let dir = self.context.dir.service(name).dir;
-            if let Err(error) = container::kill(&dir, signal, false) {
-                return Answer::failed(format!("kill {name}: {error}"));
+            let done = match self.save(name) {
+                Ok(()) => container::kill(&dir, signal, false).map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = done
+                && !has_ended(&dir)
+            {
+                failures.push(format!("kill {name}: {error}"));
             }
+        }
+        if !failures.is_empty() {
+            return Answer::failed(failures.join("; "));
         }
         Answer::Done {
             exit_codes: Vec::new(),
@@ -636,6 +693,15 @@ impl Supervisor {
                 .machine
                 .statuses()
                 .all(|(_, status)| status.goal == Goal::Stop && !status.phase.active())
+    }
+}
+
+/// There is no first process any more: that it ended is about to be known.
+fn has_ended(dir: &Path) -> bool {
+    match container::load(dir) {
+        Ok(Some(state)) => container::status(&state) == container::Status::Stopped,
+        Ok(None) => true,
+        Err(_) => false,
     }
 }
 

@@ -125,7 +125,9 @@ impl Pump {
             let (to, room) = match &mut self.log {
                 Log::Dropped(null) => (&*null, CHUNK),
                 Log::Kept(kept) => {
-                    let room = kept.room(&self.pipe)?;
+                    let Some(room) = kept.room(&self.pipe)? else {
+                        return Ok(true);
+                    };
                     (&kept.part.log, room)
                 }
             };
@@ -167,19 +169,31 @@ impl Kept {
         Ok(kept)
     }
 
-    /// Most bytes to move at once; where the part is full and the pipe has more, a new one is begun.
-    fn room(&mut self, pipe: &File) -> io::Result<usize> {
+    /// Most bytes to move at once; where the part is full and the pipe has more, a new one is begun. None: those who read along are behind.
+    fn room(&mut self, pipe: &File) -> io::Result<Option<usize>> {
         // the last attempt may have failed
         self.part.note()?;
         let Some(max_size) = self.max_size else {
-            return Ok(CHUNK);
+            return Ok(Some(CHUNK));
         };
         if self.part.end - self.part.base >= max_size && ioctl_fionread(pipe)? > 0 {
+            if !self.is_read()? {
+                return Ok(None);
+            }
             self.part = Part::open(&self.service, self.stream, self.part.end)?;
             self.prune()?;
         }
         let room = max_size.saturating_sub(self.part.end - self.part.base);
-        Ok(room.min(CHUNK as u64) as usize)
+        Ok(Some(room.min(CHUNK as u64) as usize))
+    }
+
+    /// Whether those who read along have what goes when another part is begun.
+    fn is_read(&self) -> io::Result<bool> {
+        let Some(Readers { service, sinks }) = &self.readers else {
+            return Ok(true);
+        };
+        let stays = parts::list(&self.service, self.stream)?.len() < self.max_file as usize;
+        Ok(stays || sinks.catch_up(service))
     }
 
     /// Removes the parts that are too many.
@@ -188,9 +202,6 @@ impl Kept {
         let spare = all.len().saturating_sub(self.max_file as usize);
         match all.get(spare) {
             Some(first) if spare > 0 && self.max_size.is_some() => {
-                if let Some(Readers { service, sinks }) = &self.readers {
-                    sinks.catch_up(service);
-                }
                 parts::remove_before(&self.service, self.stream, *first)
             }
             _ => Ok(()),
@@ -311,12 +322,14 @@ impl Pumps {
         Ok(Pumps(pumps))
     }
 
-    /// Moves what the pipes hold now: after an exit, before it is told.
-    pub fn drain(&self) {
+    /// Moves some of what the pipes hold now; whether there may be more.
+    pub fn drain(&self) -> bool {
+        let mut more = false;
         for pump in &self.0 {
             // a log that cannot be written is reported by its own task
-            while pump.borrow_mut().drain().unwrap_or(false) {}
+            more |= pump.borrow_mut().drain().unwrap_or(false);
         }
+        more
     }
 }
 

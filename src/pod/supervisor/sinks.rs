@@ -1,7 +1,8 @@
 //! Sinks: files of the user's that get what services print, line by line, read back from the logs of the pod.
 //!
 //! *Invariants:* a sink's record says up to which offset of each stream it has everything, and what it is about to append; it is written
-//! before the file is. So a supervisor that comes back finds out whether that was done and goes on behind it: each line is in the file once.
+//! before the file is, and once more when there is nothing to append. So a supervisor that comes back finds out whether that was done and goes
+//! on behind it: each line is in the file once, and what others append to it meanwhile stays.
 //! What cannot be written is tried again and keeps no service waiting; a log lets a part go only when the sinks that work have read it.
 //!
 //! Leaves to others: what lines look like ([`format`]), how a file is opened, shared and changed ([`file`]).
@@ -28,6 +29,8 @@ use crate::compose::project::{LogFile, LogSink};
 
 /// Most bytes of one stream read at once.
 const BATCH: u64 = 1 << 18;
+/// Most passes in a row before others have their turn.
+const PASSES: usize = 4;
 /// Pause after a file that could not be written.
 const RETRY: Duration = Duration::from_secs(1);
 /// First pause after a file that somebody else was just writing; a program may hold it for long.
@@ -151,14 +154,17 @@ impl Sinks {
         }
     }
 
-    /// Reads all that there is, before some of it goes.
-    pub fn catch_up(&self, service: &str) {
-        for (sink, _) in self.of(service) {
+    /// Writes some of what a service printed, before it goes; whether that was all, as far as it can be.
+    pub fn catch_up(&self, service: &str) -> bool {
+        let mut all = true;
+        for (sink, wake) in self.of(service) {
             let mut sink = sink.borrow_mut();
             sink.mark(service, None, false);
             // one that fails tells by itself
-            while sink.pass().unwrap_or(false) {}
+            all &= (0..PASSES).any(|_| sink.pass().is_err() || !sink.owes(service));
+            wake.notify_one();
         }
+        all
     }
 
     /// A run of a service is over: what it printed is written before that is told, as far as it can be.
@@ -169,7 +175,8 @@ impl Sinks {
             loop {
                 let passed = sink.borrow_mut().pass();
                 match passed {
-                    Ok(true) => tokio::task::yield_now().await,
+                    // not until the file is dry: another service may print without end
+                    Ok(_) if sink.borrow().owes(service) => tokio::task::yield_now().await,
                     Err(error) if error.kind() == ErrorKind::WouldBlock && waited < PATIENCE => {
                         tokio::time::sleep(BUSY).await;
                         waited += BUSY;
@@ -217,10 +224,15 @@ struct Sink {
     plan: Plan,
     sources: Vec<Source>,
     state: SinkState,
-    /// Read, and not written: each line as it looks, which source it is of and where it ends there.
-    pending: Vec<(Vec<u8>, usize, u64)>,
+    /// The record on disk has an intent.
+    intends: bool,
+    /// Read, and not written.
+    pending: Vec<Pending>,
     note: Box<dyn Fn(String)>,
 }
+
+/// A line as it looks, which source it is of and where it ends there.
+type Pending = (Vec<u8>, usize, u64);
 
 struct Source {
     key: String,
@@ -252,6 +264,7 @@ impl Sink {
             number,
             plan,
             sources: Vec::new(),
+            intends: state.intent.is_some(),
             state,
             pending: Vec::new(),
             note: Box::new(note),
@@ -289,11 +302,19 @@ impl Sink {
         }
     }
 
+    /// Some of a service's is not written, as far as is known.
+    fn owes(&self, service: &str) -> bool {
+        let of = |source: &Source| source.service == service;
+        let waits = |(_, number, _): &Pending| self.sources.get(*number).is_some_and(of);
+        self.sources.iter().any(|s| s.dirty && of(s)) || self.pending.iter().any(waits)
+    }
+
     /// Writes some of what there is; whether there may be more.
     fn pass(&mut self) -> io::Result<bool> {
         if let Some((intent, after)) = self.state.intent.clone() {
             // only one that was left by a predecessor is there at the beginning
-            if self.plan.target.was_done(&intent)? {
+            let ours = self.read_again(&after)?;
+            if self.plan.target.was_done(&intent, &ours)? {
                 self.state.offsets.extend(after);
             }
             self.state.intent = None;
@@ -303,10 +324,17 @@ impl Sink {
             self.read()?;
         }
         if self.pending.is_empty() {
-            return Ok(self.sources.iter().any(|source| source.dirty));
+            let more = self.sources.iter().any(|source| source.dirty);
+            if self.intends && !more {
+                // the file may be moved away from now on: what is in it is not written once more
+                self.keep()?;
+                self.intends = false;
+            }
+            return Ok(more);
         }
         let records: Vec<&[u8]> = self.pending.iter().map(|p| p.0.as_slice()).collect();
         let (pending, sources, state) = (&self.pending, &self.sources, &mut self.state);
+        let intends = &mut self.intends;
         let path = self.dir.sink(self.number);
         let mut after = BTreeMap::new();
         let written = self.plan.target.append(&records, &mut |count, intent| {
@@ -317,6 +345,7 @@ impl Sink {
                 }
             }
             state.intent = Some((intent, after.clone()));
+            *intends = true;
             record::put(&path, state).map_err(io::Error::other)
         });
         self.state.intent = None;
@@ -348,14 +377,45 @@ impl Sink {
             }
             lines.extend(new.into_iter().map(|line| (number, line)));
         }
+        self.pending = self.styled(lines);
+        Ok(())
+    }
+
+    /// What lies between the offsets of the record and `after`, as it was to be appended.
+    fn read_again(&self, after: &BTreeMap<String, u64>) -> io::Result<Vec<u8>> {
+        let mut lines = Vec::new();
+        for (number, source) in self.sources.iter().enumerate() {
+            let Some(end) = after.get(&source.key) else {
+                continue;
+            };
+            let start = self.state.offsets.get(&source.key).copied().unwrap_or(0);
+            let dir = self.dir.service(&source.service);
+            let mut reader = Stream::new(&source.service, &dir, source.stream, Some(start));
+            let mut new = Vec::new();
+            reader
+                .read(end.saturating_sub(start), &mut new)
+                .map_err(io::Error::other)?;
+            reader.flush(&mut new);
+            lines.extend(new.into_iter().map(|line| (number, line)));
+        }
+        let lines = self.styled(lines).into_iter();
+        Ok(lines.flat_map(|(text, ..)| text).collect())
+    }
+
+    /// Lines of several sources in order of time.
+    fn styled(&self, mut lines: Vec<(usize, Line)>) -> Vec<Pending> {
         // stable: the order within a stream stays
         lines.sort_by_key(|(_, line)| line.time);
-        for (number, line) in lines {
+        let styled = |(number, line): (usize, Line)| {
             let mut text = Vec::new();
             self.plan.style.write(&line, &mut text);
-            self.pending.push((text, number, line.end));
-        }
-        Ok(())
+            (text, number, line.end)
+        };
+        lines.into_iter().map(styled).collect()
+    }
+
+    fn keep(&self) -> io::Result<()> {
+        record::put(&self.dir.sink(self.number), &self.state).map_err(io::Error::other)
     }
 
     /// Once, not every second while a disk stays full.
@@ -370,6 +430,9 @@ impl Sink {
         }
         self.state.error = text;
         // for `ps`; the event is told anyway
-        let _ = record::put(&self.dir.sink(self.number), &self.state);
+        let _ = self.keep();
     }
 }
+
+#[cfg(test)]
+mod tests;

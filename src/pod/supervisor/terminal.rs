@@ -24,16 +24,22 @@ use crate::sys::watch::watch;
 
 /// Most bytes moved at once.
 const CHUNK: usize = 1 << 16;
+/// Most calls before others have their turn: a program can print without end.
+const CALLS: usize = 16;
 /// Pause while the log cannot be written (a full disk); the program waits at its full terminal meanwhile.
 const RETRY: Duration = Duration::from_millis(200);
 /// So often that pause is made once the program has ended.
 const LAST_TRIES: u32 = 50;
+/// Most turns for what is left then; a terminal holds less than one moves.
+const LAST_TURNS: u32 = 64;
 
 /// How far the output was moved.
 #[derive(Debug, PartialEq, Eq)]
 enum Moved {
     /// All there is now.
     All,
+    /// As much as one turn may.
+    More,
     /// Until the pipe was full.
     Part,
     /// All, and nobody has the terminal open; somebody may open it again.
@@ -65,10 +71,14 @@ impl Output {
     }
 
     fn shift(&self) -> io::Result<Moved> {
-        loop {
+        for _ in 0..CALLS {
             let flags = SpliceFlags::NONBLOCK;
             match splice(self.master.get_ref(), None, &self.pipe, None, CHUNK, flags) {
-                Ok(count) if count > 0 => self.pumps.drain(),
+                Ok(count) if count > 0 => {
+                    if self.pumps.drain() {
+                        break;
+                    }
+                }
                 Err(Errno::INTR) => {}
                 // either has no more, or the other no room
                 Err(Errno::AGAIN) => {
@@ -81,6 +91,7 @@ impl Output {
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(Moved::More)
     }
 
     async fn follow(&self) -> io::Result<()> {
@@ -88,6 +99,7 @@ impl Output {
             let mut ready = self.master.readable().await?;
             match self.shift()? {
                 Moved::All => ready.clear_ready(),
+                Moved::More => tokio::task::yield_now().await,
                 // a hang-up stays readable for ever, whoever opens the terminal again
                 Moved::Part | Moved::Closed => tokio::time::sleep(RETRY).await,
             }
@@ -164,10 +176,20 @@ pub async fn finish(context: &Context, service: &str) {
         };
         let dir = context.dir.service(service).dir;
         let failed = Error::io("read the terminal of", &dir);
-        let mut tries = 0;
+        let (mut tries, mut turns) = (0, 0);
         loop {
             match output.shift() {
                 Ok(Moved::All | Moved::Closed) => return Ok(()),
+                Ok(Moved::More) if turns < LAST_TURNS => {
+                    turns += 1;
+                    tokio::task::yield_now().await;
+                }
+                Ok(Moved::More) => {
+                    return Err(Error::Other(
+                        "somebody else goes on printing to its terminal: that is not in its log"
+                            .into(),
+                    ));
+                }
                 Ok(Moved::Part) if tries < LAST_TRIES => {
                     tries += 1;
                     tokio::time::sleep(RETRY).await;
@@ -187,5 +209,46 @@ pub async fn finish(context: &Context, service: &str) {
     }
     if let Err(error) = store.clear() {
         context.note(service, format!("close its terminal or input: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose::project::Logging;
+
+    /// What `/dev/random` gives never ends, and is there at once.
+    async fn move_without_end(service: &ServiceDir) {
+        for stream in ["stdout", "stderr"] {
+            nix::unistd::mkfifo(&service.pipe(stream), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        let pumps = Pumps::start(service, Logging::None, None, |text| panic!("{text}")).unwrap();
+        let endless = File::open("/dev/random").unwrap().into();
+        let output = Output::open(service, endless, pumps).unwrap();
+        assert_eq!(output.shift().unwrap(), Moved::More);
+        // others have their turn beside it
+        let other = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            moved = output.follow() => panic!("{moved:?}"),
+            () = other => {}
+        }
+    }
+
+    #[test]
+    fn a_terminal_without_end_leaves_others_their_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let service = ServiceDir {
+            dir: dir.path().to_path_buf(),
+            data: dir.path().to_path_buf(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, move_without_end(&service));
     }
 }

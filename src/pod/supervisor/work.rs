@@ -339,7 +339,9 @@ async fn ended(
     clean(context, service).await;
     terminal::finish(context, service).await;
     if let Some(pumps) = context.pumps.get(service) {
-        pumps.drain();
+        while pumps.drain() {
+            tokio::task::yield_now().await;
+        }
     }
     context.sinks.finish(service).await;
     let at = exit

@@ -160,6 +160,23 @@ fn services_stop_in_reverse_order() {
 }
 
 #[test]
+fn what_a_kill_on_request_does_not_end_is_killed() {
+    let mut pod = machine(vec![("web", facts(&[]))]);
+    let web = ["web".to_string()];
+    pod.start(&web);
+    pod.take_actions();
+    pod.input("web", run(2));
+    pod.killed(&web);
+    let kind = TimerKind::Grace;
+    let generation = pod.generation("web");
+    let timer = Timer { kind, generation };
+    let wanted = Action::Timer(timer, Duration::from_secs(10));
+    assert_eq!(pod.take_actions(), [("web".to_string(), wanted)]);
+    pod.input("web", Input::Timer(timer));
+    assert_eq!(pod.take_actions(), [("web".to_string(), Action::Kill)]);
+}
+
+#[test]
 fn a_failed_dependency_fails_its_dependents() {
     let mut pod = pod();
     pod.start(&all());

@@ -171,8 +171,13 @@ impl Unit {
             true => Action::PreStop,
             false => Action::Signal(self.facts.stop_signal),
         });
+        out.push(self.grace_timer());
+    }
+
+    /// Until all of it is killed.
+    pub fn grace_timer(&mut self) -> Action {
         let grace = self.grace.take().unwrap_or(self.facts.grace);
-        out.push(self.timer_action(TimerKind::Grace, grace));
+        self.timer_action(TimerKind::Grace, grace)
     }
 }
 

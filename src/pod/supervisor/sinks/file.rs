@@ -158,8 +158,8 @@ impl Target {
         }
     }
 
-    /// Whether what was intended was done. A part of it is taken back.
-    pub fn was_done(&self, intent: &Intent) -> io::Result<bool> {
+    /// Whether what was intended was done. A part of it, which `ours` begins with, is taken back; what others have written there since stays.
+    pub fn was_done(&self, intent: &Intent, ours: &[u8]) -> io::Result<bool> {
         let locked = self.lock()?;
         for number in 0..self.max_file {
             let name = self.numbered(number);
@@ -171,7 +171,7 @@ impl Target {
             file.seek(SeekFrom::Start(intent.start))?;
             (&mut file).take(intent.length).read_to_end(&mut bytes)?;
             let whole = bytes.len() as u64 == intent.length;
-            if !whole {
+            if !whole && ours.starts_with(&bytes) {
                 file.set_len(file.metadata()?.len().min(intent.start))?;
             }
             return Ok(whole && hash(&bytes) == intent.hash);
