@@ -13,6 +13,9 @@
 //! cgroup · sys              the kernel: cgroup files, system calls, the only `unsafe`
 //! ```
 
+// a panic where the log cannot be written: see `sys::stderr`
+#![cfg_attr(not(test), deny(clippy::print_stderr, clippy::print_stdout))]
+
 pub mod cgroup;
 pub mod cli;
 pub mod compose;

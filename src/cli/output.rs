@@ -8,23 +8,24 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::image::Progress;
+use crate::sys::stderr;
 
 /// `sampan: …` on standard error.
 pub fn error(text: &str) {
-    eprintln!("sampan: {text}");
+    stderr::line(format_args!("sampan: {text}"));
 }
 
 /// `sampan: warning: …` on standard error.
 pub fn warning(text: &str) {
-    eprintln!("sampan: warning: {text}");
+    stderr::line(format_args!("sampan: warning: {text}"));
 }
 
 /// What a pod's supervisor tells while a command waits for it.
 pub fn progress(service: &str, text: &str) {
     if service.is_empty() {
-        eprintln!("{text}");
+        stderr::line(text);
     } else {
-        eprintln!("{service} {text}");
+        stderr::line(format_args!("{service} {text}"));
     }
 }
 

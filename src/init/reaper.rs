@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use crate::sys::{pidfd, process as calls, wait};
+use crate::sys::{pidfd, process as calls, stderr, wait};
 
 /// `argv[0]` that asks for it; the program's path and its arguments, the name first, follow.
 pub const NAME: &str = "sampan-init";
@@ -23,7 +23,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("{NAME}: {error}");
+            stderr::line(format_args!("{NAME}: {error}"));
             ExitCode::from(1)
         }
     }
@@ -74,7 +74,7 @@ fn execute(program: &CString, words: &[CString]) -> ! {
         })
         .collect();
     let error = calls::execve(program, words, &environment);
-    eprintln!("{NAME}: exec {program:?}: {error}");
+    stderr::line(format_args!("{NAME}: exec {program:?}: {error}"));
     calls::exit_now(match error.kind() {
         io::ErrorKind::NotFound => 127,
         _ => 126,

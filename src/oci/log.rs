@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use super::args::Values;
 use super::{Error, NAME};
+use crate::sys::stderr;
 
 /// Whether the log can be written in the form that was asked for: said before anything is done.
 pub fn check(global: &Values) -> Result<(), Error> {
@@ -97,7 +98,7 @@ fn line(global: &Values, level: &str, message: &str) -> std::io::Result<bool> {
         if level == "error" && !is_json(global) {
             plain(message);
         } else {
-            let _ = writeln!(std::io::stderr(), "{text}");
+            stderr::line(&text);
         }
         return Ok(false);
     };
@@ -123,8 +124,7 @@ fn json(level: &str, message: &str) -> String {
 }
 
 fn plain(message: &str) {
-    // nobody may read it any more
-    let _ = writeln!(std::io::stderr(), "{NAME}: {message}");
+    stderr::line(format_args!("{NAME}: {message}"));
 }
 
 #[cfg(test)]

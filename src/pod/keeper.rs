@@ -15,6 +15,7 @@ use super::layout::PodDir;
 use super::record::{self, Exit, ProcessId};
 use super::stores::Stores;
 use super::{Error, Result, lock};
+use crate::sys::stderr;
 use crate::sys::wait::{self, Ended};
 
 /// Delay before a supervisor that died at once is started again; doubled each time, up to [`RESTART_DELAY_MOST`].
@@ -92,7 +93,7 @@ fn write_exit(dir: &PodDir, ended: Ended) {
     let path = dir.exits().join(record::exit_name(process));
     let exit = Exit { code, signal, time };
     if let Err(error) = record::put(&path, &exit) {
-        eprintln!("{error}");
+        stderr::line(error);
     }
 }
 

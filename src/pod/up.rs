@@ -77,9 +77,19 @@ pub fn up(
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<()> {
     let told = before_launch(&mut request, progress)?;
+    up_changed(&request, &told, images, progress)
+}
+
+/// The rest of [`up`], for who has to know what the hooks made of the project: [`before_launch`] changed it, and gave `told`.
+pub fn up_changed(
+    request: &UpSpec,
+    told: &[String],
+    images: &dyn Progress,
+    progress: &mut dyn FnMut(&str, &str),
+) -> Result<()> {
     let folders = &request.folders;
     let dir = folders.pod(&request.project.name);
-    let pod = plan(&request, images)?;
+    let pod = plan(request, images)?;
     let lock = adopt::lock(folders, &dir.name)?;
     let signals = interrupts()?;
     match adopt::load(&dir)? {
@@ -128,7 +138,7 @@ pub fn up(
     let ask = Request::Up {
         healthy: request.wait,
     };
-    collect_garbage(&request, progress);
+    collect_garbage(request, progress);
     // the cgroup while no other process of ours is in the way: then this one steps aside, and those that follow with it
     let made = make(folders, &dir, &pod, images)
         .and_then(|()| {
@@ -230,7 +240,7 @@ fn collect_garbage(request: &UpSpec, progress: &mut dyn FnMut(&str, &str)) {
 }
 
 /// Lets hooks change the project. Gives what is to be told of them.
-fn before_launch(
+pub fn before_launch(
     request: &mut UpSpec,
     progress: &mut dyn FnMut(&str, &str),
 ) -> Result<Vec<String>> {

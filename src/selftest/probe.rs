@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
-use crate::sys::{dirt, mount};
+use crate::sys::{dirt, mount, stderr};
 
 /// `argv[0]`, or its last part, that asks for the probe; what to do follows.
 pub const NAME: &str = "sampan-probe";
@@ -51,7 +51,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{NAME}: {words:?}: {error}");
+            stderr::line(format_args!("{NAME}: {words:?}: {error}"));
             ExitCode::from(99)
         }
     }

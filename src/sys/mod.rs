@@ -25,6 +25,7 @@ pub mod sched;
 pub mod seal;
 pub mod seccomp;
 pub mod socket;
+pub mod stderr;
 pub mod wait;
 pub mod watch;
 

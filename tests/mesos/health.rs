@@ -79,6 +79,30 @@ fn too_many_failures_kill() {
     assert_eq!(mesos.last("a")["healthy"], false);
 }
 
+/// Both end with 0 when they are asked to: the one is ill, the other of its group.
+#[test]
+fn what_ends_well_when_it_is_killed_has_not_finished() {
+    let capabilities = vec!["TASK_KILLING_STATE".into()];
+    let mesos = Mesos::with(Settings {
+        capabilities,
+        ..Settings::default()
+    });
+    let polite = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let ill = with(member("ill", polite), health("false", json!({})));
+    mesos.agent.launch_group(vec![ill, member("well", polite)]);
+    mesos.start();
+    mesos.ends(0);
+    let states = mesos.states("ill");
+    assert!(states.ends_with("RUNNING KILLING KILLED"), "{states}");
+    assert_eq!(mesos.states("well"), "STARTING RUNNING KILLING KILLED");
+    let (ill, well) = (mesos.last("ill"), mesos.last("well"));
+    assert_eq!(ill["healthy"], false);
+    let why = ill["message"].as_str().unwrap();
+    assert!(why.starts_with("service ill is unhealthy: "), "{why}");
+    let of_group = format!("task ill of the group ended: {why}");
+    assert_eq!(well["message"], of_group);
+}
+
 #[test]
 fn failures_within_the_grace_do_not_count() {
     let mesos = Mesos::new();

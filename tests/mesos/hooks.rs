@@ -56,6 +56,61 @@ fn hooks_change_and_follow_a_task() {
     );
 }
 
+/// What a hook removes is no part of the task any more, and what it adds is one: a kill finds both so.
+#[test]
+fn hooks_change_the_services_of_a_task() {
+    let mesos = Mesos::new();
+    program(
+        &mesos,
+        "change",
+        "cat > /dev/null; echo 'services: {db: !reset null, more: {image: localhost/busybox, command: [sleep, \"1000\"]}}'",
+    );
+    let text = "services:\n  web: {image: localhost/busybox, command: [sleep, '1000']}\n  db: {image: localhost/busybox, command: [sleep, '1000']}\n";
+    mesos.agent.launch(labelled(
+        "a",
+        &[
+            ("sampan.compose", text),
+            ("sampan.hooks.before-launch", "./change"),
+        ],
+    ));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let row = mesos.host.sampan(&["ps", "a", "--format", "json"]).ok();
+    assert!(row.contains("more") && !row.contains("\"db\""), "{row}");
+    mesos.agent.kill("a", None);
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+}
+
+#[test]
+fn hooks_leave_the_tasks_of_a_group_alone() {
+    for (change, task, why) in [
+        (
+            "b: !reset null",
+            "b",
+            "a hook at before-launch removed service b, which is this task; a task of a group has to stay",
+        ),
+        (
+            "c: {image: localhost/busybox, network_mode: host}",
+            "a",
+            "a hook at before-launch added service c, which belongs to no task of the group; launch it as a task",
+        ),
+    ] {
+        let mesos = Mesos::new();
+        let text = format!("cat > /dev/null; echo 'services: {{{change}}}'");
+        program(&mesos, "tasks/a/change", &text);
+        let hook = json!({"labels": {"labels": [{"key": "sampan.hooks.before-launch", "value": "./change"}]}});
+        let group = vec![with(member("a", "sleep 1000"), hook), member("b", "true")];
+        mesos.agent.launch_group(group);
+        mesos.start();
+        mesos.ends(0);
+        assert_eq!(mesos.states(task), "STARTING FAILED");
+        let last = mesos.last(task);
+        assert_eq!(last["reason"], "REASON_CONTAINER_LAUNCH_FAILED", "{last}");
+        assert_eq!(last["message"], why);
+    }
+}
+
 #[test]
 fn a_hook_that_fails_before_the_launch() {
     let mesos = Mesos::new();

@@ -264,3 +264,36 @@ fn a_removal_that_fails_is_tried_again() {
     mesos.ends(0);
     assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
 }
+
+/// As many pods are made as may be at once, and their registry never answers.
+#[test]
+fn a_removal_does_not_wait_for_pulls() {
+    let mesos = Mesos::new();
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("{}/never", registry.local_addr().unwrap());
+    mesos.agent.launch(script("a", "sleep 1000"));
+    mesos.start();
+    mesos.wait("a", "RUNNING");
+    let pods = std::fs::read_dir(mesos.host.root.join("pods")).unwrap();
+    let pod = pods.map(|entry| entry.unwrap().file_name()).next().unwrap();
+    let pulls: Vec<String> = (0..8).map(|number| format!("pull-{number}")).collect();
+    for pull in &pulls {
+        let labels = [("sampan.image", &*image), ("sampan.command", "true")];
+        mesos.agent.launch(labelled(pull, &labels));
+    }
+    until("all of them pull", || {
+        let making = mesos.processes("internal mesos-launch");
+        (making.len() == 8).then_some(())
+    });
+    mesos.agent.kill("a", None);
+    mesos.wait("a", "KILLED");
+    let pod = mesos.host.state.join("pods").join(pod);
+    until("the pod is removed", || (!pod.exists()).then_some(()));
+    for pull in &pulls {
+        mesos.agent.kill(pull, None);
+    }
+    mesos.ends(0);
+    for pull in &pulls {
+        assert_eq!(mesos.states(pull), "STARTING KILLED");
+    }
+}

@@ -135,6 +135,92 @@ fn the_recovery_timeout_ends_it() {
     mesos.ends(1);
 }
 
+/// Where the real executor's program is.
+fn program(mesos: &Mesos) -> std::path::PathBuf {
+    std::fs::read_link(format!("/proc/{}/exe", mesos.real_executor())).unwrap()
+}
+
+/// SIGHUP, with a new program in the place of the old one: it takes over, or where it is none the old one goes on.
+#[test]
+fn an_upgrade() {
+    use std::os::unix::fs::PermissionsExt;
+    let mesos = Mesos::new();
+    let installed = mesos.host.path().join("sampan");
+    let install = |fill: &dyn Fn(&std::path::Path), mode: u32| {
+        let new = installed.with_extension("new");
+        fill(&new);
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::rename(&new, &installed).unwrap();
+    };
+    let good = |path: &std::path::Path| {
+        std::fs::copy(env!("CARGO_BIN_EXE_sampan"), path).unwrap();
+    };
+    install(&good, 0o755);
+    mesos.agent.launch(script("a", "sleep 1000"));
+    let command = [installed.to_str().unwrap(), "executor", "mesos"];
+    mesos.agent.start_executor(&command);
+    mesos.wait("a", "RUNNING");
+    let first = Pid::from_raw(mesos.agent.pid());
+    let upgrade = |subscriptions| {
+        let before = mesos.real_executor();
+        kill(first, Signal::SIGHUP).unwrap();
+        mesos.agent.wait_subscriptions(subscriptions);
+        assert_ne!(mesos.real_executor(), before);
+        program(&mesos)
+    };
+    install(&good, 0o755);
+    assert_eq!(upgrade(2), installed);
+    let script =
+        |text: &'static str| move |path: &std::path::Path| std::fs::write(path, text).unwrap();
+    let old = format!("{} (deleted)", installed.display());
+    let mut subscriptions = 2;
+    for (text, mode) in [
+        ("#!/bin/sh\nexit 1\n", 0o755),
+        ("#!/bin/sh\nkill -SEGV $$\n", 0o755),
+        ("no program\n", 0o644),
+    ] {
+        install(&script(text), mode);
+        subscriptions += 1;
+        assert_eq!(upgrade(subscriptions).to_str(), Some(&*old), "{text}");
+    }
+    install(&good, 0o755);
+    assert_eq!(upgrade(subscriptions + 1), installed);
+    mesos.agent.kill("a", None);
+    mesos.ends(0);
+    assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED");
+}
+
+/// The log of the executor cannot be written: nothing but the log is lost, not even when there is something to tell.
+#[test]
+fn a_log_that_nobody_takes() {
+    for stderr in ["2>/dev/full", "2> >(:); wait $!"] {
+        let to = format!("exec {stderr}; exec \"$@\"");
+        let launcher = Launcher {
+            wrapper: ["/bin/bash", "-c", &to, "bash"].map(String::from).to_vec(),
+            ..Launcher::default()
+        };
+        let mesos = Mesos::with(Settings {
+            launcher,
+            ..Settings::default()
+        });
+        mesos.agent.launch(script("a", "sleep 1000"));
+        mesos.start();
+        mesos.wait("a", "RUNNING");
+        // the real executor tells that it passes over this, before it answers
+        let real = mesos.real_executor();
+        mesos.agent.unknown_event();
+        mesos.agent.launch(script("b", "true"));
+        mesos.wait("b", "FINISHED");
+        assert_eq!(mesos.real_executor(), real, "{stderr}");
+        // the first process tells of this
+        kill(Pid::from_raw(real), Signal::SIGKILL).unwrap();
+        mesos.agent.wait_subscriptions(2);
+        mesos.agent.kill("a", None);
+        mesos.ends(0);
+        assert_eq!(mesos.states("a"), "STARTING RUNNING KILLED", "{stderr}");
+    }
+}
+
 /// The real executor is killed, or asked to change to another program: its tasks stay.
 #[test]
 fn another_executor_process_goes_on() {
@@ -355,6 +441,6 @@ fn an_executor_that_dies_again_and_again_is_given_up() {
     assert_eq!(last["source"], "SOURCE_EXECUTOR", "{last}");
     assert_eq!(
         last["message"],
-        "the executor died 31 times in a row without a connection to the agent, the last time by SIGKILL"
+        "the executor died 31 times in a row without a connection to the agent, the last time it was ended by SIGKILL"
     );
 }

@@ -6,7 +6,7 @@
 //!
 //! Leaves to others: what a task is as a pod ([`super::task`]), how a pod comes up ([`crate::pod::up`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -19,9 +19,10 @@ use super::proto::{ExecutorId, ExecutorInfo, FrameworkId, FrameworkInfo, TaskInf
 use super::task::{self, Invalid, Surroundings, TaskPlan, fetch};
 use crate::image::{Progress, PullOptions};
 use crate::network::Cni;
-use crate::pod::record::Owner;
-use crate::pod::up::{UpSpec, up};
+use crate::pod::record::{Owner, Pod};
+use crate::pod::up::{self, UpSpec};
 use crate::pod::{Error, Result, adopt, hooks};
+use crate::sys::stderr;
 
 /// The step of `sampan internal`.
 pub const STEP: &str = "mesos-launch";
@@ -114,32 +115,33 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
     };
     folders(&tasks, &around)?;
     let there = is_there(&executor, &launch.pod)?;
-    if !there {
+    if there.is_none() {
         let files = fetch::spec(&tasks, launch.group, &around)?;
         fetch::run(&files, &options)?;
     }
-    let plan = task::plan(&tasks, launch.group, &around)?;
+    let mut plan = task::plan(&tasks, launch.group, &around)?;
     for note in &plan.notes {
-        eprintln!("sampan executor: {note}");
+        stderr::line(format_args!("sampan executor: {note}"));
     }
-    say(&Line::Planned {
-        tasks: plan.tasks.iter().map(Planned::from).collect(),
-    });
-    if there {
+    if let Some(owner) = there.and_then(|pod| pod.owner) {
+        // its hooks may have changed them
+        for task in &mut plan.tasks {
+            let services = owner.tasks.get(&task.id);
+            task.services = services.cloned().unwrap_or_default();
+        }
+        planned(&plan.tasks);
         return Ok(());
     }
-    let of = |plan: TaskPlan| (plan.id, plan.services);
-    let tasks_of: BTreeMap<String, Vec<String>> = plan.tasks.into_iter().map(of).collect();
     let owner = Owner {
         process: executor.process,
         kind: "mesos".to_string(),
         framework: executor.framework.clone(),
         executor: executor.executor.clone(),
         agent: executor.agent.clone(),
-        tasks: tasks_of.clone(),
+        tasks: services_of(&plan.tasks),
         sandbox: executor.sandbox.clone(),
     };
-    let spec = UpSpec {
+    let mut spec = UpSpec {
         folders: executor.folders(),
         project: plan.project,
         services: Vec::new(),
@@ -157,19 +159,77 @@ fn make(ledger: &Ledger, number: u64) -> std::result::Result<(), Line> {
         wait: false,
         // a kill must find services that run, and give them their grace
         detach: true,
-        owner: Some(owner),
+        owner: Some(owner.clone()),
         hooks_dir: hooks::usual_folder(),
     };
-    up(spec, &Silent, &mut |_, _| {}).map_err(|error| of_task(error, &tasks_of))
+    let told = up::before_launch(&mut spec, &mut |_, _| {})?;
+    let names = spec.project.services.keys().cloned().collect();
+    divide(&mut plan.tasks, names)?;
+    let tasks_of = services_of(&plan.tasks);
+    spec.owner = Some(Owner {
+        tasks: tasks_of.clone(),
+        ..owner
+    });
+    planned(&plan.tasks);
+    up::up_changed(&spec, &told, &Silent, &mut |_, _| {}).map_err(|error| of_task(error, &tasks_of))
 }
 
-/// An earlier process of this executor made the pod, and nobody has removed it.
-fn is_there(executor: &Executor, pod: &str) -> Result<bool> {
+/// A stop of a task names each of its services: from here on they stay as they are.
+fn planned(tasks: &[TaskPlan]) {
+    say(&Line::Planned {
+        tasks: tasks.iter().map(Planned::from).collect(),
+    });
+}
+
+fn services_of(tasks: &[TaskPlan]) -> BTreeMap<String, Vec<String>> {
+    let of = |task: &TaskPlan| (task.id.clone(), task.services.clone());
+    tasks.iter().map(of).collect()
+}
+
+/// Whose the `services` are that the hooks have left or added. Each task of a group is one of them.
+fn divide(tasks: &mut [TaskPlan], services: BTreeSet<String>) -> std::result::Result<(), Line> {
+    let failed = |task: Option<&TaskPlan>, message: String| Line::Failed {
+        task: task.map(|task| task.id.clone()),
+        state: TaskState::Failed.into(),
+        reason: Some(Reason::ContainerLaunchFailed.into()),
+        message,
+    };
+    if let [task] = tasks {
+        if services.is_empty() {
+            let text = "hooks at before-launch left no service of it; a task needs one";
+            return Err(failed(Some(task), text.into()));
+        }
+        task.services = services.into_iter().collect();
+        return Ok(());
+    }
+    for task in tasks.iter() {
+        if let Some(gone) = task.services.iter().find(|name| !services.contains(*name)) {
+            let text = format!(
+                "a hook at before-launch removed service {gone}, which is this task; a task of a group has to stay"
+            );
+            return Err(failed(Some(task), text));
+        }
+    }
+    let own = |name: &String| tasks.iter().any(|task| task.services.contains(name));
+    match services.iter().find(|name| !own(name)) {
+        Some(new) => Err(failed(
+            None,
+            format!(
+                "a hook at before-launch added service {new}, which belongs to no task of the group; launch it as a task"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The pod, where an earlier process of this executor made it and nobody has removed it.
+fn is_there(executor: &Executor, pod: &str) -> Result<Option<Pod>> {
     let dir = executor.folders().pod(pod);
     let found = adopt::load(&dir)?.filter(|_| !dir.removing().exists());
-    Ok(found
-        .and_then(|pod| pod.owner)
-        .is_some_and(|owner| owner.process == executor.process))
+    Ok(found.filter(|pod| {
+        let owner = pod.owner.as_ref();
+        owner.is_some_and(|owner| owner.process == executor.process)
+    }))
 }
 
 /// A failure is that of the task whose service it is.

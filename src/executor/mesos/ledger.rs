@@ -163,6 +163,8 @@ pub enum Why {
     Group(String),
     /// `max_completion_time` is over.
     TooLong,
+    /// Its health checks failed: complete text.
+    Unhealthy(String),
 }
 
 impl Launch {

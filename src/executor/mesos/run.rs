@@ -1,7 +1,7 @@
 //! The real executor: one loop that carries out what the machine decides.
 //!
 //! *Invariants:* it has one thread and dies with the shim; a launch is written down before anything follows from it; at most
-//! `LAUNCHES` pods are made at once, the others wait in the agent's order.
+//! `LAUNCHES` pods are made at once, the others wait in the agent's order; none that is to be removed waits for one that is made.
 //!
 //! Leaves to others: every decision ([`super::machine`], [`super::session`]).
 
@@ -35,9 +35,12 @@ use crate::pod::record::{self, Cause, ProcessId};
 use crate::pod::watch::{self, Watch};
 use crate::pod::{Error, Result};
 use crate::sys::process::end_with_parent;
+use crate::sys::stderr;
 
-/// Pods that are made, or removed, at once.
+/// Pods that are made at once.
 const LAUNCHES: usize = 8;
+/// Pods that are removed at once.
+const REMOVALS: usize = 8;
 /// Longest pause between two attempts to connect where the agent says none.
 const BACKOFF: Duration = Duration::from_secs(2);
 /// Pause before something is tried again that could not be done.
@@ -93,7 +96,11 @@ pub fn run(options: &Options) -> Result<u8> {
         .build()
         .map_err(|error| Error::Other(format!("start the executor: {error}")))?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(options, &environment, &agent, shim))
+    let code = local.block_on(&runtime, serve(options, &environment, &agent, shim))?;
+    Ok(match code {
+        0 => 0,
+        _ => shim::OVER,
+    })
 }
 
 /// The process above us, whose end is ours.
@@ -122,7 +129,8 @@ struct Context {
     machine: RefCell<Machine>,
     inputs: mpsc::Sender<Input>,
     calls: mpsc::UnboundedSender<Call>,
-    permits: Semaphore,
+    launches: Semaphore,
+    removals: Semaphore,
     launching: RefCell<BTreeMap<u64, Rc<Launching>>>,
     watching: RefCell<BTreeMap<u64, JoinHandle<()>>>,
 }
@@ -282,7 +290,8 @@ fn open(
         machine: RefCell::new(machine),
         inputs,
         calls,
-        permits: Semaphore::new(LAUNCHES),
+        launches: Semaphore::new(LAUNCHES),
+        removals: Semaphore::new(REMOVALS),
         launching: RefCell::default(),
         watching: RefCell::default(),
     };
@@ -305,9 +314,9 @@ impl Context {
             let line = serde_json::json!({
                 "time": record::now(), "executor": self.executor.executor, "message": text
             });
-            eprintln!("{line}");
+            stderr::line(line);
         } else {
-            eprintln!("sampan executor: {text}");
+            stderr::line(format_args!("sampan executor: {text}"));
         }
     }
 
@@ -496,7 +505,7 @@ impl Context {
             ..NotStarted::default()
         };
         let _turn = tokio::select! {
-            turn = self.permits.acquire() => turn,
+            turn = self.launches.acquire() => turn,
             () = launching.told.notified() => return Err(failed("killed before it began".into())),
         };
         let program = "/proc/self/exe";
@@ -676,7 +685,7 @@ impl Context {
             };
             context
                 .insist(async || {
-                    let _turn = context.permits.acquire().await;
+                    let _turn = context.removals.acquire().await;
                     pods::remove(&context.executor, &dir.name).await
                 })
                 .await;

@@ -7,7 +7,6 @@
 //!
 //! Leaves to others: bytes and status codes ([`super::connection`]), what is sent ([`super::machine`]).
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -92,28 +91,28 @@ pub async fn run(
 ) {
     let mut patience = patience;
     let mut without = Instant::now();
-    let mut last = String::new();
     loop {
         // they belong to a connection that is over
         while calls.try_recv().is_ok() {}
         let (setback, error) = match agent.subscribe(&(link.subscription)()).await {
             Ok((events, mut sender)) => {
                 let end = talk(events, &mut sender, &link, &mut calls, &inputs).await;
-                let error = match end {
-                    End::Broken(error) => error,
+                match end {
+                    End::Broken(error) => {
+                        patience.ever = true;
+                        without = Instant::now();
+                        if inputs.send(Input::Lost).await.is_err() {
+                            return;
+                        }
+                        (Setback::Broken, error)
+                    }
+                    End::NotSubscribed(error) => (Setback::Unreachable, error),
                     End::ShutDown => {
                         let error = last_words(&sender, &mut calls, &inputs).await;
                         drop(inputs.send(Input::Abandoned(error.to_string())).await);
                         return;
                     }
-                };
-                patience.ever = true;
-                last.clear();
-                without = Instant::now();
-                if inputs.send(Input::Lost).await.is_err() {
-                    return;
                 }
-                (Setback::Broken, error)
             }
             Err(error) => {
                 let setback = setback(&error);
@@ -159,6 +158,8 @@ fn setback(error: &connection::Error) -> Setback {
 enum End {
     /// It is lost: complete text.
     Broken(String),
+    /// It is lost before the agent sent anything that makes it one: complete text.
+    NotSubscribed(String),
     /// The agent has sent SHUTDOWN, and nothing more will come.
     ShutDown,
 }
@@ -171,27 +172,7 @@ async fn talk(
     calls: &mut mpsc::UnboundedReceiver<Call>,
     inputs: &mpsc::Sender<Input>,
 ) -> End {
-    let (subscribed, shut) = (Cell::new(false), Cell::new(false));
-    let read = async {
-        loop {
-            let event = match events.next().await {
-                Ok(Some(event)) => event,
-                Ok(None) => return "the agent closed the connection".to_string(),
-                Err(error) => return error.to_string(),
-            };
-            match event.r#type() {
-                event::Type::Subscribed => subscribed.set(true),
-                event::Type::Shutdown => shut.set(true),
-                _ => {}
-            }
-            // the loop is gone only when the process ends
-            drop(inputs.send(Input::Agent(Box::new(event))).await);
-            // instead of SUBSCRIBED: it keeps no stream for us
-            if shut.get() && !subscribed.get() {
-                return String::new();
-            }
-        }
-    };
+    let (mut subscribed, mut shut) = (false, false);
     let write = async {
         loop {
             let call = match timeout(HEARTBEAT, calls.recv()).await {
@@ -204,13 +185,34 @@ async fn talk(
             }
         }
     };
-    let why = tokio::select! {
-        why = read => why,
-        why = write => why,
+    tokio::pin!(write);
+    let why = loop {
+        // what has come counts, and is passed on, even if calls cannot be sent any more
+        let event = tokio::select! {
+            biased;
+            event = events.next() => match event {
+                Ok(Some(event)) => event,
+                Ok(None) => break "the agent closed the connection".to_string(),
+                Err(error) => break error.to_string(),
+            },
+            why = &mut write => break why,
+        };
+        match event.r#type() {
+            event::Type::Subscribed => subscribed = true,
+            event::Type::Shutdown => shut = true,
+            _ => {}
+        }
+        // the loop is gone only when the process ends
+        drop(inputs.send(Input::Agent(Box::new(event))).await);
+        // instead of SUBSCRIBED: it keeps no stream for us
+        if shut && !subscribed {
+            break String::new();
+        }
     };
-    match shut.get() {
-        true => End::ShutDown,
-        false => End::Broken(why),
+    match (shut, subscribed) {
+        (true, _) => End::ShutDown,
+        (false, true) => End::Broken(why),
+        (false, false) => End::NotSubscribed(why),
     }
 }
 
@@ -277,7 +279,98 @@ async fn send(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::super::connection::tests::{STREAM, call, chunk, json, listener, request};
+    use super::super::proto::call;
     use super::*;
+
+    const EAGER: Patience = Patience {
+        recovery: Some(Duration::from_secs(1)),
+        backoff: Duration::from_millis(50),
+        ever: true,
+    };
+
+    /// An agent, or what stands before it, that takes SUBSCRIBE and hangs up: as good as none.
+    #[tokio::test]
+    async fn a_stream_without_a_word_is_no_connection() {
+        let (listener, address) = listener().await;
+        let serve = async {
+            loop {
+                let (mut first, _) = listener.accept().await.unwrap();
+                let (_second, _) = listener.accept().await.unwrap();
+                if request(&mut first).await.is_some() {
+                    first.write_all(STREAM.as_bytes()).await.unwrap();
+                }
+            }
+        };
+        let (_calls, outbox) = mpsc::unbounded_channel();
+        let (inputs, mut inbox) = mpsc::channel(1024);
+        let link = Link {
+            subscription: &|| call(call::Type::Subscribe),
+            heartbeat: call(call::Type::Heartbeat),
+        };
+        let agent = json(&address, None);
+        tokio::select! {
+            () = serve => {}
+            () = run(&agent, EAGER, link, outbox, inputs) => {}
+        }
+        let mut told = Vec::new();
+        while let Some(input) = inbox.recv().await {
+            told.push(input);
+        }
+        assert!(matches!(told.pop(), Some(Input::Abandoned(_))));
+        assert!(told.iter().all(|input| matches!(input, Input::Note(_))));
+    }
+
+    /// Though calls cannot be sent any more while the executor is too busy to hear of it.
+    #[tokio::test]
+    async fn shutdown_is_not_lost() {
+        let (listener, address) = listener().await;
+        let subscribed = r#"{"type":"SUBSCRIBED","subscribed":{"executor_info":{"executor_id":{"value":"e"}},"framework_info":{"user":"u","name":"n"},"agent_info":{"hostname":"h"}}}"#;
+        let events = [subscribed, r#"{"type":"SHUTDOWN"}"#];
+        let events = events.map(|event| format!("{}\n{event}", event.len()));
+        let stream = format!("{STREAM}{}", chunk(&events.concat()));
+        let broken = tokio::sync::Notify::new();
+        let serve = async {
+            let (mut first, _) = listener.accept().await.unwrap();
+            let (mut second, _) = listener.accept().await.unwrap();
+            request(&mut first).await.unwrap();
+            first.write_all(stream.as_bytes()).await.unwrap();
+            request(&mut second).await;
+            drop(second);
+            broken.notify_one();
+            std::future::pending::<()>().await;
+        };
+        let (calls, outbox) = mpsc::unbounded_channel();
+        // SUBSCRIBED fills it
+        let (inputs, mut inbox) = mpsc::channel(1);
+        let link = Link {
+            subscription: &|| {
+                calls.send(call(call::Type::Heartbeat)).unwrap();
+                call(call::Type::Subscribe)
+            },
+            heartbeat: call(call::Type::Heartbeat),
+        };
+        let agent = json(&address, None);
+        let told = async {
+            // without a break it is all the same
+            drop(timeout(Duration::from_millis(500), broken.notified()).await);
+            let mut told = Vec::new();
+            for _ in 0..2 {
+                if let Some(Input::Agent(event)) = inbox.recv().await {
+                    told.push(event.r#type());
+                }
+            }
+            told
+        };
+        let told = tokio::select! {
+            told = told => told,
+            () = serve => Vec::new(),
+            () = run(&agent, EAGER, link, outbox, inputs) => Vec::new(),
+        };
+        assert_eq!(told, [event::Type::Subscribed, event::Type::Shutdown]);
+    }
 
     #[test]
     fn patience() {

@@ -1,14 +1,14 @@
 //! The process that the agent starts. It does almost nothing, so that it has few reasons to die: it keeps the real executor running.
 //!
 //! *Invariants:* it has one thread; it is the parent of whatever in its container has lost its own, and reaps it; a real executor that dies
-//! is started again, with growing pauses, and one that ends by itself ends this process with its code; when none comes as far as a
-//! connection, a last one is started that only brings everything to an end. It is the owner of all pods: when it dies they go. It holds the
+//! is started again, with growing pauses, and so is one that fails when there may be tasks; one that has brought everything to an end ends
+//! this process; when none comes as far as a connection, a last one is started that only brings everything to an end. It is the owner of all pods: when it dies they go. It holds the
 //! executor's folder, and removes it when nobody needs it any more.
 //!
 //! | signal | what becomes of it |
 //! |---|---|
 //! | SIGTERM, SIGINT, SIGQUIT | passed on, to each real executor from then on: tasks are stopped, then the executor ends |
-//! | SIGHUP | the real executor is replaced by the program that is on disk now; tasks go on |
+//! | SIGHUP | the real executor is replaced by the program that is on disk now, or by the old one where that does not get as far as a connection; tasks go on |
 
 use std::ffi::OsString;
 use std::io;
@@ -28,6 +28,7 @@ use super::environment::TOKEN;
 use super::ledger::Ledger;
 use crate::pod::record::ProcessId;
 use crate::sys::process::{start_fresh, take_variable};
+use crate::sys::stderr;
 use crate::sys::wait;
 
 /// First pause before a real executor that died soon is started again, doubled each time.
@@ -41,6 +42,9 @@ const DEATHS_MOST: u32 = 30;
 
 /// The step of `sampan internal` that is the real executor.
 pub const STEP: &str = "mesos-executor";
+/// What a real executor ends with that has brought everything to an end, but without success. One that could not begin has another code, and
+/// so has a program that is none.
+pub const OVER: u8 = 113;
 
 /// What follows the death of a real executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,11 +134,15 @@ pub fn run(words: &[OsString], state: &Path) -> io::Result<u8> {
         if let Some(code) = shim.reap()? {
             // it needs no successor, which would have to find everything here
             if let Err(error) = ledger.remove() {
-                eprintln!("sampan executor: {error}");
+                say(error);
             }
             return Ok(code);
         }
     }
+}
+
+fn say(text: impl std::fmt::Display) {
+    stderr::line(format_args!("sampan executor: {text}"));
 }
 
 /// Takes the agent's token out of the environment, which others inherit and may read.
@@ -198,39 +206,39 @@ impl Shim {
             command.env(TOKEN, token);
         }
         start_fresh(&mut command, None);
+        self.replacing = false;
         match command.spawn() {
             Ok(child) => {
                 self.real = Some(Pid::from_raw(child.id() as i32));
                 self.started = Instant::now();
                 Ok(())
             }
-            // a broken upgrade: the old program is still there
-            Err(error) if self.program == self.installed => {
-                eprintln!(
-                    "sampan executor: run {}: {error}; the old program goes on",
-                    self.installed.display()
-                );
-                self.program = PathBuf::from("/proc/self/exe");
-                Ok(())
-            }
+            Err(error) if self.is_needed() => self.died(&format!("could not be started: {error}")),
             Err(error) => Err(error),
         }
     }
 
+    /// There may be tasks, or it is another program that is there no more: the next real executor is to do better.
+    fn is_needed(&self) -> bool {
+        version(&self.subscription).is_some() || self.program == self.installed
+    }
+
     fn signal(&mut self, signal: i32) -> io::Result<()> {
-        self.terminated |= !matches!(signal, libc::SIGCHLD | libc::SIGHUP);
-        // the next one is told
-        let Some(real) = self.real else { return Ok(()) };
         let signal = match signal {
             libc::SIGCHLD => return Ok(()),
             libc::SIGHUP => {
                 // everything that matters is written down before it is done
                 self.program = self.installed.clone();
-                self.replacing = true;
+                self.replacing = self.real.is_some();
                 Signal::SIGKILL
             }
-            _ => Signal::SIGTERM,
+            _ => {
+                self.terminated = true;
+                Signal::SIGTERM
+            }
         };
+        // the next one is told
+        let Some(real) = self.real else { return Ok(()) };
         match kill(real, signal) {
             Err(error) if error != Errno::ESRCH => Err(error.into()),
             _ => Ok(()),
@@ -243,17 +251,23 @@ impl Shim {
             if self.real != Some(Pid::from_raw(ended.pid)) {
                 continue;
             }
-            match ended.signal {
-                None => return Ok(Some(u8::try_from(ended.code).unwrap_or(1))),
-                Some(signal) => self.died(signal)?,
+            match (ended.signal, u8::try_from(ended.code).unwrap_or(1)) {
+                (Some(signal), _) => {
+                    let known = Signal::try_from(signal).map(|signal| signal.to_string());
+                    let signal = known.unwrap_or_else(|_| format!("signal {signal}"));
+                    self.died(&format!("was ended by {signal}"))?;
+                }
+                (None, 0) => return Ok(Some(0)),
+                (None, OVER) => return Ok(Some(1)),
+                (None, code) if !self.is_needed() => return Ok(Some(code)),
+                (None, code) => self.died(&format!("ended with code {code}"))?,
             }
         }
         Ok(None)
     }
 
-    fn died(&mut self, signal: i32) -> io::Result<()> {
-        let known = Signal::try_from(signal).map(|signal| signal.to_string());
-        let signal = known.unwrap_or_else(|_| format!("signal {signal}"));
+    /// The real executor is gone, and not of its own accord; `how`: words after "it".
+    fn died(&mut self, how: &str) -> io::Result<()> {
         self.real = None;
         let soon = self.started.elapsed() < SOON;
         self.started = Instant::now();
@@ -264,21 +278,30 @@ impl Shim {
         if let Some(why) = &self.last {
             // the pods' supervisors end them when we are gone
             return Err(io::Error::other(format!(
-                "{why}; the one that was to end the tasks died by {signal}"
+                "{why}; the one that was to end the tasks {how}"
             )));
         }
         let subscribed = version(&self.subscription) != self.before;
+        let old = Path::new("/proc/self/exe");
+        if !subscribed && self.program != old {
+            // a broken upgrade
+            let installed = self.installed.display();
+            say(format_args!(
+                "{installed}: it {how}; the old program goes on"
+            ));
+            self.program = old.into();
+        }
         match self.deaths.next(soon, subscribed) {
             Next::Again(pause) => {
                 self.pause = pause;
-                eprintln!("sampan executor: it was ended by {signal} and is started again");
+                say(format_args!("it {how} and is started again"));
             }
             Next::Last => {
                 let count = self.deaths.in_vain;
                 let why = format!(
-                    "the executor died {count} times in a row without a connection to the agent, the last time by {signal}"
+                    "the executor died {count} times in a row without a connection to the agent, the last time it {how}"
                 );
-                eprintln!("sampan executor: {why}; it is given up");
+                say(format_args!("{why}; it is given up"));
                 self.pause = PAUSE_MOST;
                 self.last = Some(why);
             }

@@ -36,6 +36,7 @@ use crate::pod::adopt;
 use crate::pod::follow::{self, Follower, From};
 use crate::pod::layout::{Folders, PodDir};
 use crate::pod::record::{self, Owner, ProcessId};
+use crate::sys::stderr;
 
 /// Most sessions, those that ended and are known for a while included.
 const SESSIONS: usize = 128;
@@ -209,7 +210,7 @@ impl Api {
                 "a bearer token that is known here is needed".into(),
             )),
             Err(error) => {
-                eprintln!("sampan executor: {error}");
+                stderr::line(format_args!("sampan executor: {error}"));
                 let why = "the tokens cannot be read; see the executor's log".into();
                 Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, why))
             }
@@ -487,7 +488,7 @@ impl Api {
         let (writer, body) = Writer::new(encoding, self.stream_of(caller)?);
         tokio::task::spawn_local(async move {
             if let Err(error) = attach::output(dir, service, run, follower, writer).await {
-                eprintln!("sampan executor: {error}");
+                stderr::line(format_args!("sampan executor: {error}"));
             }
         });
         let mut answer = stream(encoding, body);

@@ -249,7 +249,7 @@ impl Machine {
         }
     }
 
-    /// Whether services must not be asked to stop yet when all that runs is to.
+    /// Whether services must not be asked to stop yet when all that runs is to, but for those that get no time for it.
     pub fn hold(&mut self, held: bool) {
         self.held = held;
     }
@@ -578,7 +578,10 @@ impl Machine {
         match (unit.status.goal, unit.status.phase) {
             (Goal::Run, Phase::Waiting) => self.may_start(unit),
             (Goal::Stop | Goal::Restart, Phase::Running) if !self.is_needed(name) => {
-                let held = self.held && View::of(self.units.values().map(|u| &u.status)).ending;
+                // nobody waits for a hook who has no time left
+                let held = self.held
+                    && unit.grace != Some(Duration::ZERO)
+                    && View::of(self.units.values().map(|u| &u.status)).ending;
                 (!held).then_some(Step::Stop)
             }
             // its start failed

@@ -11,10 +11,10 @@ use crate::executor::mesos::proto::{ExecutorId, FrameworkId, call, event};
 
 const HEARTBEAT: &str = "20\n{\"type\":\"HEARTBEAT\"}";
 const ACCEPTED: &str = "HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
-const STREAM: &str =
+pub(in crate::executor::mesos) const STREAM: &str =
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n";
 
-fn chunk(text: &str) -> String {
+pub(in crate::executor::mesos) fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
@@ -32,7 +32,7 @@ fn environment(endpoint: &str, token: Option<&str>) -> Environment {
     environment::Environment::read(&variables, token.map(str::to_owned)).unwrap()
 }
 
-fn call(kind: call::Type) -> Call {
+pub(in crate::executor::mesos) fn call(kind: call::Type) -> Call {
     Call {
         executor_id: ExecutorId {
             value: "e".to_owned(),
@@ -50,7 +50,9 @@ async fn subscribe(agent: &Agent) -> Result<(Events, Calls), Error> {
 }
 
 /// Head and body of a request; `None` at the end.
-async fn request(stream: &mut (impl AsyncRead + Unpin)) -> Option<(String, Vec<u8>)> {
+pub(in crate::executor::mesos) async fn request(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Option<(String, Vec<u8>)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -96,13 +98,13 @@ async fn tcp(listener: TcpListener, answers: Vec<String>, calls_first: bool) -> 
     agent(first, second, &answers, calls_first).await
 }
 
-async fn listener() -> (TcpListener, String) {
+pub(in crate::executor::mesos) async fn listener() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     (listener, address)
 }
 
-fn json(endpoint: &str, token: Option<&str>) -> Agent {
+pub(in crate::executor::mesos) fn json(endpoint: &str, token: Option<&str>) -> Agent {
     Agent::new(&environment(endpoint, token), Encoding::Json).unwrap()
 }
 

@@ -107,35 +107,59 @@ impl Machine {
             let why = verdict.message.clone();
             return self.gone(now, number, Some(Reason::ContainerLaunchFailed), &why);
         }
-        let mut ended = None;
-        for at in 0..launch.tasks.len() {
-            let launch = self.launches.get(&number);
-            let task = launch.and_then(|launch| launch.tasks.get(at));
-            let (Some(task), Some(live)) = (task, self.live.get(&number)) else {
-                continue;
-            };
-            if task.is_over() {
-                continue;
-            }
-            let Some(change) = state::derive(task, live) else {
-                continue;
-            };
-            let before = state::ran(task, live, &change);
-            if matches!(change.state, TaskState::Failed | TaskState::Killed) {
-                let message = change.message.as_deref().unwrap_or_default();
-                ended = Some(format!("task {} of the group ended: {message}", task.id));
-            }
-            for change in before.into_iter().chain([change]) {
-                self.update(now, number, at, change);
-            }
+        let Some(live) = self.live.get(&number) else {
+            return;
+        };
+        let known =
+            live.verdict.is_some() || launch.tasks.iter().all(|task| state::is_known(task, live));
+        // what failed is why the others end
+        let mut order: Vec<usize> = (0..launch.tasks.len()).collect();
+        let failed = |at: &usize| {
+            let task = launch.tasks.get(*at);
+            task.is_some_and(|task| state::has_failed(task, live))
+        };
+        order.sort_by_key(|at| !failed(at));
+        for at in order {
+            self.evaluate_task(now, number, at, known);
         }
-        if let Some(why) = ended {
-            let why = Why::Group(why);
+        self.remove_when_over(number);
+    }
+
+    /// `known`: each service of the pod has told its status.
+    fn evaluate_task(&mut self, now: Now, number: u64, at: usize, known: bool) {
+        let task = self.launches.get(&number).and_then(|l| l.tasks.get(at));
+        let (Some(task), Some(live)) = (task, self.live.get(&number)) else {
+            return;
+        };
+        if task.is_over() {
+            return;
+        }
+        let change = state::derive(task, live, known);
+        let before = change
+            .as_ref()
+            .and_then(|change| state::ran(task, live, change));
+        let unhealthy = match task.kill {
+            None => state::unhealthy(task, live),
+            Some(_) => None,
+        };
+        let id = task.id.clone();
+        let ends = |change: &Change| matches!(change.state, TaskState::Failed | TaskState::Killed);
+        let ended = change.as_ref().filter(|change| ends(change));
+        let mut why = ended.map(|change| change.message.clone().unwrap_or_default());
+        for change in before.into_iter().chain(change) {
+            self.update(now, number, at, change);
+        }
+        if why.is_none() && unhealthy.is_some() {
+            why.clone_from(&unhealthy);
+            let unhealthy = Why::Unhealthy(unhealthy.unwrap_or_default());
+            self.begin_kill(now, number, at, &unhealthy, None);
+        }
+        if let Some(why) = why {
+            let why = Why::Group(format!("task {id} of the group ended: {why}"));
             self.change_all(number, |machine, at| {
                 machine.begin_kill(now, number, at, &why, None)
             });
         }
-        self.remove_when_over(number);
     }
 
     fn remove_when_over(&mut self, number: u64) {
@@ -184,11 +208,15 @@ impl Machine {
                 why: why.clone(),
             });
             if may_say_killing {
-                let text = match state::killed(why).message {
+                let end = state::killed(why);
+                let text = match end.message {
                     Some(text) if *why != Why::Asked => text,
                     _ => "asked to end".to_string(),
                 };
-                let change = Change::to(TaskState::Killing).because(&text);
+                let change = Change {
+                    healthy: end.healthy,
+                    ..Change::to(TaskState::Killing).because(&text)
+                };
                 self.update(now, number, at, change);
             }
         }
@@ -213,6 +241,7 @@ impl Machine {
 
     /// Does what the kill of a task asks for now, if there is one.
     fn stop(&mut self, now: Now, number: u64, at: usize) {
+        let patience = self.ending.as_ref().map(|ending| ending.until);
         let Some(launch) = self.launches.get_mut(&number) else {
             return;
         };
@@ -224,8 +253,9 @@ impl Machine {
         let action = match phase {
             Phase::Starting => {
                 // what is not there yet needs no grace, only its undoing
-                let most = now.boot + CANCEL;
-                kill.until = Some(kill.until.map_or(most, |until| until.max(most)));
+                let most = kill.since + CANCEL;
+                let until = kill.until.map_or(most, |until| until.max(most));
+                kill.until = Some(patience.map_or(until, |patience| until.min(patience)));
                 Action::Cancel(number)
             }
             Phase::Up => Action::Stop {

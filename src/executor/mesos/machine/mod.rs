@@ -501,12 +501,19 @@ impl Machine {
             return self.log("a launch without tasks is passed over".into());
         }
         let mut ids = BTreeSet::new();
-        for task in &tasks {
+        let (tasks, old): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| {
             let id = &task.task_id.value;
-            if !ids.insert(id) || self.find(id).is_some() || self.ended.contains(&hash(id)) {
-                let text = format!("task {id} was launched already; the repetition is passed over");
-                return self.log(text);
-            }
+            ids.insert(id.clone()) && self.find(id).is_none() && !self.ended.contains(&hash(id))
+        });
+        let repeated = old.first().map(|task| {
+            let id = &task.task_id.value;
+            format!("task {id} was launched already")
+        });
+        if let Some(text) = &repeated {
+            self.log(format!("{text}; the repetition is passed over"));
+        }
+        if tasks.is_empty() {
+            return;
         }
         self.last += 1;
         let number = self.last;
@@ -528,16 +535,26 @@ impl Machine {
         self.live.insert(number, Live::default());
         self.waiting = None;
         self.actions.push(Action::KeepTasks(number, tasks));
-        if let Some(ending) = &self.ending {
-            let text = "the executor is ending";
-            let (reports, state) = (ending.reports, TaskState::Dropped);
+        let refused = match (&self.ending, repeated) {
+            (Some(_), _) => {
+                Some(state::Change::to(TaskState::Dropped).because("the executor is ending"))
+            }
+            // all of a group or none
+            (None, Some(text)) => Some(
+                state::Change::to(TaskState::Error)
+                    .reason(Reason::TaskGroupInvalid)
+                    .because(&text),
+            ),
+            (None, None) => None,
+        };
+        if let Some(change) = refused {
             self.change_all(number, |machine, at| {
-                machine.update(now, number, at, state::Change::to(state).because(text))
+                machine.update(now, number, at, change.clone())
             });
             if let Some(launch) = self.launches.get_mut(&number) {
                 launch.phase = Phase::Removed;
             }
-            if !reports {
+            if self.ending.as_ref().is_some_and(|ending| !ending.reports) {
                 self.log("a launch came while the executor ends".into());
             }
             return;

@@ -1,6 +1,7 @@
 //! What a task's services make of the task.
 //!
-//! *Invariants:* a task is over when none of its services runs or is going to; a failure is blamed on what failed first.
+//! *Invariants:* a task is over when none of its services runs or is going to; a failure is blamed on what failed first; what ended
+//! because it was asked to has not finished, whatever its exit code.
 //!
 //! Leaves to others: what is done about it.
 
@@ -72,14 +73,42 @@ pub fn ran(task: &Task, live: &Live, next: &Change) -> Option<Change> {
     (unseen && runs(plan, &services(plan, live)?)).then(|| Change::to(TaskState::Running))
 }
 
-/// What a task has become by its services; `None`: nothing new.
-pub fn derive(task: &Task, live: &Live) -> Option<Change> {
+/// Each of its services has told its status.
+pub fn is_known(task: &Task, live: &Live) -> bool {
+    let plan = task.plan.as_ref();
+    plan.is_some_and(|plan| services(plan, live).is_some())
+}
+
+/// One of its services has failed.
+pub fn has_failed(task: &Task, live: &Live) -> bool {
+    let names = task.plan.iter().flat_map(|plan| &plan.services);
+    let mut services = names.filter_map(|name| live.services.get(name));
+    services.any(|service| is_failure(&service.status))
+}
+
+/// That a task is being stopped because of a health check, and because of which one.
+pub fn unhealthy(task: &Task, live: &Live) -> Option<String> {
+    let mut names = task.plan.iter().flat_map(|plan| &plan.services);
+    names.find_map(|name| {
+        let status = &live.services.get(name)?.status;
+        let stopped = status.goal == Goal::Stop && status.cause == Some(Cause::Unhealthy);
+        stopped.then(|| is_unhealthy(name, status))
+    })
+}
+
+fn is_unhealthy(service: &str, status: &Status) -> String {
+    let failing = status.failing(CheckKind::Health);
+    format!("service {service} is unhealthy: {failing}")
+}
+
+/// What a task has become by its services; `None`: nothing new. `known`: each service of the pod has told its status.
+pub fn derive(task: &Task, live: &Live, known: bool) -> Option<Change> {
     let plan = task.plan.as_ref()?;
     let services = services(plan, live)?;
     let healthy = health(&services);
     let check_status = check_status(task, &services);
     if services.iter().all(|(_, service)| is_over(&service.status)) {
-        let mut end = end(task, live, &services);
+        let mut end = end(task, live, &services, known)?;
         end.healthy = end.healthy.or(healthy);
         end.check_status = check_status;
         return Some(end);
@@ -181,30 +210,43 @@ fn check_status(task: &Task, services: &[(&str, &Service)]) -> Option<CheckStatu
     Some(info)
 }
 
-fn end(task: &Task, live: &Live, services: &[(&str, &Service)]) -> Change {
+fn end(task: &Task, live: &Live, services: &[(&str, &Service)], known: bool) -> Option<Change> {
     if let Some(Kill { why, .. }) = &task.kill {
-        return killed(why);
+        return Some(killed(why));
     }
     let failed = services
         .iter()
         .filter(|(_, service)| is_failure(&service.status))
         .min_by_key(|(_, service)| &service.status.finished);
     if let Some((name, service)) = failed {
-        return failure(task, name, service);
+        return Some(failure(task, name, service));
     }
-    let all_done = services.iter().all(|(_, service)| {
-        let status = &service.status;
-        status.phase == Phase::Exited && status.exit_code == Some(0)
-    });
-    if all_done {
-        return Change::to(TaskState::Finished);
+    let is_done = |status: &Status| {
+        status.phase == Phase::Exited
+            && status.exit_code == Some(0)
+            && status.cause == Some(Cause::Exited)
+    };
+    let done = services.iter().filter(|(_, s)| is_done(&s.status)).count();
+    if done == services.len() {
+        return Some(Change::to(TaskState::Finished));
     }
-    // by hand, or because another task's service failed
+    // the failure of another task may be what is told next
+    if !known {
+        return None;
+    }
+    // without a failure the first success ended the others (`abort-on-exit`)
+    let failed = live.services.values().any(|s| is_failure(&s.status));
+    let pod = |status: &Status| status.cause == Some(Cause::Pod);
+    let ended = |status: &Status| is_done(status) || pod(status) && !failed;
+    if done > 0 && services.iter().all(|(_, s)| ended(&s.status)) {
+        return Some(Change::to(TaskState::Finished));
+    }
+    // by hand
     let text = match &live.verdict {
         Some(verdict) => verdict.message.as_str(),
         None => "it was stopped by a command on the agent's machine",
     };
-    Change::to(TaskState::Killed).because(text)
+    Some(Change::to(TaskState::Killed).because(text))
 }
 
 /// The end that we made.
@@ -216,6 +258,10 @@ pub fn killed(why: &Why) -> Change {
         Why::TooLong => Change::to(TaskState::Failed)
             .reason(Reason::MaxCompletionTimeReached)
             .because("it took longer than its max_completion_time"),
+        Why::Unhealthy(text) => Change {
+            healthy: Some(false),
+            ..Change::to(TaskState::Killed).because(text)
+        },
     }
 }
 
@@ -257,10 +303,7 @@ fn failure(task: &Task, name: &str, service: &Service) -> Change {
         }
         Some(Cause::Unhealthy) => Change {
             healthy: Some(false),
-            ..Change::to(TaskState::Killed).because(&format!(
-                "service {name} is unhealthy: {}",
-                status.failing(CheckKind::Health)
-            ))
+            ..Change::to(TaskState::Killed).because(&is_unhealthy(name, status))
         },
         Some(Cause::Hook) => Change::to(TaskState::Failed).because(&format!(
             "service {name} was stopped, for a hook of the pod failed"

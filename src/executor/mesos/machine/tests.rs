@@ -376,6 +376,19 @@ fn ends() {
             with(Cause::Exited, &|s| s.exit_code = Some(0)),
             "t TASK_FINISHED",
         ),
+        // what was asked to end has not finished, whatever its exit code
+        (
+            with(Cause::Stopped, &|s| {
+                (s.goal, s.exit_code) = (Goal::Stop, Some(0))
+            }),
+            "t TASK_KILLED: it was stopped by a command on the agent's machine",
+        ),
+        (
+            with(Cause::Unhealthy, &|s| {
+                (s.exit_code, s.checks) = (Some(0), checks(Some(false)))
+            }),
+            "t TASK_KILLED healthy=false: service t is unhealthy: mesos-health failed 3 times: not connected: refused",
+        ),
     ] {
         let mut life = Life::subscribed(&[]);
         life.launch(&["t"]);
@@ -450,6 +463,21 @@ fn a_kill_before_there_is_a_pod() {
         ["t TASK_KILLED REASON_TASK_KILLED_DURING_LAUNCH: killed on request"]
     );
     assert_eq!(life.acknowledge(), ["exit 0"]);
+    // another kill does not postpone it, nor does a shutdown that ends before
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["t"]);
+    assert_eq!(life.kill("t", Some(60.0)), ["cancel 1"]);
+    life.now += 2 * SECOND;
+    assert_eq!(life.kill("t", Some(1.0)), ["cancel 1"]);
+    assert!(life.after(SECOND - Duration::from_millis(1)).is_empty());
+    assert_eq!(life.after(Duration::from_millis(1)), ["abort 1"]);
+    let mut life = Life::subscribed(&[]);
+    life.machine.shutdown_grace = 2 * SECOND;
+    life.launch(&["t"]);
+    let told = life.agent(event::Type::Shutdown, Event::default());
+    assert!(told.contains(&"cancel 1".into()), "{told:?}");
+    assert_eq!(life.after(Duration::from_millis(1499)), [""; 0]);
+    assert_eq!(life.after(Duration::from_millis(1))[0], "abort 1");
     // it came up before it could be stopped
     let mut life = Life::subscribed(&[]);
     life.launch(&["t"]);
@@ -495,6 +523,85 @@ fn a_group_ends_together_unless_a_task_has_finished() {
     );
 }
 
+/// A service that its supervisor ends because of its health, with those of the other tasks: each of them exits with 0.
+#[test]
+fn a_kill_by_health_checks() {
+    let mut life = Life::subscribed(&[capability::Type::TaskKillingState]);
+    life.launch(&["a", "b"]);
+    life.up(1);
+    life.runs(1, "a");
+    life.runs(1, "b");
+    let stopping = |cause| Status {
+        goal: Goal::Stop,
+        phase: At::Stopping,
+        cause: Some(cause),
+        ..running()
+    };
+    assert!(life.service(1, "a", stopping(Cause::Pod)).is_empty());
+    let ill = Status {
+        checks: checks(Some(false)),
+        ..stopping(Cause::Unhealthy)
+    };
+    let why = "service b is unhealthy: mesos-health failed 3 times: not connected: refused";
+    assert_eq!(
+        life.service(1, "b", ill),
+        [
+            "b TASK_RUNNING REASON_TASK_HEALTH_CHECK_STATUS_UPDATED healthy=false: \
+             service b: mesos-health: not connected: refused",
+            &format!("b TASK_KILLING healthy=false: {why}"),
+            "stop 1 b Some(3s)",
+            &format!("a TASK_KILLING: task b of the group ended: {why}"),
+            "stop 1 a Some(3s)",
+        ]
+    );
+    assert_eq!(
+        life.service(1, "a", ended(0, Cause::Pod)),
+        [format!("a TASK_KILLED: task b of the group ended: {why}")]
+    );
+    assert_eq!(
+        life.service(1, "b", ended(0, Cause::Unhealthy)),
+        [
+            format!("b TASK_KILLED healthy=false: {why}"),
+            "remove 1".into()
+        ]
+    );
+}
+
+/// A successor is told the statuses in the order of the services' names.
+#[test]
+fn a_group_whose_end_nobody_saw() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["a", "b"]);
+    life.up(1);
+    // why may be in the status of the other one
+    assert!(life.service(1, "a", ended(0, Cause::Pod)).is_empty());
+    assert_eq!(
+        life.service(1, "b", ended(3, Cause::Exited)),
+        [
+            "b TASK_RUNNING",
+            "b TASK_FAILED: service b exited with code 3",
+            "stop 1 a Some(3s)",
+            "a TASK_KILLED: task b of the group ended: service b exited with code 3",
+            "remove 1"
+        ]
+    );
+}
+
+/// By `abort-on-exit` the first success ends what is there to serve it.
+#[test]
+fn a_success_that_ended_the_others() {
+    let mut life = Life::subscribed(&[]);
+    life.launch(&["t"]);
+    life.up_as(1, |plan| plan.services = vec!["job".into(), "log".into()]);
+    life.runs(1, "job");
+    assert_eq!(life.runs(1, "log"), ["t TASK_RUNNING"]);
+    assert!(life.service(1, "job", ended(0, Cause::Exited)).is_empty());
+    assert_eq!(
+        life.service(1, "log", ended(143, Cause::Pod)),
+        ["t TASK_FINISHED", "remove 1"]
+    );
+}
+
 #[test]
 fn a_group_that_cannot_start() {
     let mut life = Life::subscribed(&[]);
@@ -520,12 +627,24 @@ fn repetitions_do_nothing() {
     life.launch(&["t"]);
     let text = "log task t was launched already; the repetition is passed over";
     assert_eq!(life.launch(&["t"]), [text]);
-    assert_eq!(life.launch(&["u", "t"]), [text]);
-    life.launch(&["u"]);
+    // all of a group or none, and each task has an answer
+    assert_eq!(
+        life.launch(&["u", "t"]),
+        [
+            text,
+            "keep 2: 1 tasks",
+            "u TASK_ERROR REASON_TASK_GROUP_INVALID: task t was launched already"
+        ]
+    );
+    assert_eq!(
+        life.launch(&["v", "v"])[2],
+        "v TASK_ERROR REASON_TASK_GROUP_INVALID: task v was launched already"
+    );
+    life.launch(&["w"]);
     life.up(1);
     life.service(1, "t", ended(0, Cause::Exited));
     life.input(Input::Removed(1));
-    assert_eq!(life.acknowledge(), ["forget 1"]);
+    assert!(life.acknowledge().contains(&"forget 1".into()));
     assert_eq!(life.launch(&["t"]), [text]);
     let uuid = vec![1; 16];
     let acknowledged = event::Acknowledged {

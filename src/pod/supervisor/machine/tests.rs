@@ -111,6 +111,32 @@ fn pod() -> Machine {
     ])
 }
 
+/// While hooks have to run first; a stop without any time does not wait for them.
+#[test]
+fn a_stop_that_is_held() {
+    let mut pod = machine(vec![("a", facts(&[])), ("b", facts(&[]))]);
+    let both = ["a", "b"].map(String::from);
+    pod.start(&both);
+    pod.take_actions();
+    pod.input("a", run(2));
+    pod.input("b", run(3));
+    pod.hold(true);
+    pod.stop(&both, Some(Duration::from_secs(3)), Cause::Stopped);
+    assert_eq!(pod.take_actions(), []);
+    pod.stop(&both[..1], Some(Duration::ZERO), Cause::Stopped);
+    let at_once = Timer {
+        kind: TimerKind::Grace,
+        generation: pod.generation("a"),
+    };
+    assert_eq!(
+        pod.take_actions(),
+        [Action::Signal(15), Action::Timer(at_once, Duration::ZERO)]
+            .map(|action| ("a".to_string(), action))
+    );
+    pod.hold(false);
+    assert_eq!(names(&pod.take_actions(), &Action::Signal(15)), ["b"]);
+}
+
 #[test]
 fn services_start_when_their_dependencies_are_as_asked() {
     let mut pod = pod();
