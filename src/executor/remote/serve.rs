@@ -140,7 +140,7 @@ async fn listen(server: Server) -> anyhow::Result<()> {
                     }
                     Err(error) => {
                         if told.as_ref() != Some(&error) {
-                            eprintln!("sampan executor: {error}");
+                            stderr::line(format_args!("sampan executor: {error}"));
                         }
                         told = Some(error);
                     }
