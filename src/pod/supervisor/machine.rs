@@ -144,6 +144,13 @@ pub enum Action {
     Note(String),
 }
 
+impl Action {
+    /// A successor that does not know of it may do it again: a full disk keeps nothing from being stopped.
+    pub fn is_repeatable(&self) -> bool {
+        !matches!(self, Action::Start | Action::PostStart | Action::PreStop)
+    }
+}
+
 /// All services of a pod.
 pub struct Machine {
     units: BTreeMap<String, Unit>,

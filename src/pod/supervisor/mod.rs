@@ -245,7 +245,7 @@ struct Supervisor {
     machine: Machine,
     /// What is on disk.
     saved: BTreeMap<String, Status>,
-    /// Decided, by service and generation, and not done before what it follows from is on disk.
+    /// Decided, by service and generation, and not done before what it follows from is on disk, unless it may be done twice.
     waiting: Vec<(String, u64, Action)>,
     /// What could not be written the last time and why, by service.
     unwritten: BTreeSet<(String, String)>,
@@ -362,13 +362,19 @@ impl Supervisor {
             self.waiting.push((name, generation, action));
         }
         let mut unwritten = self.write();
-        if unwritten.is_empty() {
-            for (name, generation, action) in std::mem::take(&mut self.waiting) {
-                // the run that it was meant for may have ended meanwhile
-                if generation == self.machine.generation(&name) {
-                    work::perform(&self.context, &name, generation, action);
-                }
+        let whole = unwritten.is_empty();
+        for (name, generation, action) in std::mem::take(&mut self.waiting) {
+            // the run that it was meant for may have ended meanwhile
+            if generation != self.machine.generation(&name) {
+                continue;
             }
+            if whole || action.is_repeatable() {
+                work::perform(&self.context, &name, generation, action);
+            } else {
+                self.waiting.push((name, generation, action));
+            }
+        }
+        if whole {
             unwritten.extend(self.judge().err().map(|e| (String::new(), e.to_string())));
         }
         self.try_again(unwritten);
