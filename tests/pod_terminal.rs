@@ -5,7 +5,10 @@ mod pod_support;
 mod pty;
 
 use std::fs;
-use std::process::Command;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -248,5 +251,69 @@ services:
     until("one terminal", || {
         (open(i64::from(supervisor(&host))) <= 1).then_some(())
     });
+    host.down(&before);
+}
+
+/// `exec -t copy sh -c SCRIPT` with pipes for our streams.
+fn piped(host: &Host, script: &str) -> Child {
+    let mut command = host.command(&["exec", "-t", "copy", "sh", "-c", script]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[test]
+fn much_goes_both_ways_at_once() {
+    let (host, before) = up();
+    let mut child = piped(&host, "stty raw -echo; echo ready; exec head -c 1048576");
+    let mut out = child.stdout.take().unwrap();
+    let mut ready = [0; 6];
+    out.read_exact(&mut ready).unwrap();
+    assert_eq!(&ready, b"ready\n");
+    let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let (mut input, typed) = (child.stdin.take().unwrap(), bytes.clone());
+    let typing = std::thread::spawn(move || input.write_all(&typed));
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut all = Vec::new();
+        let _ = out.read_to_end(&mut all);
+        let _ = sender.send(all);
+    });
+    let printed = receiver.recv_timeout(Duration::from_secs(60));
+    assert!(printed.expect("it goes on") == bytes);
+    typing.join().unwrap().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    host.down(&before);
+}
+
+#[test]
+fn a_terminal_that_nobody_has_open_is_waited_for() {
+    let (host, before) = up();
+    let wait = |name: &str| format!("until [ -e /tmp/{name} ]; do sleep 0.1; done");
+    let script = format!(
+        "exec </dev/null >/dev/null 2>&1; touch /tmp/closed; {}; echo again >/dev/tty; {}; exit 5",
+        wait("go"),
+        wait("end")
+    );
+    let mut child = piped(&host, &script);
+    let inside = |command: &str| host.sampan(&["exec", "copy", "sh", "-c", command]).ok();
+    inside(&wait("closed"));
+    // who waits reads nothing: no more calls of read(2) between two looks
+    let reads = || {
+        let text = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("syscr:"));
+        line.unwrap().to_string()
+    };
+    until("it waits", || {
+        let first = reads();
+        inside("true");
+        (first == reads()).then_some(())
+    });
+    inside("touch /tmp/go");
+    let mut again = [0; 6];
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut again).unwrap();
+    assert_eq!(&again, b"again\n");
+    inside("touch /tmp/end");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
     host.down(&before);
 }

@@ -11,11 +11,14 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pod_support::{BUSYBOX, Ended, Host, until};
 use pty::{Pty, SLEEP, until_size};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use sampan::compose::{self, LoadRequest};
 use sampan::network::Cni;
 use sampan::pod::layout::Folders;
@@ -109,6 +112,53 @@ impl Api {
         self.raw(request.as_bytes())
     }
 
+    /// Begins a session in `copy`: a program on a terminal or not. Records are protobuf, so that text is seen as it is.
+    fn launch(&self, id: &str, program: &str, terminal: bool) -> UnixStream {
+        let mut launch = json!({
+            "container_id": {"value": id, "parent": {"value": "copy"}},
+            "command": {"value": program},
+        });
+        if terminal {
+            launch["container"] = json!({"type": "MESOS", "tty_info": {}});
+        }
+        let call = json!({"type": "LAUNCH_NESTED_CONTAINER_SESSION", "launch_nested_container_session": launch});
+        let call = call.to_string();
+        let text = format!(
+            "POST /api/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTE: trailers\r\nContent-Type: application/json\r\n\
+             Message-Accept: application/x-protobuf\r\nContent-Length: {}\r\n\r\n{call}",
+            call.len()
+        );
+        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        let limit = Some(Duration::from_secs(60));
+        stream.set_read_timeout(limit).unwrap();
+        stream
+    }
+
+    /// A call about a session of [`Api::launch`].
+    fn about(&self, kind: &str, id: &str, more: Value) -> (u16, String) {
+        let mut body = json!({"container_id": {"value": id, "parent": {"value": "copy"}}});
+        let more = more.as_object().cloned().unwrap_or_default();
+        body.as_object_mut().unwrap().extend(more);
+        let call = json!({"type": kind, kind.to_lowercase(): body});
+        self.call("Content-Type: application/json\r\n", &call.to_string())
+    }
+
+    /// What a command in `copy` prints.
+    fn inside(&self, command: &str) -> String {
+        self.host
+            .sampan(&["exec", "copy", "sh", "-c", command])
+            .out()
+    }
+
+    /// Waits until a process whose number is in a file has ended: one that nobody reaps has no command line.
+    fn await_end(&self, file: &str) {
+        let ask = format!("tr '\\0' ' ' < /proc/$(cat {file})/cmdline");
+        until("its program ends", || {
+            self.inside(&ask).is_empty().then_some(())
+        });
+    }
+
     fn end(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -116,7 +166,9 @@ impl Api {
             let _ = fs::remove_file(self.host.path().join(name));
         }
         let host = &self.host;
-        host.sampan(&["-p", &host.name, "down", "-v"]).ok();
+        if host.pod().exists() {
+            host.sampan(&["-p", &host.name, "down", "-v"]).ok();
+        }
         host.assert_clean(&self.before);
     }
 }
@@ -136,6 +188,18 @@ fn answer(mut stream: UnixStream) -> (u16, String) {
     (status.unwrap_or(0), text)
 }
 
+/// Reads until a text has come.
+#[track_caller]
+fn await_in(stream: &mut UnixStream, text: &str) {
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains(text) {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).unwrap();
+        assert!(count > 0, "never {text:?}");
+        seen.extend_from_slice(&piece[..count]);
+    }
+}
+
 /// The test's own process.
 fn owner() -> ProcessId {
     let pid = std::process::id() as i32;
@@ -148,7 +212,11 @@ fn owner() -> ProcessId {
 fn up(host: &Host) {
     let text = format!(
         "
-x-image: &image {{image: {BUSYBOX}, stop_signal: KILL, network_mode: none}}
+x-image: &image
+  image: {BUSYBOX}
+  stop_signal: KILL
+  network_mode: none
+  logging: {{options: {{max-size: 256k, max-file: '20'}}}}
 services:
   shell: {{<<: *image, tty: true, stdin_open: true, environment: {{PS1: '> '}}}}
   copy:
@@ -241,6 +309,11 @@ fn commands_on_a_socket_are_those_of_the_machine() {
         "{ended:?}"
     );
     assert_eq!(run(&["exec", "copy", "/no/such"]).code, 127);
+    // a program is none of our options, whatever it is called
+    for name in ["--state=/x", "--help"] {
+        let ended = run(&["exec", "copy", "--", name]);
+        assert!(ended.fails(127).contains(name), "{ended:?}");
+    }
     // a variable of the program is none of ours
     let named = "exec -e SAMPAN_STATE=/x -e SAMPAN_REMOTE=y copy sh -c".split(' ');
     let named: Vec<&str> = named.chain(["echo $SAMPAN_STATE $SAMPAN_REMOTE"]).collect();
@@ -248,6 +321,10 @@ fn commands_on_a_socket_are_those_of_the_machine() {
     // what goes on in the background keeps nobody waiting
     let ended = run(&["exec", "copy", "sh", "-c", "sleep 1000 & echo here; exit 4"]);
     assert_eq!((ended.code, ended.out().as_str()), (4, "here\n"));
+    // also where it goes on writing
+    let ended = run(&["exec", "copy", "sh", "-c", "yes & echo here; exit 4"]);
+    assert_eq!(ended.code, 4, "{}", ended.stderr);
+    assert!(ended.out().lines().any(|line| line == "here"));
     let several = run(&["exec", "both", "true"]);
     assert!(
         several.fails(125).contains("both/web, both/db"),
@@ -302,6 +379,22 @@ fn commands_on_a_socket_are_those_of_the_machine() {
         "{ended:?}"
     );
     assert!(run(&["attach", "copy"]).fails(125).contains("does not run"));
+    // what cannot be done from here is not advised
+    let over = run(&["exec", "copy", "true"]);
+    assert_eq!(
+        over.fails(125),
+        "sampan: service copy exited with code 7\n",
+        "{over:?}"
+    );
+    // one that goes away in the middle is named
+    let path = api.host.path().join("mute.sock");
+    let mute = UnixListener::bind(&path).unwrap();
+    let gone = std::thread::spawn(move || drop(mute.accept().unwrap()));
+    let url = format!("unix:{}", path.display());
+    let ended = api.host.sampan(&["--remote", &url, "ps"]);
+    assert!(ended.fails(1).contains(path.to_str().unwrap()), "{ended:?}");
+    gone.join().unwrap();
+    fs::remove_file(&path).unwrap();
     api.end();
 }
 
@@ -323,6 +416,25 @@ fn terminals_through_the_api() {
     exec.keys("exit 6\r");
     assert_eq!(exec.wait(), 6);
     assert!(!exec.is_raw());
+
+    // the keys that leave a service are the program's here, as they are on the machine
+    let ask = "stty raw -echo; echo ready; head -c 2 | od -An -tx1; exit 3";
+    let mut exec = api.pty(&["exec", "-t", "copy", "sh", "-c", ask]);
+    exec.await_text("ready");
+    exec.keys("\x10\x11");
+    exec.await_text("10 11");
+    assert_eq!(exec.wait(), 3);
+    // whoever ends us finds the terminal as it was
+    let mut exec = api.pty(&["exec", "-t", "copy", "sh"]);
+    until("raw", || exec.is_raw().then_some(()));
+    kill(Pid::from_raw(exec.child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(exec.wait(), 128 + 15);
+    assert!(!exec.is_raw());
+    let mut looker = api.pty(&["attach", "--no-stdin", "shell"]);
+    until("it looks", || looker.is_shown().then_some(()));
+    kill(Pid::from_raw(looker.child.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(looker.wait(), 128 + 2);
+    assert!(!looker.is_shown());
 
     let mut shell = api.pty(&["attach", "shell"]);
     until("raw", || shell.is_raw().then_some(()));
@@ -568,6 +680,239 @@ fn clients_that_speak_badly() {
         let (status, text) = api.call(json, &exec(number));
         assert_eq!(status, 200, "{number}: {text}");
     }
+    api.end();
+}
+
+#[test]
+fn every_signal_is_the_program_s() {
+    let api = Api::new();
+    let kill = |id: &str, signal: i32| {
+        let (status, text) = api.about("KILL_CONTAINER", id, json!({"signal": signal}));
+        assert_eq!(status, 200, "{signal}: {text}");
+    };
+    // those that stop or kill whoever gets them, that it has its own use for, or ignores
+    let signals = [1, 3, 4, 5, 6, 7, 8, 11, 13, 15, 22, 23, 28, 30, 31];
+    let traps = signals.map(|signal| format!("trap 'echo got {signal}.' {signal}; "));
+    let program = format!(
+        "{}echo $$ > /tmp/trap; echo ready.; while :; do sleep 0.1; done",
+        traps.concat()
+    );
+    let mut stream = api.launch("s", &program, false);
+    await_in(&mut stream, "ready.");
+    for signal in signals {
+        kill("s", signal);
+        await_in(&mut stream, &format!("got {signal}."));
+    }
+    kill("s", libc::SIGSTOP);
+    let stopped = |file: &str| {
+        let ask = format!("grep State: /proc/$(cat {file})/status");
+        until("it is stopped", || {
+            api.inside(&ask).contains("T (stopped)").then_some(())
+        });
+    };
+    stopped("/tmp/trap");
+    kill("s", libc::SIGHUP);
+    kill("s", libc::SIGCONT);
+    await_in(&mut stream, "got 1.");
+    kill("s", libc::SIGKILL);
+    await_in(&mut stream, "sampan-exit-code: 137");
+    // what is stopped is ended with its session like anything else
+    let mut stream = api.launch(
+        "t",
+        "echo $$ > /tmp/still; echo ready.; sleep 1000; true",
+        false,
+    );
+    await_in(&mut stream, "ready.");
+    kill("t", libc::SIGSTOP);
+    stopped("/tmp/still");
+    drop(stream);
+    api.await_end("/tmp/still");
+    assert_eq!(api.about("WAIT_CONTAINER", "t", json!({})).0, 200);
+    api.end();
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_ends_with_its_reader() {
+    let api = Api::new();
+    let slow = api.launch("s", "echo $$ > /tmp/pid; exec yes", true);
+    let written = || api.inside("grep wchar /proc/$(cat /tmp/pid)/io");
+    until("it is held up", || {
+        let (one, two) = (written(), written());
+        (!one.is_empty() && one == two).then_some(())
+    });
+    drop(slow);
+    api.await_end("/tmp/pid");
+    let (status, text) = api.about("WAIT_CONTAINER", "s", json!({}));
+    assert!(
+        status == 200 && text.contains("exit_status"),
+        "{status} {text}"
+    );
+    api.end();
+}
+
+#[test]
+fn one_who_leaves_keeps_no_input() {
+    let api = Api::new();
+    let name = &api.host.name;
+    api.host
+        .sampan(&["-p", name, "kill", "-s", "STOP", "copy"])
+        .ok();
+    let record = |body: Value| {
+        let text =
+            json!({"type": "ATTACH_CONTAINER_INPUT", "attach_container_input": body}).to_string();
+        format!("{}\n{text}", text.len())
+    };
+    let first = record(json!({"type": "CONTAINER_ID", "container_id": {"value": "copy"}}));
+    // more than the pipe holds, and more than is read ahead
+    let data = record(json!({"type": "PROCESS_IO", "process_io":
+        {"type": "DATA", "data": {"type": "STDIN", "data": "YWFh".repeat(100_000)}}}));
+    let headers =
+        "Content-Type: application/recordio\r\nMessage-Content-Type: application/json\r\n";
+    for (length, records) in [(1, 1), (8, 2)] {
+        let body = format!("{first}{}", data.repeat(records));
+        let head = format!(
+            "POST /api/v1 HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len() * length
+        );
+        let mut stream = UnixStream::connect(&api.socket).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        // as much as is taken, and all of the first record
+        let mut sent = 0;
+        let status = || api.call(headers, &first).0;
+        until("it is written", || {
+            while let Some(rest) = body.as_bytes().get(sent..).filter(|it| !it.is_empty()) {
+                match stream.write(rest) {
+                    Ok(count) => sent += count,
+                    Err(_) => break,
+                }
+            }
+            (sent >= first.len() + data.len()).then_some(())
+        });
+        assert_eq!(status(), 409);
+        drop(stream);
+        until("the input is free", || (status() == 200).then_some(()));
+    }
+    api.end();
+}
+
+#[test]
+fn a_reader_who_is_slow_misses_nothing() {
+    let api = Api::new();
+    let all = api.local(&["attach", "--no-stdin", "copy"]);
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut reader = api.host.command(&all);
+    let mut reader = reader.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = reader.stdout.take().unwrap();
+    let mut writer = api.host.command(&["attach", "copy"]);
+    writer.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut writer = writer.spawn().unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    let readable = |out: &ChildStdout| {
+        let mut fds = [PollFd::new(out, PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+    };
+    until("it looks", || {
+        input.write_all(b"early\n").unwrap();
+        readable(&out).then_some(())
+    });
+    let lines: String = (0..200_000).map(|n| format!("{n}\n")).collect();
+    input
+        .write_all(format!("begin\n{lines}").as_bytes())
+        .unwrap();
+    drop(input);
+    assert_eq!(writer.wait().unwrap().code(), Some(7));
+    // the task is over, and so is its pod
+    let name = &api.host.name;
+    api.host.sampan(&["-p", name, "down", "-v"]).ok();
+    let mut text = String::new();
+    out.read_to_string(&mut text).unwrap();
+    let (_, text) = text.split_once("got begin\n").unwrap();
+    let mut expected: String = (0..200_000).map(|n| format!("got {n}\n")).collect();
+    expected.push_str("end\n");
+    assert!(
+        text == expected,
+        "{} of {} bytes",
+        text.len(),
+        expected.len()
+    );
+    assert_eq!(reader.wait().unwrap().code(), Some(7));
+    api.end();
+}
+
+#[test]
+fn streams_leave_room_for_inputs() {
+    let api = Api::new();
+    let json = "Content-Type: application/json\r\n";
+    let look = json!({"type": "ATTACH_CONTAINER_OUTPUT", "attach_container_output":
+        {"container_id": {"value": "both/db"}}})
+    .to_string();
+    let request = format!(
+        "POST /api/v1 HTTP/1.1\r\nHost: x\r\n{json}Content-Length: {}\r\n\r\n{look}",
+        look.len()
+    );
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        let mut stream = UnixStream::connect(&api.socket).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        await_in(&mut stream, "200 OK");
+        streams.push(stream);
+    }
+    let (status, text) = api.call(json, &look);
+    assert_eq!(status, 503, "{text}");
+    let refused = api.sampan(&["exec", "copy", "true"], b"");
+    assert!(refused.fails(1).contains("32 streams"), "{refused:?}");
+    let first = json!({"type": "ATTACH_CONTAINER_INPUT", "attach_container_input":
+        {"type": "CONTAINER_ID", "container_id": {"value": "copy"}}})
+    .to_string();
+    let records =
+        "Content-Type: application/recordio\r\nMessage-Content-Type: application/json\r\n";
+    let (status, text) = api.call(records, &format!("{}\n{first}", first.len()));
+    assert_eq!(status, 200, "{text}");
+    streams.pop();
+    until("there is room again", || {
+        (api.sampan(&["exec", "copy", "true"], b"").code == 0).then_some(())
+    });
+    api.end();
+}
+
+#[test]
+fn a_certificate_is_read_when_it_is_needed() {
+    let api = Api::new();
+    let path = api.host.path().join("tls.pem");
+    let whole = fs::read(&path).unwrap();
+    api.with_token("token-of-all", &["ps"]).ok();
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let refused = api.with_token("token-of-all", &["ps"]);
+    assert!(
+        refused.fails(1).contains("TLS with 127.0.0.1"),
+        "{refused:?}"
+    );
+    // nobody else minds
+    api.sampan(&["exec", "copy", "true"], b"").ok();
+    fs::write(&path, &whole).unwrap();
+    api.with_token("token-of-all", &["ps"]).ok();
+    // whoever has no token is let go of, and is not answered again
+    let mut client = Command::new("openssl");
+    client
+        .args(["s_client", "-quiet", "-verify_quiet", "-connect"])
+        .arg(format!("127.0.0.1:{}", api.port))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut client = client.spawn().unwrap();
+    let request = "GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut input = client.stdin.take().unwrap();
+    input.write_all(request.repeat(2).as_bytes()).unwrap();
+    let mut text = String::new();
+    client
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(text.matches("HTTP/1.1 401").count(), 1, "{text}");
+    drop(input);
+    client.wait().unwrap();
     api.end();
 }
 

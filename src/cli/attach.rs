@@ -65,7 +65,7 @@ pub fn attach(dir: &PodDir, service: &str, from: From, stdin: Stdin) -> Outcome 
     let follower = Follower::new(&dir.service(service), from)?;
     let Some(run) = follow::run(dir, service)? else {
         if from == From::Now {
-            return Err(exec::not_running(dir, service)?);
+            return Err(exec::not_running(dir, service, false)?);
         }
         // it was too quick for us
         let mut session = Session::new(dir, service, follower, None);
@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
 
     /// An exit code when a signal is for us and not for the program.
     fn signals(&mut self, signals: &Signals) -> anyhow::Result<Option<u8>> {
-        while let Some(signal) = signals.next()? {
+        while let Some((signal, _)) = signals.next()? {
             match (signal, &self.input) {
                 (libc::SIGCHLD, _) => {}
                 (libc::SIGWINCH, Some(input)) => {

@@ -1,6 +1,7 @@
 //! Waiting for a program that runs in a container: its terminal, our signals, its exit code.
 
-use std::io::{Read, Write};
+mod bridge;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use self::bridge::Bridge;
 use super::Outcome;
-use super::terminal::Raw;
 use crate::container::Exec;
+use crate::executor::remote::{GONE, RELAY};
 use crate::sys::{pidfd, wait};
 
 /// Our signals, which are the program's while we wait for it. The process has them blocked from now on; a container's own begins
@@ -43,10 +45,10 @@ impl Signals {
         Ok(Signals(SignalFd::with_flags(&mask, flags)?))
     }
 
-    /// The next one that came.
-    pub fn next(&self) -> anyhow::Result<Option<i32>> {
+    /// The next one that came, and the value that came with it.
+    pub fn next(&self) -> anyhow::Result<Option<(i32, i32)>> {
         let signal = self.0.read_signal()?;
-        Ok(signal.map(|signal| signal.ssi_signo as i32))
+        Ok(signal.map(|signal| (signal.ssi_signo as i32, signal.ssi_int)))
     }
 }
 
@@ -61,68 +63,136 @@ pub fn wait(running: Exec, signals: Signals) -> Outcome {
     wait_until(running, signals, None, false).map(|code| code.unwrap_or(255))
 }
 
-/// As [`wait`], at most so long; `None`: it was killed for that, with what it had started in its process group. In a `session` SIGHUP
-/// tells that nobody wants the program any more: it is killed like that.
+/// As [`wait`], at most so long; `None`: it was killed for that, with what it had started in its process group. In a `session` [`GONE`]
+/// tells that nobody wants the program any more: it is killed like that; and [`RELAY`] brings a signal for it.
 pub fn wait_until(
     running: Exec,
     signals: Signals,
     timeout_ms: Option<u64>,
     session: bool,
 ) -> anyhow::Result<Option<u8>> {
-    let process = pidfd::open(running.pid)?;
+    let mut program = Program {
+        pid: running.pid,
+        process: pidfd::open(running.pid)?,
+        bridge: None,
+        session,
+        over: false,
+    };
     let deadline = timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-    let mut bridge = running.console.map(Bridge::new).transpose()?;
-    let mut timed_out = false;
-    loop {
-        let ready = poll(&process, &signals.0, bridge.as_ref(), deadline)?;
-        if ready.signal {
-            while let Some(signal) = signals.next()? {
-                match signal {
-                    libc::SIGHUP if session => kill_group(running.pid, &process),
-                    other => pass(other, running.pid, &process, bridge.as_ref())?,
+    let followed = running.console.map(Bridge::new).transpose();
+    let followed = followed.and_then(|bridge| {
+        program.bridge = bridge;
+        program.follow(&signals, deadline)
+    });
+    if followed.is_err() && session {
+        program.kill_group();
+    }
+    let in_time = followed?;
+    // not before: its number is its own until now
+    let ended = wait::reap_one(running.pid)?;
+    Ok(in_time.then_some(u8::try_from(ended.code).unwrap_or(255)))
+}
+
+/// What is waited for.
+struct Program {
+    pid: i32,
+    process: OwnedFd,
+    bridge: Option<Bridge>,
+    session: bool,
+    /// It has ended.
+    over: bool,
+}
+
+impl Program {
+    /// Until it has ended and what it printed is written; `false`: it was killed at the deadline.
+    fn follow(&mut self, signals: &Signals, deadline: Option<Instant>) -> anyhow::Result<bool> {
+        let mut in_time = true;
+        loop {
+            let ready = self.poll(signals, deadline.filter(|_| in_time))?;
+            if ready.contains(&Ready::Ended) {
+                self.over = true;
+                self.bridge.iter_mut().for_each(Bridge::end);
+            }
+            if ready.contains(&Ready::Signal) {
+                while let Some((signal, value)) = signals.next()? {
+                    self.obey(signal, value)?;
                 }
             }
-        }
-        if let Some(bridge) = &mut bridge {
-            bridge.copy(ready.input, ready.output)?;
-        }
-        if ready.ended {
-            break;
-        }
-        if deadline.is_some_and(|end| Instant::now() >= end) {
-            kill_group(running.pid, &process);
-            timed_out = true;
-            break;
+            if let Some(bridge) = &mut self.bridge {
+                bridge.copy(&ready)?;
+            }
+            if self.over && self.bridge.as_ref().is_none_or(Bridge::is_empty) {
+                return Ok(in_time);
+            }
+            if !self.over && in_time && deadline.is_some_and(|end| Instant::now() >= end) {
+                self.kill_group();
+                in_time = false;
+            }
         }
     }
-    let ended = wait::reap_one(running.pid)?;
-    if let Some(bridge) = &mut bridge {
-        bridge.rest()?;
-    }
-    if timed_out {
-        return Ok(None);
-    }
-    Ok(Some(u8::try_from(ended.code).unwrap_or(255)))
-}
 
-/// Kills a program with its process group.
-fn kill_group(pid: i32, process: &OwnedFd) {
-    // ESRCH: it ended in this instant, or leads no group; its number is its own until it is reaped
-    let _ = nix::sys::signal::killpg(Pid::from_raw(pid), Signal::SIGKILL);
-    let _ = pidfd::send_signal(process, libc::SIGKILL);
-}
-
-/// One of our signals, to where it belongs.
-fn pass(signal: i32, pid: i32, process: &OwnedFd, bridge: Option<&Bridge>) -> anyhow::Result<()> {
-    match (signal, bridge) {
-        (libc::SIGCHLD, _) => reap_others(pid)?,
-        (libc::SIGWINCH, Some(bridge)) => bridge.resize(),
-        _ => match pidfd::send_signal(process, signal) {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-            other => other?,
-        },
+    fn poll(&self, signals: &Signals, deadline: Option<Instant>) -> anyhow::Result<Vec<Ready>> {
+        let timeout = deadline.map(|end| {
+            let left = end.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
+        });
+        let mut awaited = vec![(Ready::Signal, signals.as_fd(), PollFlags::IN)];
+        if !self.over {
+            awaited.push((Ready::Ended, self.process.as_fd(), PollFlags::IN));
+        }
+        awaited.extend(self.bridge.iter().flat_map(Bridge::awaited));
+        let fds = awaited.iter();
+        let mut fds: Vec<PollFd<'_>> = fds
+            .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
+            .collect();
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready = awaited.iter().zip(&fds);
+        Ok(ready
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|((what, ..), _)| *what)
+            .collect())
     }
-    Ok(())
+
+    /// One of our signals, to where it belongs.
+    fn obey(&mut self, signal: i32, value: i32) -> anyhow::Result<()> {
+        match (signal, &self.bridge) {
+            (GONE, _) if self.session => {
+                self.kill_group();
+                // nobody reads it either
+                self.bridge = None;
+            }
+            (RELAY, _) if self.session && value == libc::SIGKILL => self.kill_group(),
+            (RELAY, _) if self.session => self.send(value)?,
+            (libc::SIGCHLD, _) => reap_others(self.pid)?,
+            (libc::SIGWINCH, Some(bridge)) => bridge.resize(),
+            // what would be the program's is ours now: whoever wants us to end does not read its last words
+            (libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM, _) if self.over => {
+                self.bridge = None;
+            }
+            _ => self.send(signal)?,
+        }
+        Ok(())
+    }
+
+    fn send(&self, signal: i32) -> anyhow::Result<()> {
+        match pidfd::send_signal(&self.process, signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Kills it with its process group.
+    fn kill_group(&self) {
+        // ESRCH: it ended in this instant, or leads no group; its number is its own until it is reaped
+        let _ = nix::sys::signal::killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
+        let _ = pidfd::send_signal(&self.process, libc::SIGKILL);
+    }
 }
 
 /// Orphans that became our children; `pid` is left for whoever wants to know how it ended.
@@ -134,114 +204,19 @@ fn reap_others(pid: i32) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Ready {
-    ended: bool,
-    signal: bool,
-    input: bool,
-    output: bool,
-}
-
-fn poll(
-    process: &OwnedFd,
-    signals: &SignalFd,
-    bridge: Option<&Bridge>,
-    deadline: Option<Instant>,
-) -> anyhow::Result<Ready> {
-    let timeout = deadline.map(|end| {
-        let left = end.saturating_duration_since(Instant::now());
-        Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: i64::from(left.subsec_nanos()),
-        }
-    });
-    let stdin = std::io::stdin();
-    let mut fds = vec![
-        PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
-    ];
-    if let Some(bridge) = bridge {
-        fds.push(PollFd::from_borrowed_fd(
-            bridge.master.as_fd(),
-            PollFlags::IN,
-        ));
-        if bridge.input_open {
-            fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
-        }
-    }
-    match rustix::event::poll(&mut fds, timeout.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let at = |i: usize| fds.get(i).is_some_and(|fd| !fd.revents().is_empty());
-    Ok(Ready {
-        ended: at(0),
-        signal: at(1),
-        output: at(2),
-        input: at(3),
-    })
-}
-
-/// Between our terminal and the container's.
-struct Bridge {
-    master: std::fs::File,
-    input_open: bool,
-    _raw: Option<Raw>,
-}
-
-impl Bridge {
-    fn new(master: OwnedFd) -> anyhow::Result<Bridge> {
-        let bridge = Bridge {
-            master: master.into(),
-            input_open: true,
-            _raw: Raw::enter()?,
-        };
-        bridge.resize();
-        Ok(bridge)
-    }
-
-    /// A size that cannot be read or set leaves the terminal as it is.
-    fn resize(&self) {
-        if let Ok(size) = rustix::termios::tcgetwinsize(std::io::stdin()) {
-            let _ = rustix::termios::tcsetwinsize(&self.master, size);
-        }
-    }
-
-    fn copy(&mut self, input: bool, output: bool) -> anyhow::Result<()> {
-        let mut buffer = [0u8; 16384];
-        if input {
-            match std::io::stdin().lock().read(&mut buffer)? {
-                0 => {
-                    self.input_open = false;
-                    // end of file, as a terminal says it
-                    self.master.write_all(&[4])?;
-                }
-                count => self.master.write_all(&buffer[..count])?,
-            }
-        }
-        if output {
-            // EIO: the other side is closed
-            if let Ok(count) = self.master.read(&mut buffer) {
-                let mut out = std::io::stdout().lock();
-                out.write_all(&buffer[..count])?;
-                out.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What was printed last.
-    fn rest(&mut self) -> anyhow::Result<()> {
-        loop {
-            let mut fds = [PollFd::new(&self.master, PollFlags::IN)];
-            let none = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            let ready = rustix::event::poll(&mut fds, Some(&none))?;
-            if ready == 0 || !fds[0].revents().contains(PollFlags::IN) {
-                return Ok(());
-            }
-            self.copy(false, true)?;
-        }
-    }
+/// What poll(2) has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    /// The program has ended.
+    Ended,
+    /// A signal came.
+    Signal,
+    /// Something was typed.
+    Input,
+    /// And can be passed on.
+    InputRoom,
+    /// Something was printed.
+    Output,
+    /// And can be passed on.
+    OutputRoom,
 }

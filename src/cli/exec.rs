@@ -37,7 +37,7 @@ pub struct Args {
     /// Working folder inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// SIGHUP kills the program and its process group: whoever wanted it is gone. Variables come as `session.NAME`
+    /// SIGPWR kills the program and its process group: whoever wanted it is gone. Variables come as `session.NAME`
     #[arg(long, hide = true)]
     session: bool,
     /// Service, or a task of a framework as `TASK` or `TASK/SERVICE`
@@ -74,7 +74,7 @@ pub fn run(global: &Global, args: Args) -> Outcome {
     }
     if args.session {
         // whoever asked for it was killed
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::HUP))?;
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::POWER))?;
     }
     // the container must not get at this program through /proc (CVE-2019-5736)
     crate::sys::seal::ensure()?;
@@ -117,7 +117,7 @@ pub struct Request {
     pub workdir: Option<String>,
     /// With a terminal.
     pub tty: bool,
-    /// SIGHUP kills it.
+    /// For the API of an executor: [`console::wait_until`].
     pub session: bool,
     /// With all capabilities.
     pub privileged: bool,
@@ -132,7 +132,7 @@ pub fn execute(
 ) -> anyhow::Result<Option<u8>> {
     let pod = adopt::load(dir)?.with_context(|| format!("no pod {} here", dir.name))?;
     let prepared = Prepared::new(&pod, dir, service)?;
-    must_run(dir, service)?;
+    must_run(dir, service, request.session)?;
     let mut process = prepared.process()?;
     process["args"] = json!(request.command);
     process["terminal"] = json!(request.tty);
@@ -179,9 +179,7 @@ pub fn execute(
     let process = serde_json::from_value(process).context("process")?;
     let status: Status = record::read(&dir.service(service).status())?.unwrap_or_default();
     if !matches!(status.phase, Phase::Running | Phase::Stopping) {
-        let message =
-            format!("exec in {service}: it does not run; `sampan start {service}` starts it");
-        return Err(refusal(service, 125, message));
+        return Err(not_running(dir, service, request.session)?);
     }
     let signals = console::Signals::take()?;
     let running = match container::exec(&dir.service(service).dir, &process) {
@@ -200,17 +198,17 @@ pub fn execute(
 }
 
 /// Says what is the case instead of what is not there.
-fn must_run(dir: &PodDir, service: &str) -> anyhow::Result<()> {
+fn must_run(dir: &PodDir, service: &str, session: bool) -> anyhow::Result<()> {
     let folder = dir.service(service);
     let state = container::load(&folder.dir).map_err(|error| anyhow::anyhow!("{error}"))?;
     if state.is_some_and(|state| container::status(&state) != container::Status::Stopped) {
         return Ok(());
     }
-    Err(not_running(dir, service)?)
+    Err(not_running(dir, service, session)?)
 }
 
-/// What became of a service that does not run.
-pub fn not_running(dir: &PodDir, service: &str) -> anyhow::Result<anyhow::Error> {
+/// What became of a service that does not run. Whoever asks from elsewhere, in a `session`, cannot start it.
+pub fn not_running(dir: &PodDir, service: &str, session: bool) -> anyhow::Result<anyhow::Error> {
     let status = record::read::<Status>(&dir.service(service).status())?.unwrap_or_default();
     let is = match (status.phase, status.exit_code) {
         (Phase::Exited, Some(code)) => format!("exited with code {code}"),
@@ -218,7 +216,11 @@ pub fn not_running(dir: &PodDir, service: &str) -> anyhow::Result<anyhow::Error>
         (Phase::Waiting, _) => "has not been started".to_string(),
         _ => "is not running".to_string(),
     };
-    let message = format!("service {service} {is}; `sampan start {service}` starts it");
+    let remedy = match session {
+        true => String::new(),
+        false => format!("; `sampan start {service}` starts it"),
+    };
+    let message = format!("service {service} {is}{remedy}");
     Ok(refusal(service, 125, message))
 }
 

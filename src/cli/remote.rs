@@ -134,11 +134,11 @@ pub fn exec(remote: &Remote, program: Program) -> Outcome {
             true => Raw::enter()?,
             false => None,
         };
-        let keys = raw.is_some();
-        let input = input(&server, &id, keys, false).await?;
+        let input = input(&server, &id, false, false).await?;
         let outcome = converse(output.into_body(), Some(input)).await;
         drop(raw);
-        Ok(or_left(outcome?, "\nleft, and ended with that"))
+        // no keys leave it
+        Ok(outcome?.unwrap_or(255))
     })
 }
 
@@ -199,10 +199,33 @@ fn or_left(code: Option<u8>, text: &str) -> u8 {
 
 /// `ps`: the rows.
 pub fn ps(remote: &Remote) -> anyhow::Result<Vec<serde_json::Value>> {
-    run(async { Server::new(remote)?.rows().await })
+    block_on(async { Server::new(remote)?.rows().await })
 }
 
-fn run<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Until it is done or we are told to end: then our terminal is as it was, as it would not be were we killed.
+fn run(work: impl Future<Output = Outcome>) -> Outcome {
+    block_on(async {
+        tokio::select! {
+            done = work => done,
+            code = told_to_end() => code,
+        }
+    })
+}
+
+/// The exit code as a shell shows it, once a signal came.
+async fn told_to_end() -> Outcome {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let number = tokio::select! {
+        _ = hangup.recv() => libc::SIGHUP,
+        _ = interrupt.recv() => libc::SIGINT,
+        _ = terminate.recv() => libc::SIGTERM,
+    };
+    Ok(128 + number as u8)
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -244,10 +267,12 @@ async fn input(
         .request(Method::POST, "/api/v1")
         .header(CONTENT_TYPE, "application/recordio")
         .header("Message-Content-Type", ENCODING.media_type())
-        .body(Body(receiver))?;
+        .body(Body::new(receiver))?;
     let mut connection = server.connect().await?;
+    let url = server.url.clone();
     let answer = tokio::task::spawn_local(async move {
-        let answer = connection.send_request(request).await?;
+        let answer = connection.send_request(request).await;
+        let answer = answer.with_context(|| format!("send input to {url}"))?;
         accepted(answer).await.map(drop)
     });
     let (left, gone) = mpsc::channel(1);

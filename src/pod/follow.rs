@@ -5,6 +5,7 @@
 //!
 //! Leaves to others: lines, times, several services ([`super::logs`]).
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -49,6 +50,8 @@ struct Stream {
     name: &'static str,
     /// The part that is read, and where it begins.
     part: Option<(u64, File)>,
+    /// Those behind it that are held open: [`Follower::hold`].
+    held: VecDeque<(u64, File)>,
     offset: u64,
 }
 
@@ -68,6 +71,7 @@ impl Follower {
                 dir: service.clone(),
                 name,
                 part: None,
+                held: VecDeque::new(),
                 offset: 0,
             };
             if from == From::Now {
@@ -99,6 +103,13 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// Holds on to all that is to be read by now: it can be read also when the logs are removed.
+    pub fn hold(&mut self) -> Result<()> {
+        self.streams.iter_mut().try_for_each(Stream::hold)
+    }
+}
+
 impl AsFd for Follower {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.changes.as_fd()
@@ -116,6 +127,23 @@ impl Stream {
             },
             false => 0,
         };
+        Ok(())
+    }
+
+    fn hold(&mut self) -> Result<()> {
+        if self.part.is_none() && !self.open()? {
+            return Ok(());
+        }
+        let bases = parts::list(&self.dir, self.name).map_err(self.failed("look for"))?;
+        let read = self.part.as_ref().map_or(0, |(base, _)| *base);
+        for base in bases.into_iter().filter(|base| *base > read) {
+            match File::open(self.dir.log_at(self.name, base)) {
+                Ok(file) => self.held.push_back((base, file)),
+                // it went meanwhile
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.failed("open")(error)),
+            }
+        }
         Ok(())
     }
 
@@ -158,7 +186,15 @@ impl Stream {
         if count > 0 {
             return Ok(count);
         }
-        self.open()?;
+        match self.held.pop_front() {
+            Some((base, file)) => {
+                self.part = Some((base, file));
+                self.offset = base;
+            }
+            None => {
+                self.open()?;
+            }
+        }
         self.read_here(buffer)
     }
 

@@ -89,6 +89,57 @@ pub fn send_signal(pidfd: &impl AsFd, signal: i32) -> io::Result<()> {
     super::done(done)
 }
 
+/// `siginfo_t` of sigqueue(3), as the kernel copies it: 128 bytes (asm-generic/siginfo.h).
+#[repr(C)]
+union SignalInfo {
+    queued: Queued,
+    whole: [u8; 128],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Queued {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    sender: Sender,
+}
+
+/// Aligned as the union of the kernel is, by the pointer in `value`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Sender {
+    pid: i32,
+    uid: u32,
+    value: Value,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+union Value {
+    number: i32,
+    pointer: usize,
+}
+
+/// Sends signal number `signal` with a value, as sigqueue(3) does. ESRCH when the process has ended.
+pub fn queue_signal(pidfd: &impl AsFd, signal: i32, value: i32) -> io::Result<()> {
+    let mut info = SignalInfo { whole: [0; 128] };
+    info.queued.signo = signal;
+    info.queued.code = libc::SI_QUEUE;
+    info.queued.sender.value.number = value;
+    // SAFETY: plain integers and a structure of the kernel's size that lives through the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            &raw const info,
+            0,
+        )
+    };
+    super::done(done)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use http_body_util::BodyExt;
@@ -16,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{ENCODING, Remote};
+use super::{ENCODING, Remote, SILENCE};
 use crate::executor::remote::stream::Body;
 
 /// Longest file with a token, in bytes.
@@ -24,8 +25,13 @@ const TOKEN_MAX: u64 = 64 << 10;
 /// Longest answer that is one message, in bytes.
 const ANSWER_MAX: usize = 16 << 20;
 
+/// Time for a connection, and for a handshake.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Where an API is, and how it is spoken to.
 pub struct Server {
+    /// As it was given.
+    pub url: String,
     address: Address,
     authorization: Option<HeaderValue>,
 }
@@ -69,6 +75,7 @@ impl Server {
             header.set_sensitive(true);
         }
         Ok(Server {
+            url: url.to_string(),
             address,
             authorization,
         })
@@ -84,16 +91,20 @@ impl Server {
             Address::Tls { host, port, config } => {
                 let mut why = anyhow::anyhow!("it has no address");
                 for address in addresses(host).await? {
-                    match TcpStream::connect((address, *port)).await {
-                        Err(error) => why = error.into(),
-                        Ok(stream) => {
+                    let stream = TcpStream::connect((address, *port));
+                    match tokio::time::timeout(PATIENCE, stream).await {
+                        Err(late) => why = late.into(),
+                        Ok(Err(error)) => why = error.into(),
+                        Ok(Ok(stream)) => {
                             stream.set_nodelay(true)?;
                             let name = ServerName::try_from(host.clone())
                                 .with_context(|| format!("{host:?} is no name of a server"))?;
                             let connector = tokio_rustls::TlsConnector::from(config.clone());
-                            let stream = connector.connect(name, stream).await;
+                            let stream = connector.connect(name, stream);
+                            let stream = tokio::time::timeout(PATIENCE, stream).await;
+                            let stream = stream.map_err(std::io::Error::from).flatten();
                             let stream = stream.with_context(|| {
-                                format!("TLS with {host}; --remote-ca names the authority of its certificate")
+                                format!("TLS with {host}:{port}; --remote-ca names the authority of its certificate")
                             })?;
                             return handshake(stream).await;
                         }
@@ -135,8 +146,14 @@ impl Server {
             .header("Message-Accept", ENCODING.media_type())
             .header("TE", "trailers")
             .body(Body::whole(body))?;
-        let answer = self.connect().await?.send_request(request).await?;
-        accepted(answer).await
+        self.ask(request).await
+    }
+
+    async fn ask(&self, request: Request<Body>) -> anyhow::Result<Response<Incoming>> {
+        let mut connection = self.connect().await?;
+        let at = || format!("ask {}", self.url);
+        let answer = tokio::time::timeout(SILENCE, connection.send_request(request)).await;
+        accepted(answer.with_context(at)?.with_context(at)?).await
     }
 
     /// What `ps` shows.
@@ -144,13 +161,13 @@ impl Server {
         let request = self
             .request(Method::GET, "/api/v1/tasks")
             .body(Body::whole(Vec::new()))?;
-        let answer = self.connect().await?.send_request(request).await?;
-        let body = http_body_util::Limited::new(accepted(answer).await?.into_body(), ANSWER_MAX);
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| anyhow::anyhow!("the answer: {error}"))?;
-        serde_json::from_slice(&body.to_bytes()).context("the answer")
+        let answer = self.ask(request).await?;
+        let body = http_body_util::Limited::new(answer.into_body(), ANSWER_MAX);
+        let at = || format!("the answer of {}", self.url);
+        let body = tokio::time::timeout(SILENCE, body.collect()).await;
+        let body = body.with_context(at)?;
+        let body = body.map_err(|error| anyhow::anyhow!("{}: {error}", at()))?;
+        serde_json::from_slice(&body.to_bytes()).with_context(at)
     }
 }
 

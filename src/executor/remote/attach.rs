@@ -5,6 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use tokio::io::unix::AsyncFd;
 
+use super::connections::Departure;
 use super::order::Refusal;
 use super::session::{self, Claim, Session};
 use super::stream::{Gone, PIECE, Writer};
@@ -24,6 +27,7 @@ use crate::pod::follow::{self, Follower, Run, Source};
 use crate::pod::input::Input;
 use crate::pod::layout::PodDir;
 use crate::pod::{Error, adopt};
+use crate::sys::pidfd;
 use crate::sys::watch::watch;
 
 /// Longest record of an input, in bytes.
@@ -31,7 +35,8 @@ const RECORD_MAX: usize = 1 << 20;
 /// Pause between two looks for the record of an end.
 const END_PAUSE: Duration = Duration::from_millis(10);
 
-/// Sends what a run prints until it ends or nobody reads.
+/// Sends what a run prints until it ends or nobody reads. How it ended, and what is still to be read, is taken as soon as it is there: the
+/// pod of a task that is over is removed, however far behind a reader is.
 pub async fn output(
     dir: PodDir,
     service: String,
@@ -42,50 +47,87 @@ pub async fn output(
     let failed = || Error::io("follow", &dir.dir);
     let clone = follower.as_fd().try_clone_to_owned();
     let changes = clone.and_then(watch).map_err(failed())?;
-    let ended = watch(run.pidfd).map_err(failed())?;
+    let ending = end(&dir, &service, run);
+    tokio::pin!(ending);
+    let mut code = None;
+    let mut buffer = vec![0; PIECE];
     loop {
-        if show(&mut follower, &writer).await? == Err(Gone) {
+        let piece = follower.read(&mut buffer)?.map(|(source, count)| {
+            let kind = match source {
+                Source::Stdout => process_io::data::Type::Stdout,
+                Source::Stderr => process_io::data::Type::Stderr,
+            };
+            ProcessIo::data(kind, buffer.get(..count).unwrap_or_default())
+        });
+        if let (Some(code), None) = (code, &piece) {
+            writer.end(code).await;
             return Ok(());
         }
-        tokio::select! {
-            // before the look: what comes after it is told again
-            ready = changes.readable() => ready.map_err(failed())?.clear_ready(),
-            ready = ended.readable() => {
-                ready.map_err(failed())?.retain_ready();
-                break;
+        let next = async {
+            match &piece {
+                Some(piece) => writer.send(piece).await.map_err(|Gone| None),
+                None => tokio::select! {
+                                   // before the look: what comes after it is told again
+                                   ready = changes.readable() => match ready {
+                                       Ok(mut ready) => {
+                ready.clear_ready();
+                Ok(())
+                }
+                                       Err(error) => Err(Some(error)),
+                                   },
+                                   Gone = writer.idle() => Err(None),
+                               },
             }
-            Gone = writer.idle() => return Ok(()),
+        };
+        tokio::pin!(next);
+        let done = loop {
+            tokio::select! {
+                done = &mut next => break done,
+                ended = &mut ending, if code.is_none() => {
+                    code = Some(ended?);
+                    follower.hold()?;
+                    if piece.is_none() {
+                        break Ok(());
+                    }
+                }
+            }
+        };
+        match done {
+            Ok(()) => {}
+            Err(None) => return Ok(()),
+            Err(Some(error)) => return Err(failed()(error)),
         }
-    }
-    let of = dir.clone();
-    let ensured = tokio::task::spawn_blocking(move || adopt::ensure(&of)).await;
-    ensured.map_err(|error| Error::Other(error.to_string()))??;
-    loop {
-        let end = follow::end(&dir, &service, run.process)?;
-        if show(&mut follower, &writer).await? == Err(Gone) {
-            return Ok(());
-        }
-        if let Some(end) = end {
-            writer.end(end.code.unwrap_or(255)).await;
-            return Ok(());
-        }
-        tokio::time::sleep(END_PAUSE).await;
     }
 }
 
-async fn show(follower: &mut Follower, writer: &Writer) -> Result<Result<(), Gone>, Error> {
-    let mut buffer = vec![0; PIECE];
-    while let Some((source, count)) = follower.read(&mut buffer)? {
-        let kind = match source {
-            Source::Stdout => process_io::data::Type::Stdout,
-            Source::Stderr => process_io::data::Type::Stderr,
-        };
-        let piece = ProcessIo::data(kind, buffer.get(..count).unwrap_or_default());
-        if writer.send(&piece).await == Err(Gone) {
-            return Ok(Err(Gone));
+/// The exit code of a run, once it has ended and all of its output is in the logs.
+async fn end(dir: &PodDir, service: &str, run: Run) -> Result<i32, Error> {
+    let ended = watch(run.pidfd).map_err(Error::io("follow", &dir.dir))?;
+    let ready = ended.readable().await;
+    ready.map_err(Error::io("follow", &dir.dir))?.retain_ready();
+    // whose death would keep the end from being written down
+    let of = dir.clone();
+    let mut ensured = Some(tokio::task::spawn_blocking(move || adopt::ensure(&of)));
+    loop {
+        if let Some(end) = follow::end(dir, service, run.process)? {
+            // the kernel knows it for longer than a pod that is removed, where it tells
+            let kernel = || pidfd::exit_status(ended.get_ref()).map(ExitStatus::from_raw);
+            let code = end.code.or_else(|| kernel().map(session::code));
+            return Ok(code.unwrap_or(255));
         }
+        if ensured.as_ref().is_some_and(|task| task.is_finished())
+            && let Some(task) = ensured.take()
+        {
+            let ensured = task
+                .await
+                .map_err(|error| Error::Other(error.to_string()))?;
+            // nor is it needed where the end is known now, or the pod is gone
+            if follow::end(dir, service, run.process)?.is_none() {
+                ensured?;
+            }
+        }
+        tokio::time::sleep(END_PAUSE).await;
     }
-    Ok(Ok(()))
 }
 
 /// The records of a request's body.
@@ -211,8 +253,8 @@ impl Sink {
     }
 }
 
-/// Writes records to a sink until they end.
-pub async fn input(mut pieces: Pieces, sink: Sink) -> Result<(), Refusal> {
+/// Writes records to a sink until they end, or the client goes while there is no room for what it sent.
+pub async fn input(mut pieces: Pieces, sink: Sink, departure: &Departure) -> Result<(), Refusal> {
     let mut sink = Some(sink);
     loop {
         let next = match &sink {
@@ -234,12 +276,19 @@ pub async fn input(mut pieces: Pieces, sink: Sink) -> Result<(), Refusal> {
             Piece::Nothing => Ok(()),
             Piece::Size(rows, columns) => open.resize(rows, columns),
             Piece::Bytes(bytes) => tokio::select! {
+                // what one who left had sent is written where there is room
+                biased;
                 done = open.write(&bytes) => done,
                 () = open.over() => Ok(()),
+                () = departure.awaited() => return Ok(()),
             },
             Piece::End => {
                 let Some(open) = sink.take() else { continue };
-                sink = open.end().await.map_err(failed)?;
+                sink = tokio::select! {
+                    biased;
+                    ended = open.end() => ended.map_err(failed)?,
+                    () = departure.awaited() => return Ok(()),
+                };
                 Ok(())
             }
         };

@@ -37,7 +37,7 @@ use crate::pod::{Error, Result};
 use crate::sys::watch::watch;
 
 pub use serve::{Server, serve};
-pub use session::SESSION_ENV;
+pub use session::{GONE, RELAY, SESSION_ENV};
 
 /// Name of the socket in the executor's folder.
 pub const SOCKET: &str = "api.sock";
@@ -189,7 +189,6 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
 /// Waits until somebody waits to be let in.
 async fn knock(listener: &AsyncFd<OwnedFd>) -> std::io::Result<()> {
     loop {
-        listener.readable().await?.clear_ready();
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -198,9 +197,31 @@ async fn knock(listener: &AsyncFd<OwnedFd>) -> std::io::Result<()> {
             listener.get_ref().as_fd(),
             PollFlags::IN,
         )];
-        // one whom an earlier process has let in leaves a trace here too
+        // before the wait: one whom no process has let in is told of once. And one whom a process has let in leaves a trace there
         if rustix::event::poll(&mut fds, Some(&now))? > 0 {
             return Ok(());
         }
+        listener.readable().await?.clear_ready();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_is_heard_until_let_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let watched = watch(listener.try_clone().unwrap().into()).unwrap();
+        let _waits = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let heard = || tokio::time::timeout(Duration::from_secs(60), knock(&watched));
+        for _ in 0..2 {
+            heard().await.expect("is heard").unwrap();
+        }
+        listener.accept().unwrap();
+        let silent = tokio::time::timeout(Duration::ZERO, knock(&watched)).await;
+        assert!(silent.is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The process that answers: connections, who they are from, and what becomes of each request.
 //!
 //! *Invariants:* everything that a client can make grow is bounded: connections, sessions, headers, bodies, and the time for a handshake, for
-//! headers and for a body; a token is looked at and never kept; what is refused for want of a permission is refused before anybody looks
+//! headers, for a body and to take what is sent; a token is looked at and never kept; what is refused for want of a permission is refused before anybody looks
 //! whether it exists.
 
 use std::cell::RefCell;
@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, TRAILER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, TRAILER, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -23,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use super::Listen;
 use super::access::{self, Caller, Verb};
 use super::attach::{self, Pieces, Sink};
-use super::connections::{Connections, acceptor, prepare};
+use super::connections::{Connections, Departure, Patient, Place, acceptor, prepare};
 use super::order::{self, Logs, Order, Program, Refusal, Target};
 use super::session::{self, KEPT, SESSION_ENV, Session};
 use super::stream::{Body, EXIT_CODE, INPUT, NO_INPUT, PIPE_INPUT, TERMINAL_INPUT, Writer};
@@ -40,6 +42,8 @@ use crate::sys::stderr;
 const SESSIONS: usize = 128;
 /// Time for a TLS handshake, and for the headers of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Time in which a client from elsewhere has to take something of what is sent to it.
+const UNREAD: Duration = Duration::from_secs(600);
 /// Time for a body that is one message.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest body that is one message, in bytes.
@@ -89,10 +93,9 @@ async fn listen(server: Server) -> anyhow::Result<()> {
     let tcp = match server.tcp {
         None => None,
         Some((listener, listen)) => {
-            let tls = acceptor(&listen).map_err(anyhow::Error::msg)?;
-            tokens = Some(listen.tokens);
+            tokens = Some(listen.tokens.clone());
             listener.set_nonblocking(true)?;
-            Some((tokio::net::TcpListener::from_std(listener)?, tls))
+            Some((tokio::net::TcpListener::from_std(listener)?, listen))
         }
     };
     let api = Rc::new(Api {
@@ -102,30 +105,46 @@ async fn listen(server: Server) -> anyhow::Result<()> {
         sessions: RefCell::default(),
         connections: Connections::default(),
     });
+    let mut told = None;
     loop {
         let full = |local| api.connections.are_full(local);
         let (local_full, remote_full) = (full(true), full(false));
         tokio::select! {
             it = unix.accept(), if !local_full => match it {
                 Ok((stream, _)) => api.clone().begin(true, async move |api: Rc<Api>| {
-                    api.converse(stream, true).await;
+                    if let Ok(departure) = Departure::of(&stream) {
+                        api.converse(stream, departure, true).await;
+                    }
                 }),
                 // out of descriptors, say: there may be some again later
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
             it = async {
                 match &tcp {
-                    Some((listener, tls)) => (listener.accept().await, tls.clone()),
+                    Some((listener, listen)) => (listener.accept().await, listen),
                     None => std::future::pending().await,
                 }
             }, if !remote_full => match it {
-                (Ok((stream, _)), tls) => api.clone().begin(false, async move |api: Rc<Api>| {
-                    let _ = prepare(&stream);
-                    // one that does not speak TLS is let go without a word
-                    if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
-                        api.converse(stream, false).await;
+                // each time anew: certificates are renewed, and one that is just being written keeps nobody out for longer
+                (Ok((stream, _)), listen) => match acceptor(listen) {
+                    Ok(tls) => {
+                        told = None;
+                        api.clone().begin(false, async move |api: Rc<Api>| {
+                            let _ = prepare(&stream);
+                            let Ok(departure) = Departure::of(&stream) else { return };
+                            // one that does not speak TLS is let go without a word
+                            if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+                                api.converse(Patient::new(stream, UNREAD), departure, false).await;
+                            }
+                        });
                     }
-                }),
+                    Err(error) => {
+                        if told.as_ref() != Some(&error) {
+                            stderr::line(format_args!("sampan executor: {error}"));
+                        }
+                        told = Some(error);
+                    }
+                },
                 (Err(_), _) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
             () = tokio::time::sleep(if local_full || remote_full { PATIENCE / 100 } else { IDLE }) => {
@@ -143,23 +162,22 @@ impl Api {
         local: bool,
         conversation: impl FnOnce(Rc<Api>) -> F + 'static,
     ) {
-        let count = self.connections.of(local);
-        count.set(count.get() + 1);
+        let place = self.connections.enter(local);
         tokio::task::spawn_local(async move {
-            conversation(self.clone()).await;
-            let count = self.connections.of(local);
-            count.set(count.get().saturating_sub(1));
+            conversation(self).await;
+            drop(place);
         });
     }
 
     async fn converse(
         self: Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        departure: Departure,
         local: bool,
     ) {
-        let service = service_fn(move |request| {
+        let service = service_fn(|request| {
             let api = self.clone();
-            async move { Ok::<_, Infallible>(api.answer(request, local).await) }
+            async { Ok::<_, Infallible>(api.answer(request, &departure, local).await) }
         });
         let mut builder = http1::Builder::new();
         builder
@@ -171,7 +189,12 @@ impl Api {
             .await;
     }
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>, local: bool) -> Response<Body> {
+    async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        departure: &Departure,
+        local: bool,
+    ) -> Response<Body> {
         let caller = match (local, &self.tokens) {
             (true, _) => Ok(Some(Caller::Local)),
             (false, Some(tokens)) => {
@@ -181,7 +204,7 @@ impl Api {
             (false, None) => Ok(None),
         };
         let answer = match caller {
-            Ok(Some(caller)) => self.route(request, &caller).await,
+            Ok(Some(caller)) => self.route(request, departure, &caller).await,
             Ok(None) => Err(Refusal(
                 StatusCode::UNAUTHORIZED,
                 "a bearer token that is known here is needed".into(),
@@ -197,16 +220,25 @@ impl Api {
             *response.status_mut() = status;
             if status == StatusCode::UNAUTHORIZED {
                 let realm = hyper::header::HeaderValue::from_static("Bearer realm=\"sampan\"");
-                response.headers_mut().insert(WWW_AUTHENTICATE, realm);
+                let headers = response.headers_mut();
+                headers.insert(WWW_AUTHENTICATE, realm);
+                // nobody stays by asking again and again
+                let close = hyper::header::HeaderValue::from_static("close");
+                headers.insert(CONNECTION, close);
             }
             response
         })
     }
 
-    async fn route(self: Rc<Self>, request: Request<Incoming>, caller: &Caller) -> Answer {
+    async fn route(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        departure: &Departure,
+        caller: &Caller,
+    ) -> Answer {
         let path = request.uri().path().to_string();
         match (request.method(), path.as_str()) {
-            (&Method::POST, "/api/v1") => self.call(request, caller).await,
+            (&Method::POST, "/api/v1") => self.call(request, departure, caller).await,
             (&Method::GET, "/api/v1/logs") => {
                 let logs = Logs::read(request.uri().query().unwrap_or_default())?;
                 permit(caller, Verb::Logs, &logs.target.task)?;
@@ -224,7 +256,12 @@ impl Api {
         }
     }
 
-    async fn call(self: Rc<Self>, request: Request<Incoming>, caller: &Caller) -> Answer {
+    async fn call(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        departure: &Departure,
+        caller: &Caller,
+    ) -> Answer {
         let (parts, body) = request.into_parts();
         let header = |name: &str| {
             parts
@@ -248,7 +285,8 @@ impl Api {
         if kind == "application/recordio" {
             let message = header("message-content-type").unwrap_or("application/json");
             let encoding = encoding(message).ok_or_else(|| unsupported("Message-Content-Type"))?;
-            return self.input(Pieces::new(body, encoding), caller).await;
+            let pieces = Pieces::new(body, encoding);
+            return self.input(pieces, departure, caller).await;
         }
         let encoding = encoding(kind).ok_or_else(|| unsupported("Content-Type"))?;
         let body = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_MAX).collect());
@@ -275,6 +313,7 @@ impl Api {
             Order::Output(path) => self.output(&parts.headers, &path, caller).await,
             Order::Wait(path) => {
                 let session = self.session(&path, caller)?;
+                let _place = self.stream_of(caller)?;
                 let status = session.ended().await;
                 use std::os::unix::process::ExitStatusExt;
                 let reply = Reply {
@@ -288,7 +327,11 @@ impl Api {
                 whole(encoding.media_type(), encoding.write(&reply))
             }
             Order::Kill(path, signal) => {
-                self.session(&path, caller)?.signal(signal);
+                let sent = self.session(&path, caller)?.signal(signal);
+                sent.map_err(|error| {
+                    let why = format!("send signal {signal}: {error}");
+                    Refusal(StatusCode::INTERNAL_SERVER_ERROR, why)
+                })?;
                 whole("text/plain", Vec::new())
             }
         }
@@ -368,6 +411,7 @@ impl Api {
         caller: &Caller,
     ) -> Answer {
         self.room_for(&id)?;
+        let place = self.stream_of(caller)?;
         let started = session::start(command, terminal, caller.name());
         let (session, running) = started.map_err(|error| {
             Refusal(
@@ -379,7 +423,7 @@ impl Api {
         self.sessions
             .borrow_mut()
             .insert(id.clone(), session.clone());
-        let (writer, body) = Writer::new(encoding);
+        let (writer, body) = Writer::new(encoding, place);
         tokio::task::spawn_local(async move {
             running.run(session.clone(), writer).await;
             tokio::time::sleep(KEPT).await;
@@ -391,6 +435,11 @@ impl Api {
             }
         });
         Ok(stream(encoding, body))
+    }
+
+    /// One more stream.
+    fn stream_of(&self, caller: &Caller) -> Result<Place, Refusal> {
+        self.connections.stream(*caller == Caller::Local)
     }
 
     /// One more session; of those that ended the oldest one is forgotten before its time when there are too many.
@@ -436,7 +485,7 @@ impl Api {
             Some((false, true)) => PIPE_INPUT,
             _ => NO_INPUT,
         };
-        let (writer, body) = Writer::new(encoding);
+        let (writer, body) = Writer::new(encoding, self.stream_of(caller)?);
         tokio::task::spawn_local(async move {
             if let Err(error) = attach::output(dir, service, run, follower, writer).await {
                 stderr::line(format_args!("sampan executor: {error}"));
@@ -448,7 +497,7 @@ impl Api {
         Ok(answer)
     }
 
-    async fn input(&self, mut pieces: Pieces, caller: &Caller) -> Answer {
+    async fn input(&self, mut pieces: Pieces, departure: &Departure, caller: &Caller) -> Answer {
         let first = tokio::time::timeout(BODY_PATIENCE, pieces.next()).await;
         let missing = || Refusal::bad("the first record must be CONTAINER_ID");
         let call = first.map_err(|_| missing())??.ok_or_else(missing)?;
@@ -474,7 +523,7 @@ impl Api {
             let service = only(&target, &services)?.to_string();
             Sink::service(dir, service).await?
         };
-        attach::input(pieces, sink).await?;
+        attach::input(pieces, sink, departure).await?;
         whole("text/plain", Vec::new())
     }
 

@@ -28,6 +28,11 @@ use crate::sys::watch::watch as watch_descriptor;
 pub const KEPT: Duration = Duration::from_secs(60);
 /// What variables of a program are called on their way to `exec`: none of them means anything to that itself.
 pub const SESSION_ENV: &str = "session.";
+/// Signal to `exec` when nobody wants its program any more: that is killed. Anything else of ours ends by it, as by its parent's death.
+pub const GONE: i32 = libc::SIGPWR;
+/// Signal to `exec` whose value is a signal for its program, so that each can be sent: some stop or kill whoever gets them, some mean something
+/// to `exec` itself. A real-time signal (SIGRTMAX), of which none is lost while another one waits.
+pub const RELAY: i32 = 64;
 /// Pause while there is no room for input.
 const PAUSE: Duration = Duration::from_millis(5);
 /// End of the input as a terminal takes it (termios(3), VEOF).
@@ -145,13 +150,18 @@ impl Session {
     }
 
     /// Sends a signal to the program; one that has ended needs none.
-    pub fn signal(&self, signal: i32) {
-        // `exec` passes on what it can catch, and kills when it is told to hang up
-        let signal = match signal {
-            libc::SIGKILL => libc::SIGHUP,
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        match pidfd::queue_signal(&self.pidfd, RELAY, signal) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             other => other,
-        };
-        let _ = pidfd::send_signal(&self.pidfd, signal);
+        }
+    }
+
+    /// Ends it, with its program; does not wait for that.
+    fn give_up(&self) {
+        // ESRCH: it has ended. What somebody has stopped goes on first
+        let _ = pidfd::send_signal(&self.pidfd, GONE);
+        let _ = pidfd::send_signal(&self.pidfd, libc::SIGCONT);
     }
 
     /// It has ended.
@@ -202,8 +212,8 @@ impl Claim {
     pub fn resize(&self, size: (u16, u16)) -> io::Result<()> {
         if let Some(SessionInput::Terminal(master)) = self.0.input.borrow().as_deref() {
             set_size(master.get_ref(), size)?;
-            // nobody's controlling terminal, so the kernel tells nobody
-            self.0.signal(libc::SIGWINCH);
+            // nobody's controlling terminal, so the kernel tells nobody; ESRCH: it has ended
+            let _ = pidfd::send_signal(&self.0.pidfd, libc::SIGWINCH);
         }
         Ok(())
     }
@@ -264,7 +274,10 @@ impl Running {
             }
         };
         if gone == Err(Gone) {
-            session.signal(libc::SIGKILL);
+            session.give_up();
+            // what still writes to it or reads from it is not held up
+            session.input.borrow_mut().take();
+            self.master = None;
         }
         let status = self.child.wait().await;
         session.input.borrow_mut().take();
@@ -292,7 +305,7 @@ fn pipe(end: io::Result<OwnedFd>) -> Option<Rc<AsyncFd<OwnedFd>>> {
     watched.ok().map(Rc::new)
 }
 
-/// Until nobody has the other side, or the program has ended and all that is there has been read.
+/// Until nobody has the other side, or the program has ended and all that was there by then has been read: others may go on writing.
 async fn copy(
     fd: Option<Rc<AsyncFd<OwnedFd>>>,
     kind: process_io::data::Type,
@@ -301,12 +314,17 @@ async fn copy(
 ) -> Result<(), Gone> {
     let Some(fd) = fd else { return Ok(()) };
     let mut buffer = vec![0; PIECE];
-    let mut over = false;
+    // once it has ended
+    let mut left = None;
     loop {
-        let read = match over {
-            true => rustix::io::read(fd.get_ref(), &mut *buffer).map_err(io::Error::from),
+        let read = match left {
+            Some(left) => {
+                let size = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
+                let buffer = buffer.get_mut(..size).unwrap_or_default();
+                rustix::io::read(fd.get_ref(), buffer).map_err(io::Error::from)
+            }
             // a piece that was read is never let go of: only the wait for one is cut short
-            false => tokio::select! {
+            None => tokio::select! {
                 ready = fd.readable() => {
                     let Ok(mut ready) = ready else { return Ok(()) };
                     let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut *buffer)?));
@@ -314,7 +332,7 @@ async fn copy(
                     read
                 }
                 _ = session.ended() => {
-                    over = true;
+                    left = Some(rest(fd.get_ref()));
                     continue;
                 }
             },
@@ -324,10 +342,19 @@ async fn copy(
             // EIO: a terminal whose other side is closed
             Ok(0) | Err(_) => return Ok(()),
             Ok(count) => {
+                left = left.map(|left| left.saturating_sub(count as u64));
                 let bytes = buffer.get(..count).unwrap_or_default();
                 writer.send(&ProcessIo::data(kind, bytes)).await?;
             }
         }
+    }
+}
+
+/// So many bytes are there. A terminal's are not all counted; nobody but the command itself has written to it, so they end.
+fn rest(fd: &OwnedFd) -> u64 {
+    match rustix::termios::isatty(fd) {
+        true => u64::MAX,
+        false => rustix::io::ioctl_fionread(fd).unwrap_or(0),
     }
 }
 

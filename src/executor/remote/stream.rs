@@ -12,6 +12,7 @@ use hyper::body::{Body as HttpBody, Bytes, Frame};
 use hyper::header::HeaderValue;
 use tokio::sync::mpsc;
 
+use super::connections::Place;
 use crate::executor::mesos::proto::Encoding;
 use crate::executor::mesos::proto::operator::ProcessIo;
 
@@ -33,9 +34,21 @@ const WAITING: usize = 4;
 pub const PIECE: usize = 16 << 10;
 
 /// The body of a request or an answer: what is sent to it.
-pub struct Body(pub mpsc::Receiver<Frame<Bytes>>);
+pub struct Body {
+    frames: mpsc::Receiver<Frame<Bytes>>,
+    /// Its own among the streams, until it is over.
+    _place: Option<Place>,
+}
 
 impl Body {
+    /// What is sent to a channel.
+    pub fn new(frames: mpsc::Receiver<Frame<Bytes>>) -> Body {
+        Body {
+            frames,
+            _place: None,
+        }
+    }
+
     /// A short text or message.
     pub fn whole(bytes: Vec<u8>) -> Body {
         let (sender, receiver) = mpsc::channel(1);
@@ -43,7 +56,7 @@ impl Body {
             // there is room for one
             let _ = sender.try_send(Frame::data(bytes.into()));
         }
-        Body(receiver)
+        Body::new(receiver)
     }
 }
 
@@ -55,7 +68,7 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(context).map(|frame| frame.map(Ok))
+        self.frames.poll_recv(context).map(|frame| frame.map(Ok))
     }
 }
 
@@ -72,9 +85,13 @@ pub struct Writer {
 
 impl Writer {
     /// A stream and its body.
-    pub fn new(encoding: Encoding) -> (Writer, Body) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (Writer { sender, encoding }, Body(receiver))
+    pub fn new(encoding: Encoding, place: Place) -> (Writer, Body) {
+        let (sender, frames) = mpsc::channel(WAITING);
+        let body = Body {
+            frames,
+            _place: Some(place),
+        };
+        (Writer { sender, encoding }, body)
     }
 
     /// Sends a piece; waits while the reader does not read.
