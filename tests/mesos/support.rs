@@ -109,9 +109,13 @@ impl Mesos {
     /// The real executor, below the process that the agent started.
     pub fn real_executor(&self) -> i32 {
         let end = Instant::now() + Duration::from_secs(30);
+        let mut seen = None;
         loop {
-            if let [pid] = self.processes("internal mesos-executor")[..] {
-                return pid;
+            // twice: a child of one that just died looks like it until it executes something else
+            match self.processes("internal mesos-executor")[..] {
+                [pid] if seen == Some(pid) => return pid,
+                [pid] => seen = Some(pid),
+                _ => seen = None,
             }
             assert!(
                 Instant::now() < end,
