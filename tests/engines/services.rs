@@ -109,13 +109,12 @@ fn systemd_notices_a_supervisor_that_hangs() {
     let systemd = Systemd::new("[Service]\nRestartSec=0\nWatchdogSec=10\n");
     systemd.await_start("0");
     // one that was killed is started again by its keeper, and nobody minds
-    systemd
-        .0
-        .shell(&format!("kill -9 {}", systemd.pid("supervisor")));
-    systemd.0.shell("sampan -p web ps");
-    systemd
-        .0
-        .shell(&format!("kill -STOP {}", systemd.pid("supervisor")));
+    let first = systemd.pid("supervisor");
+    systemd.0.shell(&format!("kill -9 {first}"));
+    let second = until("a successor", || {
+        Some(systemd.pid("supervisor")).filter(|pid| *pid != first)
+    });
+    systemd.0.shell(&format!("kill -STOP {second}"));
     until("the watchdog bites", || {
         (systemd.show("NRestarts") == "1").then_some(())
     });
